@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The native half of engine.py: what must run at the speed of translated code.
+ *
+ * Here live the callbacks that Unicorn calls while the CPU runs (a block begins, an exception or VM exit happened, a
+ * port is accessed) and the loop that runs the CPU for an exact number of instructions. Nothing here knows of the
+ * kernel, and nothing here decides anything that a student should read: exits are noted and handed to Python.
+ *
+ * Exact counting. The engine calls on_block() from the translated code of each block, so the callback's return address
+ * lies in that code, and the engine keeps its description of a block (TranslationBlock) directly in front of the code.
+ * From there we read how many instructions the block holds. Where a run must end inside a block we ask the engine, by
+ * the field that it uses itself for self-modifying code (cflags_next_tb), to translate a shorter one. When a trap
+ * happens inside a block, what did not retire is taken back: the engine stores behind the code, for its own use, where
+ * each instruction of the block begins.
+ *
+ * All offsets into the engine's private structures come from engine.py, which probes them at start-up.
+ */
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef _MSC_VER
+#include <intrin.h>
+#define RETURN_ADDRESS() ((uintptr_t)_ReturnAddress())
+#else
+#define RETURN_ADDRESS() ((uintptr_t)__builtin_return_address(0))
+#endif
+
+/* What run() returns when it is not an exception (0..255) or a VM exit (256 + AMD exit code). */
+enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EVENT_OUT = -5, EVENT_NONE = -100 };
+
+/* The engine's own functions, by the order in which engine.py hands them over. */
+enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT, FUNCTIONS };
+
+/* Offsets into private structures, likewise. */
+enum {
+    O_CPU, O_ENV, O_CFLAGS, O_INTERRUPT_REQUEST, O_EXCEPTION_INDEX, O_CLASS,  /* from uc, from cpu (the last five) */
+    O_EIP, O_EFLAGS, O_HFLAGS, O_SEGS, O_CR, O_ERROR_CODE, O_IS_INT, O_NEXT_EIP, O_OLD_EXCEPTION, /* from env */
+    ENV_SIZE,
+    TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_STRUCT,   /* from a TranslationBlock */
+    OFFSETS
+};
+
+enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, IF_MASK = 1 << 9, CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
+enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
+
+typedef int (*emu_start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
+typedef int (*emu_stop_fn)(void *);
+typedef void (*cpu_fn)(void *);
+typedef void (*hard_interrupt_fn)(void *, int, int);
+typedef bool (*exec_interrupt_fn)(void *, int);
+
+typedef struct Core {
+    PyObject_HEAD
+    struct Core *next;          /* all live cores: exec_interrupt() is given a CPU only */
+    void *uc;
+    uint8_t *cpu, *env, *ram;
+    void *fn[FUNCTIONS];
+    int64_t off[OFFSETS];
+    /* of the current run */
+    int64_t left;               /* instructions still allowed */
+    int event;
+    int split;                  /* the next block was ordered shorter by us, not by self-modification */
+    uint8_t *last;              /* the block that began last, or NULL */
+    /* of all runs */
+    uint64_t retired, deliveries;
+    /* orders for the next run */
+    int window;                 /* stop at the first instruction boundary at which an interrupt could be taken */
+    int inject;                 /* deliver this event first: vector, or -1 */
+    int inject_kind;            /* 0 external interrupt, 1 exception, 2 software interrupt */
+    uint32_t inject_error, inject_length;
+    uint32_t info[INFO_WORDS];
+} Core;
+
+static Core *cores;
+
+#define FIELD(base, offset, type) (*(type *)((base) + (offset)))
+#define ENV(c, o, type) FIELD((c)->env, (c)->off[o], type)
+#define CPU(c, o, type) FIELD((c)->cpu, (c)->off[o], type)
+
+static void stop(Core *c, int event)
+{
+    c->event = event;
+    ((emu_stop_fn)c->fn[F_EMU_STOP])(c->uc);
+}
+
+/* The number of the instruction at linear address `pc` in block `tb`, or the block's length if none begins there.
+ * The engine's table holds, per instruction, three differences to the row before in signed LEB128. */
+static int64_t index_in_block(const Core *c, const uint8_t *tb, uint64_t pc)
+{
+    const uint8_t *p = FIELD(tb, c->off[TB_CODE], const uint8_t *) + FIELD(tb, c->off[TB_CODE_SIZE], size_t);
+    int64_t count = FIELD(tb, c->off[TB_ICOUNT], const uint16_t);
+    uint64_t at = FIELD(tb, c->off[TB_PC], const uint64_t);
+    for (int64_t i = 0; i < count; i++) {
+        for (int column = 0; column < 3; column++) {
+            int64_t value = 0;
+            int shift = 0;
+            uint8_t byte;
+            do {
+                byte = *p++;
+                value |= (int64_t)(byte & 0x7f) << shift;
+                shift += 7;
+            } while (byte & 0x80);
+            if (shift < 64 && (byte & 0x40))
+                value |= -((int64_t)1 << shift);
+            if (column == 0)
+                at += value;
+        }
+        if (at == pc)
+            return i;
+    }
+    return count;
+}
+
+/* A trap happened with EIP at an instruction of the last block: it and those after it have not retired. */
+static void take_back(Core *c, uint64_t pc)
+{
+    if (c->last) {
+        uint64_t first = FIELD(c->last, c->off[TB_PC], uint64_t);
+        if (pc >= first && pc < first + FIELD(c->last, c->off[TB_SIZE], uint16_t)) {
+            int64_t undone = FIELD(c->last, c->off[TB_ICOUNT], uint16_t) - index_in_block(c, c->last, pc);
+            c->left += undone;
+            c->retired -= undone;
+        }
+        c->last = NULL;
+    }
+}
+
+static uint64_t linear_eip(Core *c)
+{
+    return (uint32_t)(ENV(c, O_EIP, uint64_t) + FIELD(c->env, c->off[O_SEGS] + 24 + 8, uint64_t));
+}
+
+static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
+{
+    Core *c = opaque;
+    uintptr_t code = (RETURN_ADDRESS() - 1) & ~(uintptr_t)63;
+    uint8_t *tb = NULL;
+    for (int tries = 0; tries < 4; tries++, code -= 64) {
+        uint8_t *candidate = (uint8_t *)code - c->off[TB_STRUCT];
+        if (FIELD(candidate, c->off[TB_CODE], uintptr_t) == code && FIELD(candidate, c->off[TB_PC], uint64_t) == pc) {
+            tb = candidate;
+            break;
+        }
+    }
+    if (!tb) {                  /* the probe at start-up makes this impossible; never count wrongly all the same */
+        c->info[INFO_UC_ERROR] = 0xFFFF;
+        stop(c, EVENT_ERROR);
+        return;
+    }
+    int64_t count = FIELD(tb, c->off[TB_ICOUNT], uint16_t);
+    if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_COUNT_MASK) && !c->split)
+        take_back(c, pc);       /* the last block overwrote itself: the engine left it at this instruction */
+    c->split = 0;
+    if (count > c->left) {
+        c->last = NULL;
+        stop(c, EVENT_BUDGET);
+        return;
+    }
+    c->left -= count;
+    c->retired += count;
+    c->last = tb;
+}
+
+/* Deliver an exception through the guest's IDT, as the CPU would; the engine knows how but leaves it to its user. */
+static void deliver(Core *c)
+{
+    c->left -= 1;               /* so that a guest which only faults cannot stop the clock */
+    c->deliveries += 1;
+    ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);    /* may leave by longjmp when the delivery faults itself */
+    if (c->left <= 0)
+        stop(c, EVENT_BUDGET);
+}
+
+static void on_interrupt(void *uc, uint32_t number, void *opaque)
+{
+    Core *c = opaque;
+    int is_int = ENV(c, O_IS_INT, int32_t) != 0;
+    if (number >= 0x100)
+        is_int = 0;
+    if (!is_int)
+        take_back(c, linear_eip(c));
+    c->last = NULL;
+    if (number < 0x100 && (ENV(c, O_HFLAGS, uint32_t) & HF_GUEST)) {
+        deliver(c);
+        return;
+    }
+    c->info[INFO_VECTOR] = number;
+    c->info[INFO_ERROR_CODE] = ENV(c, O_ERROR_CODE, uint32_t);
+    c->info[INFO_IS_INT] = is_int;
+    stop(c, (int)number);
+}
+
+static bool on_invalid(void *uc, void *opaque)
+{
+    Core *c = opaque;
+    take_back(c, linear_eip(c));
+    if (ENV(c, O_HFLAGS, uint32_t) & HF_GUEST) {
+        ENV(c, O_IS_INT, int32_t) = 0;
+        deliver(c);
+        return true;
+    }
+    c->info[INFO_VECTOR] = 6;
+    c->info[INFO_ERROR_CODE] = 0;
+    c->info[INFO_IS_INT] = 0;
+    stop(c, 6);
+    return true;
+}
+
+/* Port accesses stop before they happen: the engine has just made its state exact, so we leave from inside. */
+static void on_port(Core *c, int event, uint32_t port, int size, uint32_t value)
+{
+    take_back(c, linear_eip(c));
+    c->info[INFO_PORT] = port;
+    c->info[INFO_SIZE] = size;
+    c->info[INFO_VALUE] = value;
+    stop(c, event);
+    ((cpu_fn)c->fn[F_LOOP_EXIT])(c->cpu);
+}
+
+static uint32_t on_in(void *uc, uint32_t port, int size, void *opaque)
+{
+    on_port(opaque, EVENT_IN, port, size, 0);
+    return 0;
+}
+
+static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *opaque)
+{
+    on_port(opaque, EVENT_OUT, port, size, value);
+}
+
+/* Stands in for the engine's own: called between blocks while interrupt_request is set. */
+static bool exec_interrupt(void *cpu, int request)
+{
+    Core *c = cores;
+    while (c && c->cpu != cpu)
+        c = c->next;
+    if (!c)
+        return false;
+    if (c->inject >= 0) {
+        int vector = c->inject;
+        c->inject = -1;
+        if (!c->window)
+            CPU(c, O_INTERRUPT_REQUEST, uint32_t) &= ~REQUEST;
+        c->left -= 1;
+        c->deliveries += 1;
+        c->last = NULL;
+        if (c->inject_kind == 0) {
+            ((hard_interrupt_fn)c->fn[F_HARD_INTERRUPT])(c->env, vector, 1);
+        } else {
+            CPU(c, O_EXCEPTION_INDEX, int32_t) = vector;
+            ENV(c, O_ERROR_CODE, uint32_t) = c->inject_error;
+            ENV(c, O_IS_INT, int32_t) = c->inject_kind == 2;
+            ENV(c, O_NEXT_EIP, uint64_t) = (uint32_t)(ENV(c, O_EIP, uint64_t) + c->inject_length);
+            if (c->inject_kind == 1)
+                ENV(c, O_OLD_EXCEPTION, int32_t) = vector;      /* a fault while delivering it is a double fault */
+            ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);
+        }
+        return true;
+    }
+    if (c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK) && !(ENV(c, O_HFLAGS, uint32_t) & HF_INHIBIT_IRQ)) {
+        c->last = NULL;
+        stop(c, EVENT_WINDOW);
+    }
+    return false;
+}
+
+static void load_frame(Core *c, const uint32_t *frame)
+{
+    ENV(c, O_EIP, uint64_t) = frame[0];
+    ENV(c, O_EFLAGS, uint64_t) = frame[1] | 2;
+    for (int i = 0; i < 8; i++)
+        FIELD(c->env, 8 * (7 - i), uint64_t) = frame[2 + i];
+}
+
+static void store_frame(Core *c, uint32_t *frame)
+{
+    frame[0] = (uint32_t)ENV(c, O_EIP, uint64_t);
+    frame[1] = (uint32_t)ENV(c, O_EFLAGS, uint64_t);
+    for (int i = 0; i < 8; i++)
+        frame[2 + i] = (uint32_t)FIELD(c->env, 8 * (7 - i), uint64_t);
+}
+
+static PyObject *core_run(Core *c, PyObject *args)
+{
+    Py_ssize_t frame_at;
+    long long budget;
+    if (!PyArg_ParseTuple(args, "nL", &frame_at, &budget))
+        return NULL;
+    uint32_t *frame = (uint32_t *)(c->ram + frame_at);
+    load_frame(c, frame);
+    c->left = budget;
+    c->event = EVENT_NONE;
+    ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
+    while (c->left > 0 && c->event == EVENT_NONE) {
+        c->last = NULL;
+        if (c->inject >= 0 || c->window)
+            CPU(c, O_INTERRUPT_REQUEST, uint32_t) |= REQUEST;
+        int error = ((emu_start_fn)c->fn[F_EMU_START])(c->uc, (uint32_t)ENV(c, O_EIP, uint64_t), 0, 0, 0);
+        CPU(c, O_INTERRUPT_REQUEST, uint32_t) &= ~REQUEST;
+        if (error) {
+            c->info[INFO_UC_ERROR] = error;
+            c->event = EVENT_ERROR;
+        } else if (c->event == EVENT_BUDGET && c->left > 0) {
+            c->event = EVENT_NONE;                              /* the next block is too long: have it cut */
+            CPU(c, O_CFLAGS, uint32_t) = c->left < 0x7000 ? (uint32_t)c->left : 0x7000;
+            c->split = 1;
+        } else if (c->event == EVENT_NONE) {
+            c->info[INFO_UC_ERROR] = 0xFFFE;                    /* it came back for no reason of ours */
+            c->event = EVENT_ERROR;
+        }
+    }
+    if (c->event == EVENT_NONE)
+        c->event = EVENT_BUDGET;
+    CPU(c, O_CFLAGS, uint32_t) = 0xFFFFFFFF;
+    store_frame(c, frame);
+    return PyLong_FromLong(c->event);
+}
+
+static PyObject *core_swap(Core *c, PyObject *args)
+{
+    Py_buffer save, load;
+    if (!PyArg_ParseTuple(args, "w*y*", &save, &load))
+        return NULL;
+    Py_ssize_t size = (Py_ssize_t)c->off[ENV_SIZE];
+    int fits = save.len == size && load.len == size;
+    if (fits) {
+        memcpy(save.buf, c->env, size);
+        memcpy(c->env, load.buf, size);
+        ((cpu_fn)c->fn[F_TLB_FLUSH])(c->cpu);
+    }
+    PyBuffer_Release(&save);
+    PyBuffer_Release(&load);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a CPU context has the size that the engine's probe found");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_flush_tlb(Core *c, PyObject *unused)
+{
+    ((cpu_fn)c->fn[F_TLB_FLUSH])(c->cpu);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_cr3(Core *c, PyObject *value)
+{
+    unsigned long cr3 = PyLong_AsUnsignedLong(value);
+    if (PyErr_Occurred())
+        return NULL;
+    FIELD(c->env, c->off[O_CR] + 24, uint64_t) = cr3;
+    ((cpu_fn)c->fn[F_TLB_FLUSH])(c->cpu);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_inject(Core *c, PyObject *args)
+{
+    unsigned int error = 0, length = 0;
+    int vector, kind;
+    if (!PyArg_ParseTuple(args, "iiII", &vector, &kind, &error, &length))
+        return NULL;
+    c->inject = vector;
+    c->inject_kind = kind;
+    c->inject_error = error;
+    c->inject_length = length;
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_window(Core *c, PyObject *value)
+{
+    c->window = PyObject_IsTrue(value);
+    Py_RETURN_NONE;
+}
+
+static int core_init(Core *c, PyObject *args, PyObject *kwargs)
+{
+    unsigned long long uc, ram;
+    PyObject *functions, *offsets;
+    if (!PyArg_ParseTuple(args, "KKO!O!", &uc, &ram, &PyTuple_Type, &functions, &PyTuple_Type, &offsets))
+        return -1;
+    if (PyTuple_Size(functions) != FUNCTIONS || PyTuple_Size(offsets) != OFFSETS) {
+        PyErr_SetString(PyExc_ValueError, "engine.py and _core.c disagree; build the package again");
+        return -1;
+    }
+    for (int i = 0; i < FUNCTIONS; i++)
+        c->fn[i] = PyLong_AsVoidPtr(PyTuple_GetItem(functions, i));
+    for (int i = 0; i < OFFSETS; i++)
+        c->off[i] = PyLong_AsLongLong(PyTuple_GetItem(offsets, i));
+    if (PyErr_Occurred())
+        return -1;
+    c->uc = (void *)(uintptr_t)uc;
+    c->ram = (uint8_t *)(uintptr_t)ram;
+    c->cpu = FIELD((uint8_t *)c->uc, c->off[O_CPU], uint8_t *);
+    c->env = c->cpu + c->off[O_ENV];
+    c->inject = -1;
+    uintptr_t *class = CPU(c, O_CLASS, uintptr_t *);
+    for (int i = 0; i < 64; i++)        /* a table of functions: take over the one that looks for interrupts */
+        if (class[i] == (uintptr_t)c->fn[F_EXEC_INTERRUPT])
+            class[i] = (uintptr_t)exec_interrupt;
+    c->next = cores;
+    cores = c;
+    return 0;
+}
+
+static void core_dealloc(Core *c)
+{
+    for (Core **p = &cores; *p; p = &(*p)->next)
+        if (*p == c) {
+            *p = c->next;
+            break;
+        }
+    PyTypeObject *type = Py_TYPE((PyObject *)c);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(c);
+    Py_DECREF(type);
+}
+
+static PyObject *get_retired(Core *c, void *unused) { return PyLong_FromUnsignedLongLong(c->retired); }
+static PyObject *get_deliveries(Core *c, void *unused) { return PyLong_FromUnsignedLongLong(c->deliveries); }
+static PyObject *get_left(Core *c, void *unused) { return PyLong_FromLongLong(c->left); }
+static PyObject *get_pending(Core *c, void *unused) { return PyLong_FromLong(c->inject); }
+
+static PyObject *get_info(Core *c, void *unused)
+{
+    return PyMemoryView_FromMemory((char *)c->info, sizeof c->info, PyBUF_READ);
+}
+
+static PyObject *get_env(Core *c, void *unused)
+{
+    return PyMemoryView_FromMemory((char *)c->env, (Py_ssize_t)c->off[ENV_SIZE], PyBUF_WRITE);
+}
+
+static PyObject *get_callbacks(Core *c, void *unused)
+{
+    return Py_BuildValue("(KKKKKK)", (unsigned long long)(uintptr_t)c, (unsigned long long)(uintptr_t)on_block,
+                         (unsigned long long)(uintptr_t)on_interrupt, (unsigned long long)(uintptr_t)on_invalid,
+                         (unsigned long long)(uintptr_t)on_in, (unsigned long long)(uintptr_t)on_out);
+}
+
+static PyMethodDef methods[] = {
+    {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, budget): run at most `budget` instructions; the event"},
+    {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
+    {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
+    {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},
+    {"inject", (PyCFunction)core_inject, METH_VARARGS, "inject(vector, kind, error, length): deliver before the next instruction"},
+    {"set_window", (PyCFunction)core_set_window, METH_O, "set_window(on): stop when an interrupt could be taken"},
+    {NULL, NULL, 0, NULL}};
+
+static PyGetSetDef getset[] = {
+    {"retired", (getter)get_retired, NULL, "instructions retired since the core was made", NULL},
+    {"deliveries", (getter)get_deliveries, NULL, "events delivered through the guest's IDT", NULL},
+    {"left", (getter)get_left, NULL, "what the last run left of its budget", NULL},
+    {"pending", (getter)get_pending, NULL, "the vector that waits to be injected, or -1", NULL},
+    {"info", (getter)get_info, NULL, "what the last event was about", NULL},
+    {"env", (getter)get_env, NULL, "the engine's CPU state, live", NULL},
+    {"callbacks", (getter)get_callbacks, NULL, "addresses to register with the engine", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+
+static PyType_Slot slots[] = {{Py_tp_init, core_init}, {Py_tp_dealloc, core_dealloc}, {Py_tp_methods, methods},
+                              {Py_tp_getset, getset}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
+
+static PyType_Spec spec = {"l4lab.machine._core.Core", sizeof(Core), 0, Py_TPFLAGS_DEFAULT, slots};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_core", "The native half of engine.py.", -1, NULL,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    PyObject *m = PyModule_Create(&module);
+    PyObject *type = PyType_FromSpec(&spec);
+    if (!m || !type || PyModule_AddObjectRef(m, "Core", type) < 0)
+        return NULL;
+    Py_DECREF(type);
+    return m;
+}

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The CPU engine: Unicorn, driven so that every run is exact and repeatable.
+
+This is the only file that imports `unicorn`, and with `_core.c` the only one that knows its private structures. What
+the rest of the machine sees is small: load the CPU from a register frame, run at most so many instructions, store it
+back, say what happened. Which addresses are mapped, what an exit means and who runs next are decided elsewhere.
+
+The private offsets below are those of the pinned release. `Engine` checks every one of them by behaviour when it is
+made for the first time in a process, and refuses to start when one does not hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any, Protocol
+
+from l4lab.errors import LabError
+
+# What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in _core.c.
+EVENT_BUDGET = -1  # the budget is used up, to the instruction
+EVENT_ERROR = -2  # the engine gave up; `info` has its error number
+EVENT_WINDOW = -3  # an interrupt could be taken now (asked for by set_window)
+EVENT_IN = -4  # IN or INS, before it happens
+EVENT_OUT = -5  # OUT or OUTS, before it happens
+VM_EXIT = 0x100  # added to AMD's exit code
+
+# Words of `info`.
+INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR = range(7)
+
+# CPUX86State of Unicorn 2.1.4, in bytes. Registers are 8 bytes wide, EAX ECX EDX EBX ESP EBP ESI EDI from offset 0.
+ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 176, 180
+ENV_SEGS, ENV_LDT, ENV_TR, ENV_GDT, ENV_IDT = 184, 328, 352, 376, 400  # 24 bytes each: selector, base, limit, flags
+ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
+ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_DR, ENV_OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
+ENV_VM_VMCB, ENV_TSC_OFFSET, ENV_INTERCEPT, ENV_INTERCEPT_CR, ENV_INTERCEPT_DR = 5504, 5512, 5520, 5528, 5532
+ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3 = 5536, 5544
+ENV_SIZE = 5568
+UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
+TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_STRUCT = 0, 20, 22, 24, 32, 40, 192
+
+HF_CPL, HF_INHIBIT_IRQ, HF_GUEST = 3, 1 << 3, 1 << 21
+
+_OFFSETS = (
+    *(UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
+    *(ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_SEGS, ENV_CR, ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_OLD_EXCEPTION),
+    ENV_SIZE,
+    *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_STRUCT),
+)
+_FUNCTIONS = (
+    "uc_emu_start",
+    "uc_emu_stop",
+    "x86_cpu_do_interrupt_x86_64",
+    "do_interrupt_x86_hardirq_x86_64",
+    "cpu_loop_exit_noexc_x86_64",
+    "tlb_flush_x86_64",
+    "x86_cpu_exec_interrupt_x86_64",
+)
+
+
+class Ram(Protocol):
+    """What the engine needs of physical memory."""
+
+    size: int
+    address: int  # of its first byte, in this process
+
+
+class Engine:
+    """One emulated CPU over a given RAM. All addresses are physical, all registers as the CPU's manual names them."""
+
+    def __init__(self, ram: Ram) -> None:
+        self._ram = ram  # keeps the mapping alive as long as the engine
+        self._uc = uc = _new_unicorn()
+        uc.mem_map_ptr(0, ram.size, 7, ram.address)
+        self._core = core = _attach_core(uc, ram.address)
+        self.env: memoryview = core.env  # the engine's CPU state, live
+        self.env32: memoryview = self.env.cast("I")
+        self.info: memoryview = core.info.cast("I")
+        self.run = core.run  # run(frame_address, budget) -> event
+        self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
+        self.set_cr3 = core.set_cr3
+        self.flush_tlb = core.flush_tlb
+        self.inject = core.inject  # inject(vector, kind, error_code, length)
+        self.set_window = core.set_window
+
+    @property
+    def retired(self) -> int:
+        """Instructions retired since the engine was made."""
+        return int(self._core.retired)
+
+    @property
+    def deliveries(self) -> int:
+        """Events delivered through a guest's IDT; each costs one cycle."""
+        return int(self._core.deliveries)
+
+    @property
+    def cycles(self) -> int:
+        """What the engine has moved the machine's clock by."""
+        return int(self._core.retired + self._core.deliveries)
+
+    @property
+    def pending_injection(self) -> int:
+        """The vector that waits to be delivered, or -1."""
+        return int(self._core.pending)
+
+    def write_register(self, name: str, value: int | tuple[int, ...]) -> None:
+        """Set a register through the engine's public interface; `name` as in Unicorn's constants (CR0, GDTR, MSR)."""
+        self._uc.reg_write(_constant(name), value)
+
+    def read_register(self, name: str) -> int:
+        """Read a register through the engine's public interface."""
+        return int(self._uc.reg_read(_constant(name)))
+
+    def read_msr(self, index: int) -> int:
+        """Read a model-specific register of the emulated CPU."""
+        return int(self._uc.msr_read(index))
+
+    def write_msr(self, index: int, value: int) -> None:
+        """Write a model-specific register of the emulated CPU."""
+        self._uc.msr_write(index, value)
+
+    def forget_code(self, begin: int, end: int) -> None:
+        """Python wrote into physical [begin, end): drop what was translated from there. The engine cannot see it."""
+        self._uc.ctl_remove_cache(begin, end)
+
+    def forget_all_code(self) -> None:
+        """Drop every translation (after loading a program, restoring a checkpoint)."""
+        self._uc.ctl_flush_tb()
+
+
+def _constant(name: str) -> int:
+    from unicorn import x86_const
+
+    return int(getattr(x86_const, f"UC_X86_REG_{name}"))
+
+
+def _new_unicorn() -> Any:
+    import unicorn
+
+    if unicorn.__version__ != "2.1.4":
+        raise LabError(
+            f"l4lab drives the internals of unicorn 2.1.4, but {unicorn.__version__} is installed. "
+            "Try: pip install unicorn==2.1.4"
+        )
+    from unicorn.x86_const import UC_CPU_X86_QEMU64
+
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    uc.ctl_set_cpu_model(UC_CPU_X86_QEMU64)  # the default model has no SVM
+    uc.ctl_exits_enabled(True)  # no "until" address: the engine would touch it after each run
+    uc.ctl_set_exits([])
+    return uc
+
+
+def _attach_core(uc: Any, ram_address: int) -> Any:
+    """Make the native core for `uc` and register its callbacks."""
+    from unicorn import UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR
+    from unicorn.unicorn_py3.unicorn import uclib
+    from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT
+
+    core = _core_module().Core(_handle(uc), ram_address, _function_addresses(), _OFFSETS)
+    opaque, on_block, on_interrupt, on_invalid, on_in, on_out = core.callbacks
+    for kind, callback, instruction in (
+        (UC_HOOK_BLOCK, on_block, None),
+        (UC_HOOK_INTR, on_interrupt, None),
+        (UC_HOOK_INSN_INVALID, on_invalid, None),
+        (UC_HOOK_INSN, on_in, UC_X86_INS_IN),
+        (UC_HOOK_INSN, on_out, UC_X86_INS_OUT),
+    ):
+        hook = ctypes.c_size_t(0)
+        extra = () if instruction is None else (ctypes.c_int(instruction),)
+        status = uclib.uc_hook_add(
+            ctypes.c_void_p(_handle(uc)),
+            ctypes.byref(hook),
+            ctypes.c_int(kind),
+            ctypes.c_void_p(callback),
+            ctypes.c_void_p(opaque),
+            ctypes.c_uint64(1),  # begin > end: everywhere
+            ctypes.c_uint64(0),
+            *extra,
+        )
+        if status:
+            raise LabError(f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4")
+    return core
+
+
+def _handle(uc: Any) -> int:
+    handle = uc._uch
+    return int(getattr(handle, "value", handle))
+
+
+@functools.cache
+def _function_addresses() -> tuple[int, ...]:
+    from unicorn.unicorn_py3.unicorn import uclib
+
+    try:
+        return tuple(ctypes.cast(getattr(uclib, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS)
+    except AttributeError as missing:
+        raise LabError(
+            f"this build of unicorn does not export {missing}. Try the wheel: pip install unicorn==2.1.4"
+        ) from None
+
+
+@functools.cache
+def _core_module() -> Any:
+    from l4lab.machine import _core
+
+    return _core

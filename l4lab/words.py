@@ -102,7 +102,7 @@ class Word(int):
     def __init_subclass__(cls) -> None:
         cls.fields = cls.fields | {name: field for name, field in vars(cls).items() if isinstance(field, bits)}
         # The memo's own lookup becomes `decode`: one call into C on a hit, which system calls do several times each.
-        cls.decode = _Memo(cls).__getitem__  # type: ignore[method-assign]
+        cls.decode = _Memo(cls).__getitem__  # type: ignore[assignment, method-assign]
 
     @classmethod
     def decode(cls, value: int) -> Self:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Frames of the kernel's own: where page tables, UTCBs, register frames and VMCBs live.
+
+The kernel keeps one range at the top of RAM for itself and hands it out in frames of 4 KB. What lives here: the free
+list of that range. What does not: memory of the users, which sigma0 hands out and `mapping.py` keeps track of.
+"""
+
+from __future__ import annotations
+
+from l4lab.errors import KernelPanic, Refused
+from l4lab.machine.memory import PAGE_SIZE, Memory
+
+OUT_OF_MEMORY = 8  # X.2 error code: the kernel has no memory left for what was asked
+
+
+class FrameAllocator:
+    """The free frames of `base .. base + size`, the one freed last first out.
+
+    Which frame comes next depends on nothing but the calls made before, so two equal runs build equal page tables.
+    """
+
+    def __init__(self, memory: Memory, base: int, size: int) -> None:
+        if base % PAGE_SIZE or size % PAGE_SIZE or base < 0 or base + size > memory.size:
+            raise KernelPanic(f"kernel memory {base:#x} + {size:#x} is not whole pages inside {memory}")
+        self.base = base
+        self.size = size
+        self._memory = memory
+        self._free = list(range(base + size - PAGE_SIZE, base - PAGE_SIZE, -PAGE_SIZE))
+        self._used: set[int] = set()
+
+    @property
+    def available(self) -> int:
+        """How many frames are free."""
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        """How many frames are out. Whoever creates and deletes something finds the same number before and after."""
+        return len(self._used)
+
+    def allocate(self) -> int:
+        """A frame filled with zeros, by its physical address."""
+        if not self._free:
+            raise Refused(OUT_OF_MEMORY, f"all {self.size // PAGE_SIZE} frames of the kernel are in use")
+        pa = self._free.pop()
+        self._used.add(pa)
+        self._memory.fill(pa, PAGE_SIZE)
+        return pa
+
+    def free(self, pa: int) -> None:
+        """Take a frame back."""
+        if pa not in self._used:
+            raise KernelPanic(f"frame {pa:#x} is freed, but was not handed out")
+        self._used.remove(pa)
+        self._free.append(pa)

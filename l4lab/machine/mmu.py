@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IA-32 paging as the CPU's page walker does it: two levels of tables, pages of 4 KB and of 4 MB.
+
+Source: Intel SDM vol. 3, chapter "Paging", 32-bit paging; nested walks: AMD64 manual vol. 2, "Nested Paging".
+What lives here: the format of an entry, the walk from a virtual to a physical address (plain, nested, explained), and
+the faults it ends in. What does not: building tables (`pagetables.py`), and who may map what (`kernel/mapping.py`).
+
+    virtual address    31        22 21         12 11       0
+                      | directory  |  table      | in page  |    a 4 MB page has no table: its offset is bits 21..0
+    entry (PDE, PTE)   31                      12 11 9 8 7  6 5 4   3   2  1  0
+                      | frame address            |    |G|PS|D|A|PCD|PWT|US|RW|P|     PS in a PDE only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from l4lab.machine.memory import Memory
+
+# Flags of an entry, in the names of the SDM.
+P = 1 << 0  # present: the other bits mean something
+RW = 1 << 1  # writable
+US = 1 << 2  # user: reachable from ring 3
+PWT = 1 << 3  # cache: write-through
+PCD = 1 << 4  # cache: disabled
+A = 1 << 5  # accessed: set by the walker
+D = 1 << 6  # dirty: set by the walker at the first write; in the entry that maps the page only
+PS = 1 << 7  # page size: this PDE maps 4 MB itself
+G = 1 << 8  # global: survives a load of CR3
+FLAG_NAMES = {P: "P", RW: "RW", US: "US", PWT: "PWT", PCD: "PCD", A: "A", D: "D", PS: "PS", G: "G"}
+
+FRAME = 0xFFFFF000  # bits of an entry, or of CR3, that give the address of a 4 KB frame
+LARGE_FRAME = 0xFFC00000  # bits of a PDE that give the address of a 4 MB page ...
+LARGE_FRAME_HIGH = 0x001FE000  # ... and bits 39..32 of that address (PSE-36) ...
+LARGE_RESERVED = 0x00200000  # ... and the bit that must be 0
+
+PAGE_LOG2 = 12
+LARGE_LOG2 = 22
+LARGE_SIZE = 1 << LARGE_LOG2
+
+# What is tried, and a page fault's error code: the same bits, so an access becomes an error code by or-ing.
+READ = 0
+PROTECTION = 1 << 0  # error code only: there was a mapping, it forbade the access
+WRITE = 1 << 1
+USER = 1 << 2  # from ring 3
+RESERVED = 1 << 3  # error code only: a reserved bit was set in an entry
+
+
+class PageFault(Exception):
+    """#PF: what the CPU would put into CR2, and the error code it would push."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        super().__init__(address, error_code)
+        self.address = address
+        self.error_code = error_code
+
+    def __str__(self) -> str:
+        who = "user" if self.error_code & USER else "supervisor"
+        what = "write" if self.error_code & WRITE else "read"
+        why = (
+            "reserved bit" if self.error_code & RESERVED else "no right" if self.error_code & PROTECTION else "no page"
+        )
+        return f"page fault at {self.address:#010x}: {who} {what}, {why}"
+
+
+class NestedPageFault(Exception):
+    """The host's tables miss or forbid a guest-physical address: a VM exit, not a fault the guest can see."""
+
+    def __init__(self, address: int, error_code: int, of_table: bool) -> None:
+        super().__init__(address, error_code, of_table)
+        self.address = address  # guest-physical
+        self.error_code = error_code
+        self.of_table = of_table  # met while reading a table of the guest, not at the data itself
+
+    def __str__(self) -> str:
+        what = "a page table of the guest" if self.of_table else "guest memory"
+        return f"nested page fault at guest-physical {self.address:#010x}, {what}, error code {self.error_code:#x}"
+
+
+def walk(
+    memory: Memory, cr3: int, va: int, access: int, *, wp: bool = True, pse: bool = True, set_ad: bool = True
+) -> int:
+    """The physical address behind `va`, or `PageFault`: what the CPU does on a TLB miss, A and D bits included.
+
+    `access` is READ or WRITE, with USER for ring 3; `wp` and `pse` are CR0.WP and CR4.PSE. Every load and store of
+    a hosted thread passes here, hence no calls, and physical tables are taken on trust to lie inside RAM.
+    """
+    u32 = memory.u32
+    slot = (cr3 >> 12 << 10) + (va >> 22)
+    entry = rights = u32[slot]
+    if not entry & P:
+        raise PageFault(va, access)
+    if entry & PS and pse:
+        if entry & LARGE_RESERVED:
+            raise PageFault(va, access | PROTECTION | RESERVED)
+        pa = entry & LARGE_FRAME | (entry & LARGE_FRAME_HIGH) << 19 | va & 0x3FFFFF
+    else:
+        if set_ad and not entry & A:
+            u32[slot] = entry | A  # even when the table then turns out to miss the page
+        slot = (entry >> 12 << 10) + (va >> 12 & 0x3FF)
+        entry = u32[slot]
+        if not entry & P:
+            raise PageFault(va, access)
+        rights &= entry  # each level can only take away
+        pa = entry & FRAME | va & 0xFFF
+    if access & USER:
+        if not rights & US or (access & WRITE and not rights & RW):
+            raise PageFault(va, access | PROTECTION)
+    elif access & WRITE and wp and not rights & RW:
+        raise PageFault(va, access | PROTECTION)
+    if set_ad:
+        seen = entry | A | D if access & WRITE else entry | A
+        if seen != entry:
+            u32[slot] = seen
+    return pa
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry read on the way."""
+
+    level: str  # "PDE" or "PTE"
+    index: int  # in its table
+    address: int  # of the entry, as the tables' owner sees it: physical, or guest-physical in a guest
+    physical: int  # of the entry in RAM
+    entry: int
+
+    @property
+    def flags(self) -> str:
+        """The flags set, highest bit first: "PS A US P"."""
+        return flag_names(self.entry)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedWalk:
+    """A walk step by step, and where it ended: an address or a fault, never both."""
+
+    va: int
+    steps: tuple[Step, ...]
+    pa: int | None
+    fault: PageFault | NestedPageFault | None
+
+
+def flag_names(entry: int) -> str:
+    """The names of the flags set in an entry, highest bit first."""
+    return " ".join(name for bit, name in reversed(FLAG_NAMES.items()) if entry & bit)
+
+
+def explain_walk(
+    memory: Memory, cr3: int, va: int, access: int, *, wp: bool = True, pse: bool = True, ncr3: int | None = None
+) -> ExplainedWalk:
+    """The walk of the same arguments, entry by entry, leaving A and D as they are; with `ncr3`, that of a guest."""
+    steps: list[Step] = []
+    translate = _identity if ncr3 is None else _host_walk(memory, ncr3, set_ad=False)
+    try:
+        pa = _walk_by_steps(memory, cr3, va, access, wp, pse, False, translate, steps)
+    except (PageFault, NestedPageFault) as fault:
+        return ExplainedWalk(va, tuple(steps), None, fault)
+    return ExplainedWalk(va, tuple(steps), pa, None)
+
+
+def walk_nested(
+    memory: Memory,
+    ncr3: int,
+    guest_cr3: int,
+    va: int,
+    access: int,
+    *,
+    wp: bool = True,
+    pse: bool = True,
+    set_ad: bool = True,
+) -> int:
+    """The physical address behind a guest's `va`: each guest-physical address goes through the host's tables.
+
+    `PageFault` is the guest's own fault, `NestedPageFault` the host's. As in the engine (get_hphys of its MMU), tables
+    of the guest must be writable in the host's tables, since the walker may have to set A and D there.
+    """
+    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, _host_walk(memory, ncr3, set_ad), [])
+
+
+Translate = Callable[[int, int, bool], int]  # address as the walker sees it, access, is it of a table -> physical
+
+
+def _identity(address: int, access: int, of_table: bool) -> int:
+    return address
+
+
+def _host_walk(memory: Memory, ncr3: int, set_ad: bool) -> Translate:
+    """Translation of guest-physical addresses by the host's tables at `ncr3`. To them every guest is ring 3."""
+
+    def translate(address: int, access: int, of_table: bool) -> int:
+        try:
+            # The engine sets A in the host's PDE but neither A nor D in the entry that maps the page.
+            pa = walk(memory, ncr3, address, access & WRITE | USER, set_ad=False)
+        except PageFault as fault:
+            raise NestedPageFault(address, fault.error_code, of_table) from None
+        if set_ad:
+            slot = (ncr3 >> 12 << 10) + (address >> 22)
+            if not memory.u32[slot] & PS:
+                memory.u32[slot] |= A
+        return pa
+
+    return translate
+
+
+def _walk_by_steps(
+    memory: Memory,
+    cr3: int,
+    va: int,
+    access: int,
+    wp: bool,
+    pse: bool,
+    set_ad: bool,
+    translate: Translate,
+    steps: list[Step],
+) -> int:
+    """`walk` with each address translated and each entry noted down: slower, and otherwise the same."""
+
+    def read(level: str, table: int, index: int) -> Step:
+        address = (table & FRAME) + 4 * index
+        physical = translate(address, WRITE, True)
+        # A guest may point at addresses without RAM behind them; a PC answers all ones there.
+        entry = memory.u32[physical >> 2] if physical < memory.size else 0xFFFFFFFF
+        steps.append(Step(level, index, address, physical, entry))
+        if not entry & P:
+            raise PageFault(va, access)
+        return steps[-1]
+
+    def mark(step: Step, flags: int) -> None:
+        if set_ad and step.physical < memory.size:
+            memory.u32[step.physical >> 2] |= flags
+
+    last = read("PDE", cr3, va >> 22)
+    rights = last.entry
+    if last.entry & PS and pse:
+        if last.entry & LARGE_RESERVED:
+            raise PageFault(va, access | PROTECTION | RESERVED)
+        address = last.entry & LARGE_FRAME | (last.entry & LARGE_FRAME_HIGH) << 19 | va & 0x3FFFFF
+    else:
+        mark(last, A)
+        last = read("PTE", last.entry, va >> 12 & 0x3FF)
+        rights &= last.entry
+        address = last.entry & FRAME | va & 0xFFF
+    user, write = bool(access & USER), bool(access & WRITE)
+    if (user and not rights & US) or (write and not rights & RW and (user or wp)):
+        raise PageFault(va, access | PROTECTION)
+    mark(last, A | D if write else A)
+    return translate(address, access, False)

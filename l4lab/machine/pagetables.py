@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page tables in machine memory, as software builds them: one page directory and the tables it points to.
+
+What lives here: putting entries into machine memory and taking them out, and nothing but machine memory says what is
+mapped. What does not: the format of an entry and the CPU's walk (`mmu.py`), and who may map what to whom
+(`kernel/mapping.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from l4lab.errors import KernelPanic
+from l4lab.machine.memory import PAGE_SIZE, Memory
+from l4lab.machine.mmu import (
+    FRAME,
+    LARGE_FRAME,
+    LARGE_LOG2,
+    PAGE_LOG2,
+    PS,
+    RW,
+    US,
+    A,
+    D,
+    G,
+    P,
+)
+
+EMPTY_TABLE = bytes(PAGE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One present entry that maps a page."""
+
+    va: int  # of the page's first byte
+    pa: int
+    log2: int  # size: 12 or 22
+    writable: bool
+    user: bool
+    accessed: bool
+    dirty: bool
+
+
+class PageTables:
+    """A page directory, and the second-level tables that come and go with what is mapped.
+
+    `generation` counts the changes after which the TLB may hold too much: an entry removed, reduced or replaced, or
+    its A or D bit cleared. Who runs on these tables flushes when the number differs from the one last seen.
+    """
+
+    def __init__(self, memory: Memory, allocate: Callable[[], int], free: Callable[[int], None]) -> None:
+        self._memory = memory
+        self._allocate = allocate  # a frame of 4 KB filled with zeros
+        self._free = free
+        self.cr3 = allocate()
+        self.generation = 0
+
+    def __repr__(self) -> str:
+        return f"PageTables(cr3={self.cr3:#x})"
+
+    def lookup(self, va: int) -> Mapping | None:
+        """What maps the page that holds `va`."""
+        slot, log2 = self._slot(va)
+        return _mapping(va >> log2 << log2, self._memory.u32[slot], log2)
+
+    def entries(self) -> Iterator[Mapping]:
+        """All present mappings, by rising address."""
+        u32 = self._memory.u32
+        for i, pde in enumerate(u32[self.cr3 >> 2 : (self.cr3 >> 2) + 1024].tolist()):
+            if not pde & P:
+                continue
+            if pde & PS:
+                candidates = [_mapping(i << 22, pde, LARGE_LOG2)]
+            else:
+                table = (pde & FRAME) >> 2
+                ptes = u32[table : table + 1024].tolist()
+                candidates = [_mapping(i << 22 | j << 12, pte, PAGE_LOG2) for j, pte in enumerate(ptes) if pte]
+            yield from (mapping for mapping in candidates if mapping)
+
+    def map(self, va: int, pa: int, log2: int, writable: bool, user: bool = True, global_: bool = False) -> None:
+        """Map the page at `va` to `pa`. An entry of the same size is replaced, A and D start at 0; other sizes must go
+        first, since only the caller knows who else has to hear of it."""
+        assert log2 in (PAGE_LOG2, LARGE_LOG2), f"no page has size 2^{log2}"
+        assert not (va | pa) & (1 << log2) - 1, f"{va:#x} -> {pa:#x} is not aligned to 2^{log2}"
+        entry = pa | P | (RW if writable else 0) | (US if user else 0) | (G if global_ else 0)
+        u32 = self._memory.u32
+        slot, found = self._slot(va)
+        if u32[slot] & P and found != log2:
+            raise KernelPanic(f"{va:#x}: a page of size 2^{found} is in the way of one of 2^{log2}")
+        if log2 == LARGE_LOG2:
+            if found != LARGE_LOG2:
+                raise KernelPanic(f"{va:#x}: a table of small pages is in the way of a page of 4 MB")
+            entry |= PS
+        elif found == LARGE_LOG2:
+            # Rights are the last level's business: a PDE that points to a table allows everything.
+            u32[slot] = self._allocate() | P | RW | US
+            slot, _ = self._slot(va)
+        if u32[slot] & P:
+            self.generation += 1
+        u32[slot] = entry
+
+    def protect(self, va: int, writable: bool) -> None:
+        """Make the page at `va` writable or read-only. Its A and D bits stay."""
+        slot = self._present(va)
+        entry = self._memory.u32[slot]
+        if entry & RW and not writable:
+            self.generation += 1
+        self._memory.u32[slot] = entry | RW if writable else entry & ~RW
+
+    def unmap(self, va: int, log2: int) -> None:
+        """Take out the page of size `log2` at `va`; a table that held nothing else is freed."""
+        u32 = self._memory.u32
+        slot, found = self._slot(va)
+        if not u32[slot] & P or found != log2:
+            raise KernelPanic(f"no page of size 2^{log2} at {va:#x} to take out")
+        u32[slot] = 0
+        self.generation += 1
+        if log2 == PAGE_LOG2:
+            table = slot >> 10 << 12
+            if self._memory.u8[table : table + PAGE_SIZE].tobytes() == EMPTY_TABLE:
+                u32[(self.cr3 >> 2) + (va >> 22)] = 0
+                self._free(table)
+
+    def reference_bits(self, va: int) -> int:
+        """The A and D bits of the page at `va`."""
+        return self._memory.u32[self._present(va)] & (A | D)
+
+    def clear_reference_bits(self, va: int) -> int:
+        """Read the A and D bits of the page at `va` and clear them, so that they tell of what happens from now on."""
+        slot = self._present(va)
+        entry = self._memory.u32[slot]
+        if entry & (A | D):
+            self._memory.u32[slot] = entry & ~(A | D)
+            self.generation += 1  # the TLB would go on without telling
+        return entry & (A | D)
+
+    def release(self) -> None:
+        """Free the tables and the directory. The object is of no use afterwards."""
+        start = self.cr3 >> 2
+        for pde in self._memory.u32[start : start + 1024].tolist():
+            if pde & P and not pde & PS:
+                self._free(pde & FRAME)
+        self._free(self.cr3)
+        self.generation += 1
+
+    def _slot(self, va: int) -> tuple[int, int]:
+        """The word of memory whose entry decides about `va`, and the size of page it maps, or would map."""
+        slot = (self.cr3 >> 2) + (va >> 22)
+        pde = self._memory.u32[slot]
+        if pde & P and not pde & PS:
+            return (pde >> 12 << 10) + (va >> 12 & 0x3FF), PAGE_LOG2
+        return slot, LARGE_LOG2
+
+    def _present(self, va: int) -> int:
+        slot, _ = self._slot(va)
+        if not self._memory.u32[slot] & P:
+            raise KernelPanic(f"nothing is mapped at {va:#x}")
+        return slot
+
+
+def _mapping(va: int, entry: int, log2: int) -> Mapping | None:
+    if not entry & P:
+        return None
+    frame = entry & (FRAME if log2 == PAGE_LOG2 else LARGE_FRAME)
+    return Mapping(va, frame, log2, bool(entry & RW), bool(entry & US), bool(entry & A), bool(entry & D))

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The `l4lab` command: one module per subcommand, and here what they share.
+
+A subcommand turns arguments into one call of the library and its result into text and an exit status; it decides
+nothing else. Heavy parts (the CPU engine, Jupyter) are imported inside the commands, so that help and shell completion
+answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from l4lab.cli import bench, boot, demo, guest, lab
+from l4lab.errors import LabError
+
+UNUSABLE = 2  # exit status for arguments or files that cannot be used; the same that typer gives to a wrong option
+
+app = typer.Typer(
+    name="l4lab",
+    help="An L4 microkernel with virtual machines, on an emulated PC that you can step and look into.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a defect of ours shows a plain traceback, fit for a report
+)
+app.command("lab")(lab.lab)
+app.command("boot")(boot.boot)
+app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
+app.add_typer(guest.app, name="guest")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"l4lab {metadata.version('l4lab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is told in one line."""
+    try:
+        app()
+    except LabError as error:
+        print(f"l4lab: {error}", file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None

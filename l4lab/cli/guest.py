@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`l4lab guest`: which guests there are, and obtaining one. The work is done by `l4lab.guests`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from l4lab.guests import guest as guests
+
+app = typer.Typer(help="Operating systems to run as guests.", no_args_is_help=True)
+
+
+def _names() -> list[str]:
+    return [guest.name for guest in guests.listed()]
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="Which guest, such as 'linux'.", autocompletion=_names)],
+) -> None:
+    """Obtain a guest, keep it in the cache, and print how to boot it.
+
+    Takes the network and some seconds the first time, and nothing later. Needs apt, but neither root nor a PC.
+    """
+    guest = guests.get(name, report=lambda line: typer.echo(line, err=True))
+    typer.echo(f"kernel  {guest.kernel}")
+    typer.echo(f"initrd  {guest.initrd}")
+    typer.echo(f"append  {guest.append}")
+    typer.echo(f"boot it: l4lab boot {guest.kernel} --initrd {guest.initrd} --append '{guest.append}'")
+
+
+@app.command("list")
+def list_() -> None:
+    """List the guests, and which of them are here."""
+    for guest in guests.listed():
+        state = f"here, {guest.here.version}" if guest.here else f"not here; l4lab guest get {guest.name}"
+        typer.echo(f"{guest.name:8} {guest.description} ({state})")

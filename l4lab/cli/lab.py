@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`l4lab lab`: opens JupyterLab on the notebooks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l4lab.errors import LabError
+
+
+def lab(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Where your notebooks are; without it, the ones that come with the lab.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser; without, print the URL to open.")] = True,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on; the next free one is taken.")] = 8888,
+) -> None:
+    """Open JupyterLab on the notebooks. Ctrl-C ends it."""
+    notebooks = directory or shipped_notebooks()
+    if not notebooks.is_dir():
+        raise LabError(f"there is no directory {notebooks}; name the one with your notebooks")
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks}", f"--port={port}"]
+    if not browser:
+        command.append("--no-browser")  # Jupyter then prints the URL with its token
+    try:
+        raise typer.Exit(subprocess.call(command))
+    except KeyboardInterrupt:  # Jupyter got it too, and has ended
+        raise typer.Exit from None
+
+
+def shipped_notebooks() -> Path:
+    """In a checkout beside the package; else where the installation has put them."""
+    places = [Path(__file__).parents[2] / "notebooks", Path(sys.prefix) / "share" / "l4lab" / "notebooks"]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise LabError("the lab's notebooks are not here; run this from a checkout (make lab), or name a directory")

@@ -34,7 +34,10 @@ app.add_typer(guest.app, name="guest")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"l4lab {metadata.version('l4lab')}")
+        try:
+            typer.echo(f"l4lab {metadata.version('l4lab')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("l4lab, not installed: run from its sources")
         raise typer.Exit
 
 

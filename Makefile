@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Two commands matter: `make lab` sets everything up and opens the lab; `make test` sets everything up and tests it.
+# All of Python goes into .venv, beside this file; the files .venv/.* say what has been done already.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c)
+
+.PHONY: lab test test-env lint format clean
+.DELETE_ON_ERROR:
+
+lab: $(VENV)/.lab
+	$(BIN)/l4lab lab
+
+# What CI runs is what you run.
+test: lint
+	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+test-env: $(VENV)/.test
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "l4lab needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	tools/system-packages $(PYTHON) lab
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# An editable installation: what you change in l4lab/ is what runs.
+$(VENV)/.lab: $(SOURCES_OF_SETUP) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -c 'import l4lab.machine._core' 2>/dev/null \
+	    || echo "WARNING: no native core (is there a C compiler, and Python.h?); the lab will run several times slower"
+	@touch $@
+
+$(VENV)/.test: $(SOURCES_OF_SETUP) tools/system-packages | $(BIN)/python
+	tools/system-packages $(PYTHON) test
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.lab
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f l4lab/machine/_core*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

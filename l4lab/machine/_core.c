@@ -67,7 +67,7 @@ typedef struct Core {
     int split;                  /* the next block was ordered shorter by us, not by self-modification */
     uint8_t *last;              /* the block that began last, or NULL */
     /* of all runs */
-    uint64_t retired, deliveries;
+    uint64_t retired, deliveries, charged;  /* their sum is the clock */
     /* orders for the next run */
     int window;                 /* stop at the first instruction boundary at which an interrupt could be taken */
     int inject;                 /* deliver this event first: vector, or -1 */
@@ -195,15 +195,11 @@ static void on_interrupt(void *uc, uint32_t number, void *opaque)
     stop(c, (int)number);
 }
 
+/* #UD. In guest mode too it is for Python: VMX instructions, which the engine does not know, are VM exits. */
 static bool on_invalid(void *uc, void *opaque)
 {
     Core *c = opaque;
     take_back(c, linear_eip(c));
-    if (ENV(c, O_HFLAGS, uint32_t) & HF_GUEST) {
-        ENV(c, O_IS_INT, int32_t) = 0;
-        deliver(c);
-        return true;
-    }
     c->info[INFO_VECTOR] = 6;
     c->info[INFO_ERROR_CODE] = 0;
     c->info[INFO_IS_INT] = 0;
@@ -288,12 +284,12 @@ static void store_frame(Core *c, uint32_t *frame)
 static PyObject *core_run(Core *c, PyObject *args)
 {
     Py_ssize_t frame_at;
-    long long budget;
-    if (!PyArg_ParseTuple(args, "nL", &frame_at, &budget))
+    long long deadline;
+    if (!PyArg_ParseTuple(args, "nL", &frame_at, &deadline))
         return NULL;
     uint32_t *frame = (uint32_t *)(c->ram + frame_at);
     load_frame(c, frame);
-    c->left = budget;
+    c->left = deadline - (int64_t)(c->retired + c->deliveries + c->charged);
     c->event = EVENT_NONE;
     ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
     while (c->left > 0 && c->event == EVENT_NONE) {
@@ -339,6 +335,15 @@ static PyObject *core_swap(Core *c, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "a CPU context has the size that the engine's probe found");
         return NULL;
     }
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_charge(Core *c, PyObject *value)
+{
+    long long cycles = PyLong_AsLongLong(value);
+    if (PyErr_Occurred())
+        return NULL;
+    c->charged += cycles;
     Py_RETURN_NONE;
 }
 
@@ -422,7 +427,10 @@ static void core_dealloc(Core *c)
 
 static PyObject *get_retired(Core *c, void *unused) { return PyLong_FromUnsignedLongLong(c->retired); }
 static PyObject *get_deliveries(Core *c, void *unused) { return PyLong_FromUnsignedLongLong(c->deliveries); }
-static PyObject *get_left(Core *c, void *unused) { return PyLong_FromLongLong(c->left); }
+static PyObject *get_cycles(Core *c, void *unused)
+{
+    return PyLong_FromUnsignedLongLong(c->retired + c->deliveries + c->charged);
+}
 static PyObject *get_pending(Core *c, void *unused) { return PyLong_FromLong(c->inject); }
 
 static PyObject *get_info(Core *c, void *unused)
@@ -443,8 +451,9 @@ static PyObject *get_callbacks(Core *c, void *unused)
 }
 
 static PyMethodDef methods[] = {
-    {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, budget): run at most `budget` instructions; the event"},
+    {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, deadline): run until the clock reads `deadline` or something happens; the event"},
     {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
+    {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
     {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},
     {"inject", (PyCFunction)core_inject, METH_VARARGS, "inject(vector, kind, error, length): deliver before the next instruction"},
@@ -454,7 +463,7 @@ static PyMethodDef methods[] = {
 static PyGetSetDef getset[] = {
     {"retired", (getter)get_retired, NULL, "instructions retired since the core was made", NULL},
     {"deliveries", (getter)get_deliveries, NULL, "events delivered through the guest's IDT", NULL},
-    {"left", (getter)get_left, NULL, "what the last run left of its budget", NULL},
+    {"cycles", (getter)get_cycles, NULL, "the clock: retired + deliveries + charged", NULL},
     {"pending", (getter)get_pending, NULL, "the vector that waits to be injected, or -1", NULL},
     {"info", (getter)get_info, NULL, "what the last event was about", NULL},
     {"env", (getter)get_env, NULL, "the engine's CPU state, live", NULL},

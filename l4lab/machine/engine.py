@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from l4lab.errors import LabError
 
 # What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in _core.c.
-EVENT_BUDGET = -1  # the budget is used up, to the instruction
+EVENT_BUDGET = -1  # the deadline is reached, to the instruction
 EVENT_ERROR = -2  # the engine gave up; `info` has its error number
 EVENT_WINDOW = -3  # an interrupt could be taken now (asked for by set_window)
 EVENT_IN = -4  # IN or INS, before it happens
@@ -31,6 +31,7 @@ INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INF
 # CPUX86State of Unicorn 2.1.4, in bytes. Registers are 8 bytes wide, EAX ECX EDX EBX ESP EBP ESI EDI from offset 0.
 ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 176, 180
 ENV_SEGS, ENV_LDT, ENV_TR, ENV_GDT, ENV_IDT = 184, 328, 352, 376, 400  # 24 bytes each: selector, base, limit, flags
+ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808, 4816
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
 ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_DR, ENV_OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
 ENV_VM_VMCB, ENV_TSC_OFFSET, ENV_INTERCEPT, ENV_INTERCEPT_CR, ENV_INTERCEPT_DR = 5504, 5512, 5520, 5528, 5532
@@ -76,7 +77,8 @@ class Engine:
         self.env: memoryview = core.env  # the engine's CPU state, live
         self.env32: memoryview = self.env.cast("I")
         self.info: memoryview = core.info.cast("I")
-        self.run = core.run  # run(frame_address, budget) -> event
+        self.run = core.run  # run(frame_address, deadline) -> event
+        self.charge = core.charge  # charge(cycles): move the clock without running
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
         self.set_cr3 = core.set_cr3
         self.flush_tlb = core.flush_tlb
@@ -95,8 +97,8 @@ class Engine:
 
     @property
     def cycles(self) -> int:
-        """What the engine has moved the machine's clock by."""
-        return int(self._core.retired + self._core.deliveries)
+        """The machine's clock: instructions retired, events delivered, and what was charged."""
+        return int(self._core.cycles)
 
     @property
     def pending_injection(self) -> int:

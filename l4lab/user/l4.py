@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The system calls of L4 X.2 for hosted programs: threads written in Python.
+
+A hosted program is a function `main(l4)`. `l4` puts arguments into the thread's registers and message registers as
+the IA-32 ABI says (X.2 manual, appendix IA-32), traps into the kernel, and takes the results from where the ABI says
+they are. It knows nothing of the kernel: `Cpu` is all that a program has, and it is what a CPU offers any program.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from l4lab.abi import utcb as u
+from l4lab.abi.calls import UNCHANGED, ErrorCode, ExregsControl, ScheduleResult, SpaceControlBits, SystemCall, UnmapControl
+from l4lab.abi.fpage import NILPAGE, Fpage
+from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
+from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId
+from l4lab.abi.message import IpcError, Message, MsgTag, describe_error
+from l4lab.abi.time import NEVER, ZERO, Timeouts, period, timeouts
+
+WAIT_FOREVER = timeouts(NEVER, NEVER)
+REPLY = timeouts(ZERO, NEVER)  # a server does not wait for clients that are not listening
+_MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the words of the UTCB
+
+
+class Cpu(Protocol):
+    """What a program can do: what an IA-32 CPU in ring 3 can. Every access obeys the thread's own address space."""
+
+    registers: memoryview  # the ten words of the register frame
+    utcb: memoryview  # the 128 words of the thread's UTCB; MR0 is word 64
+
+    def trap(self, call: SystemCall) -> None:
+        """Enter the kernel by a system-call stub; back when the call is done."""
+
+    def load(self, address: int, length: int) -> bytes:
+        """Read memory."""
+
+    def store(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Write memory."""
+
+    def port_in(self, port: int, size: int) -> int:
+        """IN: read 1, 2 or 4 bytes from a port."""
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """OUT: write 1, 2 or 4 bytes to a port."""
+
+    def time_stamp(self) -> int:
+        """RDTSC: cycles since power-on; one is one nanosecond."""
+
+
+class IpcFailed(Exception):
+    """An IPC ended with the error bit set; `error` says in which phase and why."""
+
+    def __init__(self, error: IpcError) -> None:
+        super().__init__(describe_error(error))
+        self.error = error
+
+
+class CallRefused(Exception):
+    """The kernel refused a system call; `code` says why."""
+
+    def __init__(self, call: SystemCall, code: int) -> None:
+        name = ErrorCode(code).name.lower().replace("_", " ") if code in set(ErrorCode) else f"error {code}"
+        super().__init__(f"{call.title} was refused: {name}")
+        self.call = call
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that arrived: who sent it, and what lay in MR0, MR1, ..."""
+
+    sender: ThreadId
+    tag: MsgTag
+    words: list[int]  # MR0 first; untyped words, then typed ones
+
+    @property
+    def label(self) -> int:
+        """What the sender says the message is."""
+        return self.tag.label
+
+    @property
+    def untyped(self) -> list[int]:
+        """The plain data words."""
+        return self.words[1 : 1 + self.tag.untyped]
+
+    @property
+    def message(self) -> Message:
+        """The message taken apart into words and items."""
+        return Message.of(self.words)
+
+
+class L4:
+    """The system-call bindings of one hosted thread."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self.cpu = cpu
+        self._regs = cpu.registers
+        self._utcb = cpu.utcb
+        self._mr0_address = cpu.registers[EDI]  # the kernel starts a thread with its UTCB's address in EDI
+        self.load = cpu.load
+        self.store = cpu.store
+        self.port_in = cpu.port_in
+        self.port_out = cpu.port_out
+        self.time_stamp = cpu.time_stamp
+
+    # -- thread control registers: plain words of the UTCB --------------------------------------------------------
+
+    def tcr(self, offset: int) -> int:
+        """A thread control register by its offset in `abi.utcb`, for example `u.PAGER`."""
+        return int(self._utcb[_MR + offset // 4])
+
+    def set_tcr(self, offset: int, value: int) -> None:
+        """Write a thread control register."""
+        self._utcb[_MR + offset // 4] = value
+
+    @property
+    def my_id(self) -> ThreadId:
+        """This thread's global identifier."""
+        return ThreadId.decode(self.tcr(u.MY_GLOBAL_ID))
+
+    @property
+    def pager(self) -> ThreadId:
+        """Who answers this thread's page faults."""
+        return ThreadId.decode(self.tcr(u.PAGER))
+
+    def accept(self, acceptor: int, *buffers: int) -> None:
+        """BR0 and on: what the next receive may bring (X.2 manual, section Acceptor)."""
+        for i, word in enumerate((acceptor, *buffers)):
+            self._utcb[_MR + u.br(i) // 4] = word
+
+    # -- IPC ------------------------------------------------------------------------------------------------------
+
+    def ipc(
+        self,
+        to: int,
+        from_: int,
+        message: Message | Sequence[int] | None = None,
+        times: Timeouts = WAIT_FOREVER,
+    ) -> Received:
+        """The Ipc system call: send to `to`, then receive from `from_`; either may be NIL_THREAD.
+
+        Raises IpcFailed when the kernel says so. What was received stays in the message registers as well.
+        """
+        words: Sequence[int] = () if message is None else message.words() if isinstance(message, Message) else message
+        regs, utcb = self._regs, self._utcb
+        if words:
+            utcb[_MR : _MR + len(words)] = memoryview(array("I", words))
+            regs[ESI] = words[0]
+        else:
+            regs[ESI] = utcb[_MR] = 0
+        regs[EAX], regs[ECX], regs[EDX], regs[EDI] = to, times, from_, self._mr0_address
+        self.cpu.trap(SystemCall.IPC)
+        tag = MsgTag.decode(regs[ESI])
+        if tag.error:
+            raise IpcFailed(IpcError.decode(self.tcr(u.ERROR_CODE)))
+        count = 1 + tag.untyped + tag.typed if from_ else 1
+        return Received(ThreadId.decode(regs[EAX]), tag, utcb[_MR : _MR + count].tolist())
+
+    def send(self, to: int, message: Message | Sequence[int], timeout: int = NEVER) -> None:
+        """Send only."""
+        self.ipc(to, NIL_THREAD, message, timeouts(timeout, ZERO))
+
+    def wait(self, timeout: int = NEVER) -> Received:
+        """Receive from anyone."""
+        return self.ipc(NIL_THREAD, ANY_THREAD, None, timeouts(ZERO, timeout))
+
+    def receive(self, from_: int, timeout: int = NEVER) -> Received:
+        """Receive from one thread only."""
+        return self.ipc(NIL_THREAD, from_, None, timeouts(ZERO, timeout))
+
+    def call(self, to: int, message: Message | Sequence[int], times: Timeouts = WAIT_FOREVER) -> Received:
+        """Send, and receive the answer from the same thread."""
+        return self.ipc(to, to, message, times)
+
+    def reply_wait(self, to: int, message: Message | Sequence[int], receive: int = NEVER) -> Received:
+        """Answer a client that is waiting, then receive from anyone. The loop of every server."""
+        return self.ipc(to, ANY_THREAD, message, timeouts(ZERO, receive))
+
+    def sleep(self, us: int) -> None:
+        """Receive from oneself, which never happens, for so many microseconds."""
+        try:
+            self.receive(self.my_id, period(us))
+        except IpcFailed:
+            pass  # the timeout is what we waited for
+
+    # -- threads and spaces ---------------------------------------------------------------------------------------
+
+    def thread_control(
+        self, dest: int, space: int, scheduler: int = 0, pager: int = 0, utcb_location: int = UNCHANGED
+    ) -> None:
+        """ThreadControl: create, modify or delete a thread (privileged). Raises CallRefused."""
+        regs = self._regs
+        regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI] = dest, pager, scheduler, space, utcb_location
+        self._checked(SystemCall.THREAD_CONTROL)
+
+    def space_control(
+        self, space: int, control: int, kip_area: Fpage, utcb_area: Fpage, redirector: int = NIL_THREAD
+    ) -> SpaceControlBits:
+        """SpaceControl: give a new space its areas; with bit 30, make it a virtual machine. The old control word."""
+        regs = self._regs
+        regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI] = space, control, kip_area, utcb_area, redirector
+        self._checked(SystemCall.SPACE_CONTROL)
+        return SpaceControlBits(regs[ECX])
+
+    def exchange_registers(
+        self,
+        dest: int,
+        control: int,
+        sp: int = 0,
+        ip: int = 0,
+        flags: int = 0,
+        handle: int = 0,
+        pager: int = 0,
+        items: Sequence[int] = (),
+    ) -> tuple[ThreadId, ExregsControl, list[int]]:
+        """ExchangeRegisters: read and change another thread. `items`: register items for MR1 and on.
+
+        Returns the other form of dest's identifier, the old control word, and MR1 and on as the kernel left them.
+        """
+        regs, utcb = self._regs, self._utcb
+        if items:
+            utcb[_MR + 1 : _MR + 1 + len(items)] = memoryview(array("I", items))
+        regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI], regs[EBX], regs[EBP] = (
+            *(dest, control, sp, ip, flags, handle, pager),
+        )
+        self._checked(SystemCall.EXCHANGE_REGISTERS)
+        after = utcb[_MR + 1 : _MR + 1 + len(items)].tolist()
+        return ThreadId.decode(regs[EAX]), ExregsControl(regs[ECX]), after
+
+    def schedule(
+        self,
+        dest: int,
+        priority: int = UNCHANGED,
+        time: int = UNCHANGED,
+        processor: int = UNCHANGED,
+        preemption: int = UNCHANGED,
+    ) -> ScheduleResult:
+        """Schedule: priority and time of a thread that has me as its scheduler."""
+        regs = self._regs
+        regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI] = dest, priority, time, processor, preemption
+        self._checked(SystemCall.SCHEDULE)
+        return ScheduleResult(regs[EAX])
+
+    def thread_switch(self, to: int = NIL_THREAD) -> None:
+        """ThreadSwitch: give the rest of my time slice to a thread, or to whoever is next."""
+        self._regs[EAX] = to
+        self.cpu.trap(SystemCall.THREAD_SWITCH)
+
+    def system_clock(self) -> int:
+        """SystemClock: microseconds since power-on."""
+        self.cpu.trap(SystemCall.SYSTEM_CLOCK)
+        return int(self._regs[EAX] | self._regs[EDX] << 32)
+
+    def unmap(self, *fpages: Fpage, flush: bool = False) -> list[Fpage]:
+        """Unmap: revoke the rights named in the fpages; what has been done with the pages, in their rights fields."""
+        regs, utcb = self._regs, self._utcb
+        for i, fpage in enumerate(fpages):
+            utcb[_MR + i] = fpage
+        regs[EAX] = UnmapControl.make(flush=flush, k=len(fpages) - 1)
+        regs[ESI], regs[EDI] = fpages[0], self._mr0_address
+        self.cpu.trap(SystemCall.UNMAP)
+        return [Fpage.decode(regs[ESI]), *(Fpage.decode(word) for word in utcb[_MR + 1 : _MR + len(fpages)])]
+
+    def _checked(self, call: SystemCall) -> None:
+        self.cpu.trap(call)
+        if not self._regs[EAX]:
+            raise CallRefused(call, self.tcr(u.ERROR_CODE))
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def load_word(self, address: int) -> int:
+        """Read 32 bits."""
+        return int.from_bytes(self.load(address, 4), "little")
+
+    def store_word(self, address: int, value: int) -> None:
+        """Write 32 bits."""
+        self.store(address, value.to_bytes(4, "little"))
+
+
+Program = Callable[[L4], None]
+NO_WINDOW = NILPAGE
+

@@ -127,6 +127,8 @@ class MemoryType(IntEnum):
 
 
 class _DescriptorLow(Word):
+    """First word of a memory descriptor (X.2 manual, section KIP)."""
+
     low = bits(31, 10)
     virtual = bits(9, 9)
     subtype = bits(7, 4)

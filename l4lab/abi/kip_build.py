@@ -27,6 +27,7 @@ GENERATED: Final = date(2026, 11, 22)
 SUPPLIER: Final = "l4lb"
 PROCESSOR_DESCRIPTOR_LOG2: Final = 4
 PAGE_SIZES: Final = (1 << 12, 1 << 22)
+NO_SERVER: Final = ServerRegion()
 
 
 def build_kip(
@@ -39,9 +40,9 @@ def build_kip(
     thread_bits: int = 17,
     features: Sequence[str] = (),
     version: str = "l4lab 0.1",
-    sigma0: ServerRegion = ServerRegion(),
-    sigma1: ServerRegion = ServerRegion(),
-    root: ServerRegion = ServerRegion(),
+    sigma0: ServerRegion = NO_SERVER,
+    sigma1: ServerRegion = NO_SERVER,
+    root: ServerRegion = NO_SERVER,
     boot_info: int = 0,
 ) -> bytes:
     """A complete KIP for one processor (X.2 manual, section KIP).

@@ -12,7 +12,7 @@ from l4lab.errors import LabError
 from l4lab.words import Word, bit, bits
 
 LONGEST_PERIOD: Final = 1023 << 31  # microseconds; about 25 days
-FARTHEST_POINT: Final = 1 << 25  # microseconds; a point may be this far ahead of the clock, whatever the clock shows
+FARTHEST_POINT: Final = (1 << 25) - (1 << 15)  # microseconds: one round at the largest exponent, less the rounding up
 
 
 class TimePeriod(Word):

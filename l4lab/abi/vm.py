@@ -59,6 +59,7 @@ class ExitReason(IntEnum):
     PAUSE = 40
     ENTRY_FAILURE_MACHINE_CHECK = 41
     TPR_BELOW_THRESHOLD = 43
+    EPT_VIOLATION = 48  # kernel-internal: its pager hears of a page fault, not of an exit
 
 
 class ExitReasonWord(Word):
@@ -83,13 +84,19 @@ def label_of(reason: ExitReason, internal: bool = False) -> int:
     return label_of_protocol(-VM_FAULT_BASE - reason, INTERNAL if internal else 0)
 
 
+_FIRST_LABEL: Final = label_of_protocol(1 - VM_FAULT_BASE - VM_FAULT_REASONS)
+_END_LABEL: Final = label_of_protocol(1 - VM_FAULT_BASE)
+
+
 def is_vm_fault(label: int) -> bool:
     """Is it the label of a virtualization fault?"""
-    return label_of_protocol(1 - VM_FAULT_BASE - VM_FAULT_REASONS) <= label < label_of_protocol(1 - VM_FAULT_BASE)
+    return _FIRST_LABEL <= label < _END_LABEL
 
 
 def reason_of(label: int) -> ExitReason:
     """The exit reason of a virtualization fault's label; ValueError if it is the label of something else."""
+    if not is_vm_fault(label):
+        raise ValueError(f"{label:#x} is not the label of a VM fault, so it has no ExitReason")
     return ExitReason(0xFF7 - (label >> 4))
 
 

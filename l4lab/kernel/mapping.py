@@ -74,11 +74,12 @@ class Node:
             del self.parent.children[self.pa]
 
     def children_in(self, pa: int, log2: int) -> list[Node]:
-        """The children that reach into the physical piece of size `log2` at `pa`, oldest first."""
+        """The children that reach into the physical piece of size `log2` at `pa`."""
         if log2 >= self.log2:
             return [child for siblings in self.children.values() for child in siblings]
-        found = [child for child in self.children.get(pa, ()) if child.log2 == PAGE_LOG2]
-        return found + [child for child in self.children.get(self.pa, ()) if child.log2 == LARGE_LOG2]
+        large = [child for child in self.children.get(self.pa, ()) if child.log2 == LARGE_LOG2]
+        pages = range(pa, pa + (1 << log2), PAGE_SIZE)
+        return large + [c for page in pages for c in self.children.get(page, ()) if c.log2 == PAGE_LOG2]
 
 
 class Installed(NamedTuple):

@@ -44,6 +44,10 @@ class Space(Protocol):
 
     @property
     def is_sigma0(self) -> bool: ...
+    @property
+    def large_pages(self) -> bool:
+        """May its tables hold pages of 4 MB? Not where they translate for a guest: see `mmu.walk_nested`."""
+
     def is_reserved(self, va: int, size: int) -> bool:
         """Is some of `va .. va + size` in the KIP or UTCB area?"""
 
@@ -390,14 +394,12 @@ class MappingDatabase:
 
 
 def _parts(piece: _Piece, dst: Space, va: int) -> list[tuple[_Piece, int]]:
-    """What of a piece may go to `va` in `dst`: all, or around the KIP and UTCB areas in small pieces, or nothing."""
+    """What of a piece may go to `va` in `dst`: all, in small pieces (around KIP and UTCB areas), or nothing."""
     size = 1 << piece.log2
     if va + size > dst.user_limit:
         return []
-    if not dst.is_reserved(va, size):
-        return [(piece, va)]
-    if piece.log2 == PAGE_LOG2:
-        return []
+    if piece.log2 == PAGE_LOG2 or (dst.large_pages and not dst.is_reserved(va, size)):
+        return [] if dst.is_reserved(va, size) else [(piece, va)]
     smaller = ((small, va + small.va - piece.va) for small in piece.small_pieces())
     return [(small, at) for small, at in smaller if not dst.is_reserved(at, PAGE_SIZE)]
 

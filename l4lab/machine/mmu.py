@@ -152,7 +152,7 @@ def explain_walk(
 ) -> ExplainedWalk:
     """The walk of the same arguments, entry by entry, leaving A and D as they are; with `ncr3`, that of a guest."""
     steps: list[Step] = []
-    translate = _identity if ncr3 is None else _host_walk(memory, ncr3, set_ad=False)
+    translate = _identity if ncr3 is None else _host_walk(memory, ncr3, pse, set_ad=False)
     try:
         pa = _walk_by_steps(memory, cr3, va, access, wp, pse, False, translate, steps)
     except (PageFault, NestedPageFault) as fault:
@@ -173,10 +173,12 @@ def walk_nested(
 ) -> int:
     """The physical address behind a guest's `va`: each guest-physical address goes through the host's tables.
 
-    `PageFault` is the guest's own fault, `NestedPageFault` the host's. As in the engine (get_hphys of its MMU), tables
-    of the guest must be writable in the host's tables, since the walker may have to set A and D there.
+    `PageFault` is the guest's own fault, `NestedPageFault` the host's. As the engine has it (get_hphys in its MMU):
+    tables of the guest must be writable in the host's tables, since the walker may have to set A and D there; and
+    `pse`, the *guest's* CR4.PSE, decides for the host's tables too. So a guest that can clear it must not have 4 MB
+    pages in its host tables: the walker would take the first 4 KB of such a page, the guest's own data, for a table.
     """
-    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, _host_walk(memory, ncr3, set_ad), [])
+    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, _host_walk(memory, ncr3, pse, set_ad), [])
 
 
 Translate = Callable[[int, int, bool], int]  # address as the walker sees it, access, is it of a table -> physical
@@ -186,20 +188,18 @@ def _identity(address: int, access: int, of_table: bool) -> int:
     return address
 
 
-def _host_walk(memory: Memory, ncr3: int, set_ad: bool) -> Translate:
+def _host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
     """Translation of guest-physical addresses by the host's tables at `ncr3`. To them every guest is ring 3."""
 
     def translate(address: int, access: int, of_table: bool) -> int:
+        slot = (ncr3 >> 12 << 10) + (address >> 22)
+        pde = memory.u32[slot]
+        if set_ad and pde & P and not (pde & PS and pse):
+            memory.u32[slot] = pde | A  # all the engine sets here: no A and D in the entry that maps the page
         try:
-            # The engine sets A in the host's PDE but neither A nor D in the entry that maps the page.
-            pa = walk(memory, ncr3, address, access & WRITE | USER, set_ad=False)
+            return walk(memory, ncr3, address, access & WRITE | USER, pse=pse, set_ad=False)
         except PageFault as fault:
             raise NestedPageFault(address, fault.error_code, of_table) from None
-        if set_ad:
-            slot = (ncr3 >> 12 << 10) + (address >> 22)
-            if not memory.u32[slot] & PS:
-                memory.u32[slot] |= A
-        return pa
 
     return translate
 

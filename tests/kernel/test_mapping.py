@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The mapping database: what map, grant, unmap and flush do, one sentence each; test_mapping_model.py tries them all."""
+"""The mapping database: what map, grant, unmap and flush do, one sentence each. All of them: test_mapping_model.py."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class FakeSpace:
     tables: PageTables
     is_sigma0: bool = False
     user_limit: int = 0xC0000000
+    large_pages: bool = True
     reserved: list[tuple[int, int]] = field(default_factory=list)
 
     def is_reserved(self, va: int, size: int) -> bool:
@@ -161,6 +162,17 @@ def test_reserved_areas_are_no_target(world: World) -> None:
     assert 0x7000 == world.touch(world.b, MB4 + 0x2000)
     world.take(world.b, 0, log2=32, flush=True)
     assert [MB4 + 0x2000] == [page.va for page in world.b.tables.entries()]
+
+
+def test_a_guests_tables_hold_small_pages_only(world: World) -> None:
+    """Where 4 MB pages are not allowed, a 4 MB map arrives as 1024 pages, and goes again as one."""
+    world.b.large_pages = False
+
+    assert len(world.give(world.sigma0, MB4, world.b, 0, log2=22)) == 1024
+    assert {page.log2 for page in world.b.tables.entries()} == {12}
+    assert world.touch(world.b, 0x3FFFFF) == MB4 + 0x3FFFFF
+    world.take(world.sigma0, MB4, log2=22)
+    assert world.db.nodes(world.b) == []
 
 
 def test_kernel_area_is_no_target(world: World) -> None:

@@ -7,16 +7,13 @@ This is the one test that talks to the engine directly: it must not depend on `m
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_32, UC_PROT_ALL, Uc, UcError
+from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_32, UC_PROT_ALL, Uc
 from unicorn import x86_const as x86
 
-from l4lab.errors import KernelPanic
-from l4lab.kernel.frames import FrameAllocator
 from l4lab.machine import mmu
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import (
@@ -26,15 +23,11 @@ from l4lab.machine.mmu import (
     WRITE,
     A,
     D,
-    G,
-    NestedPageFault,
     P,
     PageFault,
     explain_walk,
     walk,
-    walk_nested,
 )
-from l4lab.machine.pagetables import Mapping, PageTables
 
 RAM = 16 << 20
 STUB, GDT, STACK = 0x1000, 0x2000, 0x3000  # all in the page-mapped first 16 KB, supervisor only

@@ -11,13 +11,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import UNCHANGED, ErrorCode, ExregsControl, ScheduleResult, SpaceControlBits, SystemCall, UnmapControl
 from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId
+from l4lab.abi.kip import SIZE as KIP_SIZE
+from l4lab.abi.kip import Kip
 from l4lab.abi.message import IpcError, Message, MsgTag, describe_error
 from l4lab.abi.time import NEVER, ZERO, Timeouts, period, timeouts
 
@@ -91,6 +93,15 @@ class Received:
     def message(self) -> Message:
         """The message taken apart into words and items."""
         return Message.of(self.words)
+
+
+class KernelInterface(NamedTuple):
+    """What KernelInterface returns (X.2 manual, section KernelInterface)."""
+
+    base: int  # address of the kernel interface page in the caller's space
+    api_version: int
+    api_flags: int
+    kernel_id: int
 
 
 class L4:
@@ -254,6 +265,16 @@ class L4:
         """SystemClock: microseconds since power-on."""
         self.cpu.trap(SystemCall.SYSTEM_CLOCK)
         return int(self._regs[EAX] | self._regs[EDX] << 32)
+
+    def kernel_interface(self) -> KernelInterface:
+        """KernelInterface: where the kernel interface page is, and what kernel it describes."""
+        self.cpu.trap(SystemCall.KERNEL_INTERFACE)
+        regs = self._regs
+        return KernelInterface(regs[EAX], regs[ECX], regs[EDX], regs[ESI])
+
+    def kip(self) -> Kip:
+        """The kernel interface page, read."""
+        return Kip(self.load(self.kernel_interface().base, KIP_SIZE))
 
     def unmap(self, *fpages: Fpage, flush: bool = False) -> list[Fpage]:
         """Unmap: revoke the rights named in the fpages; what has been done with the pages, in their rights fields."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,10 +27,9 @@ def lab(
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks}", f"--port={port}"]
     if not browser:
         command.append("--no-browser")  # Jupyter then prints the URL with its token
-    try:
-        raise typer.Exit(subprocess.call(command))
-    except KeyboardInterrupt:  # Jupyter got it too, and has ended
-        raise typer.Exit from None
+    if os.geteuid() == 0:
+        command.append("--allow-root")  # in a container there is nobody else; it listens to this host alone
+    os.execv(sys.executable, command)  # from here on we are Jupyter: Ctrl-C is its own
 
 
 def shipped_notebooks() -> Path:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from l4lab.errors import LabError
-
 
 def root() -> Path:
     """The lab's cache directory. It need not exist yet."""
@@ -31,13 +29,8 @@ def new_directory(final: Path) -> Iterator[Path]:
 
     Whoever finds `final` there already was simply faster: both made the same thing, and the first one stays.
     """
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-    except OSError as error:
-        raise LabError(
-            f"cannot write to the cache {final.parent}: {error.strerror}; set L4LAB_CACHE to a directory of yours"
-        ) from error
+    final.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
         yield draft
         draft.chmod(0o755)

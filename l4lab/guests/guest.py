@@ -59,7 +59,12 @@ def get(name: str, report: Report = lambda line: None) -> Guest:
     """The guest of that name, from the cache or obtained now; `report` is told what is going on."""
     if name not in (names := [guest.name for guest in listed()]):
         raise LabError(f"there is no guest named {name!r}; there is: {', '.join(names)}")
-    return _linux_here() or _obtain_linux(report)
+    try:
+        return _linux_here() or _obtain_linux(report)
+    except OSError as error:
+        raise LabError(
+            f"cannot write to the cache {cache.root()}: {error.strerror}; set L4LAB_CACHE to a directory of yours"
+        ) from error
 
 
 def _linux_directory() -> Path:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What holds for the project as a whole: licence, levels, dependencies, and an installation without a compiler."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def source_files() -> list[Path]:
+    """Every file of ours that can carry a comment, as git knows them."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.splitlines() if re.search(r"\.(py|c|h|js|s|sh|toml)$|^Makefile$", name)]
+
+
+def test_every_source_file_names_its_licence() -> None:
+    """The licence stands at the top of every source file."""
+    marker = "SPDX-License-Identifier: GPL-2.0-or-later"
+
+    assert [] == [file for file in source_files() if file.stat().st_size and marker not in file.read_text()[:200]]
+
+
+def test_the_licence_is_the_gpl() -> None:
+    """LICENSE holds the text that the files name."""
+    assert "GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_contract_has_the_levels_of_the_architecture(project: dict[str, Any]) -> None:
+    """What lint-imports holds is what ARCHITECTURE.md says."""
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    held = [set(re.findall(r"\w+", layer)) for layer in layers]
+    rows = re.findall(r"^\| (`[a-z`, \\|]+`) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    told = [set(re.findall(r"\w+", row)) for row in rows]
+
+    assert [{"cli"}, {"bench"}] == held[:2], "these two share a row of the table, and cli uses bench"
+    assert [held[0] | held[1], *held[2:]] == told
+
+
+def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
+    """Every foreign package that l4lab imports is among its dependencies."""
+    names = {"elftools": "pyelftools", "keystone": "keystone-engine", "IPython": "jupyterlab"}
+    names |= {"traitlets": "ipywidgets", "jupyter_client": "jupyterlab", "click": "typer"}  # come with these
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["project"]["dependencies"]}
+    imported: set[str] = set()
+    for file in (ROOT / "l4lab").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"l4lab"}
+
+    assert set() == {names.get(name, name) for name in foreign} - declared
+
+
+def test_the_engine_is_pinned(project: dict[str, Any]) -> None:
+    """machine/engine.py knows the engine's private layout, so no other version will do."""
+    assert "unicorn==2.1.4" in project["project"]["dependencies"]
+
+
+def test_without_a_compiler_the_build_goes_on_and_says_so(tmp_path: Path) -> None:
+    """No compiler is a loud warning about speed, and not the end of the installation."""
+    build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "lib", "--build-temp", "temp"]
+    for name in ("setup.py", "pyproject.toml", "README.md", "l4lab"):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    done = subprocess.run(
+        build, cwd=tmp_path, env=os.environ | {"CC": "/nonexistent/cc"}, capture_output=True, text=True, check=False
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert "the native core was NOT built" in done.stderr
+    assert [] == list(tmp_path.rglob("lib/**/*.so"))

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all devices have in common, and the bus that finds the device behind a port.
+
+Lives here: the interface (`Device`), how state is saved and put back (`Saved`), and `PortBus`. Does not live here: any
+particular device, and the clock: `now` is somebody else's callable that returns virtual nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+Now = Callable[[], int]  # virtual time in nanoseconds; never runs backwards
+Line = Callable[[bool], None]  # an interrupt line: called with its level, as often as one likes
+
+NS_PER_SECOND = 1_000_000_000
+
+
+def no_line(level: bool) -> None:
+    """A line that is not connected."""
+
+
+class Saved:
+    """Something whose state is the attributes named in `saved`; wiring (callables) is not state."""
+
+    saved: ClassVar[tuple[str, ...]] = ()
+
+    def save(self) -> dict[str, Any]:
+        """A copy of the state in plain values: numbers, bytes, lists and dictionaries of them."""
+        return {name: _plain(getattr(self, name)) for name in self.saved}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `save` returned. No line is driven: whoever hangs on it restores its own state."""
+        for name in self.saved:
+            setattr(self, name, _put_back(getattr(self, name), state[name]))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Saved():
+            return value.save()
+        case list():
+            return [_plain(item) for item in value]
+        case bytearray():
+            return bytes(value)
+        case _:
+            return value
+
+
+def _put_back(current: Any, value: Any) -> Any:
+    """What an attribute becomes: parts stay the objects they are, because others hold references to them."""
+    match current:
+        case Saved():
+            current.restore(value)
+            return current
+        case [Saved(), *_]:
+            for part, state in zip(current, value, strict=True):
+                part.restore(state)
+            return current
+        case list():
+            return list(value)
+        case bytearray():
+            return bytearray(value)
+        case _:
+            return value
+
+
+class Device(Saved):
+    """A device behind I/O ports. The first line of a subclass's docstring is its one-line documentation."""
+
+    name: str
+    ports: tuple[range, ...]
+    widest: ClassVar[int] = 1  # bytes the device takes in one access; the bus splits what is wider
+
+    @property
+    def about(self) -> str:
+        """One line for lists and pictures."""
+        return (type(self).__doc__ or "").partition("\n")[0]
+
+    def read(self, port: int, size: int) -> int:
+        """What IN returns. `size` is 1, 2 or 4 bytes, never more than `widest`."""
+        raise NotImplementedError
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """What OUT does. `size` is 1, 2 or 4 bytes, never more than `widest`."""
+        raise NotImplementedError
+
+    def deadline(self) -> int | None:
+        """When the device next does something of its own accord that matters (absolute ns), None if never.
+
+        May be in the past until `advance` was called.
+        """
+        return None
+
+    def advance(self) -> None:
+        """Bring the state, and the interrupt line, up to `now`."""
+
+
+class PortBus:
+    """Finds the device behind a port. Nobody's ports read as all ones and swallow what is written.
+
+    `unclaimed` counts accesses to nobody's ports by (port, "in" or "out"), for showing; when it has seen
+    `UNCLAIMED_KINDS` different ones, the rest is counted under port `ELSEWHERE`.
+    """
+
+    UNCLAIMED_KINDS: ClassVar[int] = 256
+    ELSEWHERE: ClassVar[int] = -1
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self.devices = tuple(devices)
+        self.unclaimed: Counter[tuple[int, str]] = Counter()
+        self.owner: dict[int, Device] = {}
+        for device in self.devices:
+            for port in (port for ports in device.ports for port in ports):
+                if port in self.owner:
+                    raise ValueError(f"{device.name} and {self.owner[port].name} both claim port {port:#x}")
+                self.owner[port] = device
+        # Bound methods, found once: a boot makes tens of thousands of accesses, nearly all of one byte.
+        self._read = {port: device.read for port, device in self.owner.items()}
+        self._write = {port: device.write for port, device in self.owner.items()}
+
+    def read(self, port: int, size: int) -> int:
+        """IN of 1, 2 or 4 bytes."""
+        if size == 1 and (read := self._read.get(port)) is not None:
+            return read(port, 1)
+        return self._read_rare(port, size)
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """OUT of 1, 2 or 4 bytes."""
+        if size == 1 and (write := self._write.get(port)) is not None:
+            write(port, 1, value)
+        else:
+            self._write_rare(port, size, value)
+
+    def deadline(self) -> int | None:
+        """The earliest deadline of all devices."""
+        return min((due for device in self.devices if (due := device.deadline()) is not None), default=None)
+
+    def advance(self) -> None:
+        """Bring all devices up to `now`, in the order in which they were given."""
+        for device in self.devices:
+            device.advance()
+
+    def save(self) -> dict[str, Any]:
+        """The state of all devices, by name."""
+        return {device.name: device.save() for device in self.devices}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `save` returned."""
+        for device in self.devices:
+            device.restore(state[device.name])
+
+    def _read_rare(self, port: int, size: int) -> int:
+        device = self.owner.get(port)
+        if device is not None and size <= device.widest:
+            return device.read(port, size)
+        span = [(port + i) & 0xFFFF for i in range(size)]
+        if not any(p in self.owner for p in span):
+            self._count(port, "in")
+            return (1 << 8 * size) - 1
+        return sum(self._read_byte(p) << 8 * i for i, p in enumerate(span))  # low byte first, as the bus does
+
+    def _read_byte(self, port: int) -> int:
+        if port in self._read:
+            return self._read[port](port, 1)
+        self._count(port, "in")
+        return 0xFF
+
+    def _write_rare(self, port: int, size: int, value: int) -> None:
+        device = self.owner.get(port)
+        if device is not None and size <= device.widest:
+            device.write(port, size, value)
+            return
+        span = [(port + i) & 0xFFFF for i in range(size)]
+        if not any(p in self.owner for p in span):
+            self._count(port, "out")
+            return
+        for i, p in enumerate(span):
+            if p in self._write:
+                self._write[p](p, 1, value >> 8 * i & 0xFF)
+            else:
+                self._count(p, "out")
+
+    def _count(self, port: int, direction: str) -> None:
+        kind = (port, direction)
+        if kind not in self.unclaimed and len(self.unclaimed) >= self.UNCLAIMED_KINDS:
+            kind = (self.ELSEWHERE, direction)
+        self.unclaimed[kind] += 1

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The 8042 keyboard controller of a PC with a keyboard behind it, and no mouse.
+
+Lives here: enough of both that an operating system finds, identifies and resets them, A20, and the CPU's reset line.
+Does not live here: which text a host's key means. Scan codes are those of set 1, as after the controller's translation.
+Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Keyboard".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from l4lab.devices.device import Device, Line, no_line
+
+STATUS_FULL, STATUS_TESTED, STATUS_COMMAND, STATUS_UNLOCKED = 0x01, 0x04, 0x08, 0x10
+CONFIG_IRQ, CONFIG_TESTED, CONFIG_DISABLED, CONFIG_TRANSLATE = 0x01, 0x04, 0x10, 0x40
+OUTPUT_RUN, OUTPUT_A20 = 0x01, 0x02  # output port: bit 0 low resets the CPU
+ACK, RESEND, SELF_TEST_PASSED = 0xFA, 0xFE, 0xAA
+
+# Rows of the keyboard from their first scan code on (set 1), unshifted and shifted.
+ROWS = (
+    (0x02, "1234567890-=\b\t", "!@#$%^&*()_+"),
+    (0x10, "qwertyuiop[]\n", "QWERTYUIOP{}"),
+    (0x1E, "asdfghjkl;'`", 'ASDFGHJKL:"~'),
+    (0x2B, "\\zxcvbnm,./", "|ZXCVBNM<>?"),
+    (0x39, " ", ""),
+)
+PLAIN = {char: first + i for first, plain, _ in ROWS for i, char in enumerate(plain)}
+SHIFTED = {char: first + i for first, _, shifted in ROWS for i, char in enumerate(shifted)}
+LEFT_SHIFT, RELEASE = 0x2A, 0x80
+
+
+class I8042(Device):
+    """The keyboard controller, with a keyboard."""
+
+    name = "i8042"
+    ports = (range(0x60, 0x61), range(0x64, 0x65))
+    saved = (
+        "config", "output_port", "buffer", "full", "replies", "keys", "command", "key_command", "scanning",
+        "after_command",
+    )  # fmt: skip
+
+    def __init__(self, irq: Line, reset: Callable[[], None], a20: Line = no_line) -> None:
+        self.irq, self.reset, self.a20 = irq, reset, a20
+        self.config = CONFIG_IRQ | CONFIG_TESTED | CONFIG_TRANSLATE  # as a BIOS leaves it
+        self.output_port = OUTPUT_RUN | OUTPUT_A20
+        self.buffer, self.full = 0, False  # what port 60 returns, and whether it was read
+        self.replies = bytearray()  # of the controller, waiting for the buffer; they go before keys
+        self.keys = bytearray()  # of the keyboard, waiting for the buffer
+        self.command = 0  # controller command whose parameter is awaited, 0 if none
+        self.key_command = 0  # keyboard command whose parameter is awaited, 0 if none
+        self.scanning = True
+        self.after_command = False  # the last byte written was a command
+
+    def type_keys(self, text: str) -> None:
+        """Press and release the keys of a text on a US keyboard. ValueError, naming it, for a character it lacks."""
+        for char in text:
+            shift = char in SHIFTED
+            code = SHIFTED.get(char) if shift else PLAIN.get(char)
+            if code is None:
+                raise ValueError(f"there is no key for {char!r}")
+            self.press(bytes((LEFT_SHIFT,)) * shift + bytes((code, code | RELEASE)))
+            self.press(bytes((LEFT_SHIFT | RELEASE,)) * shift)
+
+    def press(self, codes: bytes) -> None:
+        """Scan codes from the keyboard; lost unless it scans."""
+        if self.scanning:
+            self.keys += codes
+            self._feed()
+
+    def _feed(self) -> None:
+        """Fill the output buffer if it was read, and drive IRQ1: one edge for each byte."""
+        if not self.full:
+            self.irq(False)
+            if self.replies:
+                self.buffer, self.full = self.replies.pop(0), True
+            elif self.keys and not self.config & CONFIG_DISABLED:
+                self.buffer, self.full = self.keys.pop(0), True
+        self.irq(self.full and bool(self.config & CONFIG_IRQ))
+
+    def read(self, port: int, size: int) -> int:
+        if port == 0x64:
+            return (
+                STATUS_UNLOCKED
+                | (STATUS_COMMAND if self.after_command else 0)
+                | (STATUS_TESTED if self.config & CONFIG_TESTED else 0)
+                | (STATUS_FULL if self.full else 0)
+            )
+        byte = self.buffer  # reading an empty buffer returns the last byte again
+        self.full = False
+        self._feed()
+        return byte
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self.after_command = port == 0x64
+        if port == 0x64:
+            self._controller_command(value)
+        elif self.command:
+            command, self.command = self.command, 0
+            self._controller_parameter(command, value)
+        else:
+            self.config &= ~CONFIG_DISABLED  # to send to the keyboard is to enable it
+            self._keyboard_byte(value)
+        self._feed()
+
+    def _controller_command(self, value: int) -> None:
+        self.command = 0
+        match value:
+            case 0x20:
+                self.replies.append(self.config)
+            case 0x60 | 0xD1 | 0xD2 | 0xD3 | 0xD4:
+                self.command = value
+            case 0xA9:  # the mouse's interface: clock line stuck high, for there is none
+                self.replies.append(0x02)
+            case 0xAA:
+                self.config |= CONFIG_TESTED
+                self.replies.append(0x55)
+            case 0xAB:  # the keyboard's interface: no error
+                self.replies.append(0x00)
+            case 0xAD:
+                self.config |= CONFIG_DISABLED
+            case 0xAE:
+                self.config &= ~CONFIG_DISABLED
+            case 0xC0:  # input port: keyboard not locked
+                self.replies.append(0x80)
+            case 0xD0:
+                self.replies.append(self.output_port)
+            case _ if value >= 0xF0 and not value & OUTPUT_RUN:  # pulse the output port's low bits that are 0
+                self.reset()
+            case _:
+                pass
+
+    def _controller_parameter(self, command: int, value: int) -> None:
+        match command:
+            case 0x60:
+                self.config = value
+            case 0xD1:
+                self.output_port = value | OUTPUT_RUN
+                self.a20(bool(value & OUTPUT_A20))
+                if not value & OUTPUT_RUN:
+                    self.reset()
+            case 0xD2 | 0xD3:
+                # D3 asks for the byte as if from the mouse. It comes back without the mouse's status bit, by which a
+                # driver sees at once that there is none, and need not wait for a time-out.
+                self.replies.append(value)
+            case _:  # D4: a byte for a mouse
+                self.replies.append(RESEND)
+
+    def _keyboard_byte(self, value: int) -> None:
+        if self.key_command:
+            command, self.key_command = self.key_command, 0
+            self.keys.append(ACK)
+            if command == 0xF0 and value == 0:  # which set? The second; translation to the first is not its business
+                self.keys.append(0x02)
+            return
+        match value:
+            case 0xED | 0xF0 | 0xF3:  # lights, scan code set, repeat rate: a parameter follows
+                self.key_command = value
+                self.keys.append(ACK)
+            case 0xEE:
+                self.keys.append(0xEE)
+            case 0xF2:
+                self.keys += bytes((ACK, 0xAB, 0x41 if self.config & CONFIG_TRANSLATE else 0x83))
+            case 0xF4 | 0xF5 | 0xF6:
+                self.scanning = value != 0xF5
+                self.keys.append(ACK)
+            case 0xFF:
+                self.keys[:] = bytes((ACK, SELF_TEST_PASSED))
+                self.scanning = True
+            case _:
+                self.keys.append(RESEND)

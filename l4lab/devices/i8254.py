@@ -139,7 +139,7 @@ class Channel(Saved):
         if gate == self.gate:
             return
         self.gate = gate
-        if not self.loaded or self.low_byte is not None and self.mode == 0:
+        if not self.loaded or (self.low_byte is not None and self.mode == 0):
             return
         if not gate:
             if self.mode not in (1, 5):
@@ -214,7 +214,7 @@ class Channel(Saved):
         if self.latched:
             return self.latched.pop(0)
         word = self.value(now)
-        high = self.access == HIGH or self.access == BOTH and self.high_next
+        high = self.access == HIGH or (self.access == BOTH and self.high_next)
         if self.access == BOTH:
             self.high_next = not self.high_next
         return word >> 8 if high else word & 0xFF

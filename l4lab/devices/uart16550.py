@@ -33,7 +33,7 @@ class Uart16550(Device):
 
     saved = (
         "ier", "fcr", "lcr", "mcr", "scr", "divisor", "overrun", "empty_pending", "timeout_pending", "timeout_at",
-        "modem_delta", "fifo", "waiting",
+        "modem_delta", "fifo", "holding", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,7 @@ class Uart16550(Device):
         self.timeout_at: int | None = None
         self.modem_delta = 0  # MSR bits 3..0: what changed since it was read
         self.fifo = bytearray()  # received; at most one byte while FIFOs are off
+        self.holding = 0  # the last byte received without FIFOs; reading it again returns it again
         self.waiting = bytearray()  # received from the host, not yet in the FIFO
         self._readers = (
             self._read_data, self._read_ier, self._read_iir, lambda: self.lcr, lambda: self.mcr,
@@ -93,6 +94,7 @@ class Uart16550(Device):
         if self.waiting and room > 0 and not self.mcr & MCR_LOOP:
             self.fifo += self.waiting[:room]
             del self.waiting[:room]
+            self._hold()
             self._restart_timeout()
         self._update()
 
@@ -106,7 +108,12 @@ class Uart16550(Device):
         else:
             self.overrun = self.overrun or bool(self.fifo)
             self.fifo[:] = bytes((byte,))  # without FIFOs the new byte destroys the old one
+        self._hold()
         self._restart_timeout()
+
+    def _hold(self) -> None:
+        if not self.fcr & FCR_ENABLE:
+            self.holding = self.fifo[0]
 
     def _restart_timeout(self) -> None:
         if self.fcr & FCR_ENABLE:
@@ -141,7 +148,8 @@ class Uart16550(Device):
     def _read_data(self) -> int:
         if self.lcr & LCR_DLAB:
             return self.divisor & 0xFF
-        byte = self.fifo.pop(0) if self.fifo else 0
+        empty = 0 if self.fcr & FCR_ENABLE else self.holding
+        byte = self.fifo.pop(0) if self.fifo else empty
         self.timeout_pending = False
         self.timeout_at = None
         if self.fifo:

@@ -53,3 +53,24 @@ class FrameAllocator:
             raise KernelPanic(f"frame {pa:#x} is freed, but was not handed out")
         self._used.remove(pa)
         self._free.append(pa)
+
+
+class RegisterFrames:
+    """Register frames of threads: slots of 64 bytes (ten words used), carved out of the kernel's frames."""
+
+    SIZE = 64
+
+    def __init__(self, frames: FrameAllocator) -> None:
+        self._frames = frames
+        self._free: list[int] = []
+
+    def allocate(self) -> int:
+        """The physical address of a free slot."""
+        if not self._free:
+            page = self._frames.allocate()
+            self._free = list(range(page + PAGE_SIZE - self.SIZE, page - self.SIZE, -self.SIZE))
+        return self._free.pop()
+
+    def free(self, slot: int) -> None:
+        """Take a slot back. Its page stays with the kernel's register frames."""
+        self._free.append(slot)

@@ -34,7 +34,8 @@
 enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EVENT_OUT = -5, EVENT_NONE = -100 };
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
-enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT, FUNCTIONS };
+enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
+       F_INVALIDATE, FUNCTIONS };
 
 /* Offsets into private structures, likewise. */
 enum {
@@ -52,7 +53,7 @@ typedef int (*emu_start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
 typedef int (*emu_stop_fn)(void *);
 typedef void (*cpu_fn)(void *);
 typedef void (*hard_interrupt_fn)(void *, int, int);
-typedef bool (*exec_interrupt_fn)(void *, int);
+typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
 
 typedef struct Core {
     PyObject_HEAD
@@ -353,6 +354,15 @@ static PyObject *core_flush_tlb(Core *c, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_forget_code(Core *c, PyObject *args)
+{
+    unsigned long long begin, end;
+    if (!PyArg_ParseTuple(args, "KK", &begin, &end))
+        return NULL;
+    ((invalidate_fn)c->fn[F_INVALIDATE])(c->uc, begin, end);
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_set_cr3(Core *c, PyObject *value)
 {
     unsigned long cr3 = PyLong_AsUnsignedLong(value);
@@ -455,6 +465,7 @@ static PyMethodDef methods[] = {
     {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
     {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
+    {"forget_code", (PyCFunction)core_forget_code, METH_VARARGS, "forget_code(begin, end): Python wrote to this RAM"},
     {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},
     {"inject", (PyCFunction)core_inject, METH_VARARGS, "inject(vector, kind, error, length): deliver before the next instruction"},
     {"set_window", (PyCFunction)core_set_window, METH_O, "set_window(on): stop when an interrupt could be taken"},

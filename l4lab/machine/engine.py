@@ -56,6 +56,7 @@ _FUNCTIONS = (
     "cpu_loop_exit_noexc_x86_64",
     "tlb_flush_x86_64",
     "x86_cpu_exec_interrupt_x86_64",
+    "tb_invalidate_phys_range_x86_64",
 )
 
 
@@ -82,6 +83,7 @@ class Engine:
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
         self.set_cr3 = core.set_cr3
         self.flush_tlb = core.flush_tlb
+        self.forget_code = core.forget_code  # forget_code(begin, end): Python wrote there; the engine cannot see it
         self.inject = core.inject  # inject(vector, kind, error_code, length)
         self.set_window = core.set_window
 
@@ -120,10 +122,6 @@ class Engine:
     def write_msr(self, index: int, value: int) -> None:
         """Write a model-specific register of the emulated CPU."""
         self._uc.msr_write(index, value)
-
-    def forget_code(self, begin: int, end: int) -> None:
-        """Python wrote into physical [begin, end): drop what was translated from there. The engine cannot see it."""
-        self._uc.ctl_remove_cache(begin, end)
 
     def forget_all_code(self) -> None:
         """Drop every translation (after loading a program, restoring a checkpoint)."""

@@ -360,7 +360,7 @@ class GuestMode:
             return ExitReason.CR_ACCESS
         if number == 0 and new & CR0_PG and not new & CR0_PE:
             return self._raise(vmcs, 13, 0)
-        vmcs.set_control_register(number, old & mask | new & ~mask)
+        vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
         return self._skip(vmcs)
 
     def _invalid_opcode(self, vmcs: Vmcs) -> ExitReason | None:

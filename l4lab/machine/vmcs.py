@@ -12,6 +12,9 @@ from l4lab.machine import engine as e
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
 CR4_OSFXSR = 1 << 9
+# Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
+# guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
+CR4_PSE = 1 << 4
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")  # in the engine's order
 _SEGMENT_AT = {name: (e.ENV_SEGS + 24 * i) >> 2 for i, name in enumerate(SEGMENTS)}
 _TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
@@ -28,6 +31,7 @@ class Vmcs:
         self.block = block
         self.state = memoryview(context).cast("I")  # the CPU state wherever it is now; guestmode.py moves it
         self.stale = True  # control registers or segments were written: derived CPU flags must be computed again
+        self.generation = -1  # of the second-level page tables that the TLB knows
         # controls (SDM vol. 3, chapter "Virtual-Machine Control Structures")
         self.pin_controls = 0
         self.cpu_controls = 0
@@ -57,6 +61,8 @@ class Vmcs:
 
     def set_control_register(self, number: int, value: int) -> None:
         """Write CR0, CR2, CR3 or CR4; takes effect at the next entry."""
+        if number == 4:
+            value |= CR4_PSE
         self.state[(e.ENV_CR >> 2) + 2 * number] = value
         if number != 2:
             self.stale = True

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From power-on to the first thread: kernel memory, the KIP, sigma0 and the root task.
+
+        0 ....................... conventional memory: sigma0's ....................... kernel's own ... end of RAM
+                                                                                       (page tables, UTCBs, frames)
+"""
+
+from __future__ import annotations
+
+from l4lab.abi.calls import SystemCall
+from l4lab.abi.fpage import Fpage
+from l4lab.abi.ids import ROOT_TASK, SIGMA0, ThreadId
+from l4lab.abi.kip import STUBS, MemoryDescriptor, MemoryType
+from l4lab.abi.kip_build import build_kip
+from l4lab.abi.protocols import thread_start
+from l4lab.kernel import events, kip_stubs, threadcontrol
+from l4lab.kernel.hosted import HostedThread
+from l4lab.kernel.kernel import EventSink, Kernel
+from l4lab.kernel.space import DESCRIPTORS, UTCB_SLOT
+from l4lab.kernel.thread import Tcb, ThreadState
+from l4lab.machine.board import FREQUENCY_KHZ, Machine
+from l4lab.machine.guestmode import REGION_FRAMES
+from l4lab.machine.memory import PAGE_SIZE
+
+KERNEL_MEMORY = 4 << 20  # bytes at the top of RAM
+KIP_AREA = Fpage.at(0xBFF0_0000, log2=12)
+UTCB_AREA = Fpage.at(0xBF00_0000, log2=17)
+ROOT_PRIORITY = 255
+
+
+def boot(machine: Machine, trace: EventSink, sigma0: HostedThread, root: HostedThread) -> Kernel:
+    """Set a kernel up on a machine and start sigma0 and the root task, both hosted."""
+    end = machine.memory.size - KERNEL_MEMORY
+    k = Kernel(machine, trace, end)
+    region = [k.frames.allocate() for _ in range(REGION_FRAMES)]
+    assert region == list(range(region[0], region[0] + REGION_FRAMES * PAGE_SIZE, PAGE_SIZE)), "not contiguous"
+    machine.power_on(k.area.descriptor_frame, DESCRIPTORS, UTCB_SLOT, region[0])
+    machine.user.start(k.kernel_space.tables.cr3)
+    k.interrupts.initialise(k)
+    _make_kip(k, end)
+    trace.append(events.Booted(machine.cycles, machine.memory.size))
+    first = start_server(k, SIGMA0, sigma0)
+    first.space.is_sigma0 = True
+    start_server(k, ROOT_TASK, root)
+    return k
+
+
+def _make_kip(k: Kernel, end: int) -> None:
+    stubs, entries, returns = kip_stubs.build()
+    k.stub_returns = {STUBS + offset: SystemCall[name.upper()] for offset, name in returns.items()}
+    size = k.machine.memory.size
+    page = build_kip(
+        memory=[
+            MemoryDescriptor(MemoryType.CONVENTIONAL, 0, 0xDFFF_FFFF, virtual=True),
+            MemoryDescriptor(MemoryType.CONVENTIONAL, 0, end - 1),
+            MemoryDescriptor(MemoryType.RESERVED, end, size - 1),
+        ],
+        stubs=stubs,
+        entries=entries,
+        external_khz=FREQUENCY_KHZ,
+        internal_khz=FREQUENCY_KHZ,
+        features=("ctrlxfer", "x86-hvm"),
+    )
+    k.kip_frame = k.frames.allocate()
+    k.machine.memory.write(k.kip_frame, page)
+
+
+def start_server(k: Kernel, id_: ThreadId, program: HostedThread) -> Tcb:
+    """Create one of the first threads in a space of its own, and start it in its pager's name."""
+    space = k.new_space(program.name)
+    space.configure(KIP_AREA, UTCB_AREA, k.kip_frame)
+    space.privileged = True
+    thread = threadcontrol.create(k, id_, space)
+    thread.scheduler = ROOT_TASK
+    thread.priority = ROOT_PRIORITY
+    thread.utcb_location = UTCB_AREA.base
+    k.programs[thread.id] = program
+    threadcontrol.activate(k, thread, SIGMA0)
+    # Nobody is there yet to send the start message: the kernel starts its first threads itself.
+    take, thread.on_reply = thread.on_reply, None
+    assert take is not None
+    thread.state = ThreadState.RUNNING
+    thread.wake_ticket += 1
+    take(k, thread, thread_start(0, 0).words(), thread)
+    k.make_ready(thread)
+    return thread
+
+

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happened: one frozen record per kind of event.
+
+The kernel reports facts; it never prints. Trace, views, debugger and grader read the same records, so what a picture
+shows is what is graded. `at` is the cycle of the event. Threads are given by their global identifiers, spaces by name.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What all events have."""
+
+    at: int  # cycle
+
+
+class Booted(Event, tag=1):
+    """The kernel has set itself up and is about to run the first thread."""
+
+    memory: int  # bytes of RAM
+
+
+class ThreadCreated(Event, tag=2):
+    """A thread exists."""
+
+    thread: int
+    space: str
+    kind: str  # native, hosted, vcpu, interrupt
+
+
+class ThreadDeleted(Event, tag=3):
+    """A thread is gone."""
+
+    thread: int
+
+
+class ThreadHalted(Event, tag=4):
+    """A thread will not run again unless someone starts it anew."""
+
+    thread: int
+    why: str
+
+
+class Switched(Event, tag=5):
+    """The processor was given to a thread."""
+
+    thread: int
+
+
+class Preempted(Event, tag=6):
+    """A thread lost the processor although it could have run on."""
+
+    thread: int
+    why: str  # slice, priority
+
+
+class SystemCalled(Event, tag=7):
+    """A thread entered the kernel by a system call other than Ipc."""
+
+    thread: int
+    call: str
+    arguments: dict[str, int]
+
+
+class Message(Event, tag=8):
+    """A message was transferred."""
+
+    sender: int
+    receiver: int
+    words: list[int]  # MR0 first, as the sender wrote them
+
+
+class IpcError(Event, tag=9):
+    """An IPC failed."""
+
+    thread: int
+    error: int  # the UTCB's ErrorCode
+
+
+class Mapped(Event, tag=10):
+    """A page was mapped, or granted, or given more rights."""
+
+    source: str
+    target: str
+    va: int
+    pa: int
+    log2: int
+
+
+class Unmapped(Event, tag=11):
+    """A page was taken out of a space, or made read-only."""
+
+    space: str
+    va: int
+    log2: int
+    rights: int
+
+
+class PageFault(Event, tag=12):
+    """A thread touched what is not mapped; its pager will hear of it."""
+
+    thread: int
+    address: int
+    ip: int
+    rights: int  # wanted
+
+
+class Exception_(Event, tag=13):
+    """A thread caused an exception; its exception handler will hear of it."""
+
+    thread: int
+    vector: int
+    error_code: int
+    ip: int
+
+
+class VmExit(Event, tag=14):
+    """A guest did what only its monitor may decide; this is what the monitor is told."""
+
+    vcpu: int
+    reason: int  # ExitReason, numbered as the CPU numbers them
+    qualification: int
+    length: int
+    ip: int
+
+
+class VmEntry(Event, tag=15):
+    """A guest goes on after an exit."""
+
+    vcpu: int
+    injected: int  # entry interruption-information field; 0 if no event is injected
+
+
+class Interrupt(Event, tag=16):
+    """A device asked for attention."""
+
+    line: int
+
+
+class DeviceOutput(Event, tag=17):
+    """A byte left the machine by its serial port."""
+
+    byte: int
+
+
+class DeviceInput(Event, tag=18):
+    """Bytes came into the machine by its serial port: the only input there is."""
+
+    data: bytes
+
+
+AnyEvent = (
+    Booted
+    | ThreadCreated
+    | ThreadDeleted
+    | ThreadHalted
+    | Switched
+    | Preempted
+    | SystemCalled
+    | Message
+    | IpcError
+    | Mapped
+    | Unmapped
+    | PageFault
+    | Exception_
+    | VmExit
+    | VmEntry
+    | Interrupt
+    | DeviceOutput
+    | DeviceInput
+)

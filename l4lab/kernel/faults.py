@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page faults and exceptions become messages: to the pager, to the exception handler.
+
+The kernel calls in the faulting thread's name; the answer may bring mappings and register items, and then the thread
+goes on where it was. Its message registers are not touched. (X.2 manual, sections Page fault protocol and Exception
+protocol; reference section 6.5.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from l4lab.abi import utcb as u
+from l4lab.abi.frame import EFLAGS, EIP, USER_EFLAGS_MASK
+from l4lab.abi.message import MsgTag
+from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, PAGE_FAULT, FaultId
+from l4lab.kernel import ctrlxfer, events, ipc
+from l4lab.kernel.thread import Tcb
+from l4lab.kernel.transfer import EVERYTHING, apply_items
+
+if TYPE_CHECKING:
+    from l4lab.kernel.kernel import Kernel
+
+READ_OR_EXECUTE, WRITE = 5, 2  # the CPU cannot tell a read from an instruction fetch
+_WRITE_BIT = 2  # of a page fault's error code
+
+
+def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
+    """Ask the thread's pager for the page at `address`."""
+    ip = thread.regs[EIP]
+    rights = WRITE if write else READ_OR_EXECUTE
+    k.trace.append(events.PageFault(k.machine.cycles, thread.id, address, ip, rights))
+    k.counters.page_faults += 1
+    if thread.space.is_sigma0:
+        if address < k.kernel_memory:
+            k.mappings.own_page(thread.space, address)
+            k.make_ready(thread)
+        else:
+            k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
+        return
+    items = items_for(thread, FaultId.PAGE_FAULT)
+    words = [(PAGE_FAULT | rights) << 16 | len(items) << 6 | 2, address, ip, *items]
+    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, resume_after_fault)
+
+
+def items_for(thread: Tcb, fault: int) -> list[int]:
+    """The register items that the monitor or pager wants with this fault's message."""
+    wanted = thread.fault_items.get(fault)
+    if not wanted:
+        return []
+    return [word for item in wanted for word in ctrlxfer.encode(thread, item)]
+
+
+def resume_after_fault(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+    """The pager or monitor has answered: take its mappings and registers; then the thread tries again."""
+    tag = MsgTag.decode(words[0])
+    if tag.typed:
+        apply_items(k, sender, thread, words[1 + tag.untyped :], EVERYTHING)
+
+
+def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
+    """Tell the thread's exception handler; without one, the thread halts."""
+    regs = thread.regs
+    ip = regs[EIP]
+    k.trace.append(events.Exception_(k.machine.cycles, thread.id, vector, error_code, ip))
+    handler = thread.tcr(u.EXCEPTION_HANDLER)
+    if not handler:
+        k.halt(thread, f"exception {vector}, error code {error_code:#x}, at {ip:#x}; it has no exception handler")
+        return
+    items = items_for(thread, FaultId.EXCEPTION)
+    if items:
+        words = [ARCH_EXCEPTION << 16 | len(items) << 6 | 2, vector, error_code, *items]
+        ipc.call_for(k, thread, handler, words, resume_after_fault)
+        return
+    words = [ARCH_EXCEPTION << 16 | 12, *(0,) * 12]
+    for mr, register in enumerate(EXCEPTION_FRAME, start=1):
+        if register is not None:
+            words[mr] = regs[register]
+    words[3], words[4] = vector, error_code
+    ipc.call_for(k, thread, handler, words, _resume_with_frame)
+
+
+def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+    """The answer has the same layout as the message: its registers become the thread's (quirk Q23: as far as u goes)."""
+    untyped = MsgTag.decode(words[0]).untyped
+    regs = thread.regs
+    for mr, register in enumerate(EXCEPTION_FRAME[:untyped], start=1):
+        if register == EFLAGS:
+            regs[EFLAGS] = words[mr] & USER_EFLAGS_MASK | regs[EFLAGS] & ~USER_EFLAGS_MASK
+        elif register is not None:
+            regs[register] = words[mr]
+
+
+def start_message(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+    """The first message to a new thread: two untyped words are IP and SP; register items are taken in any case."""
+    tag = MsgTag.decode(words[0])
+    if tag.untyped == 2:
+        thread.regs[EIP], thread.regs[5] = words[1], words[2]
+    resume_after_fault(k, thread, words, sender)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Synchronous IPC: the send phase, the receive phase, and what ends a wait.
+
+A thread that sends and a thread that receives meet here; then `transfer.py` moves the message. The kernel itself
+sends for threads too: a page fault, an exception, an interrupt and a VM exit are calls that the kernel makes in the
+thread's name. Such a message is not in the message registers but in `outgoing`, and its answer goes to `on_reply`.
+
+    RUNNING --send, partner not ready--> POLLING --partner receives--> RUNNING or WAITING
+    RUNNING --receive, nobody sends----> WAITING --somebody sends----> RUNNING
+
+Source: X.2 manual, section IPC; reference section 5.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from l4lab.abi import utcb as u
+from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
+from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ThreadId
+from l4lab.abi.message import IpcErrorCode, MsgTag
+from l4lab.abi.time import ZERO, instant, microseconds
+from l4lab.kernel import events
+from l4lab.kernel.thread import MR, OnReply, Tcb, ThreadState
+from l4lab.kernel.transfer import transfer
+
+if TYPE_CHECKING:
+    from l4lab.kernel.kernel import Kernel
+
+SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
+_ERROR = 1 << 15  # of the tag
+_NEVER = 0
+_CYCLES_PER_US = 1000
+_BY_THE_SENDER = 0x1000 | 0xFFF | 0xFFFF0000  # tag bits that arrive: label, counts, and whether it was propagated
+RUNNING, WAITING, POLLING = ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING
+
+
+def sys_ipc(k: Kernel, caller: Tcb) -> None:
+    """Ipc and Lipc: an optional send, then an optional receive."""
+    regs = caller.regs
+    to, times, from_ = regs[EAX], regs[ECX], regs[EDX]
+    if to:
+        send(k, caller, to, times >> 16, (from_, times & 0xFFFF) if from_ else None)
+    elif from_:
+        receive(k, caller, from_, times & 0xFFFF)
+    else:
+        regs[EAX] = NIL_THREAD
+
+
+def call_for(k: Kernel, thread: Tcb, partner: int, words: list[int], on_reply: OnReply) -> None:
+    """The kernel calls `partner` in the thread's name, with both timeouts never; `on_reply` gets the answer."""
+    assert thread.on_reply is None, f"{thread!r} is in a kernel-issued call already"
+    thread.outgoing = words
+    thread.on_reply = on_reply
+    send(k, thread, partner, _NEVER, (partner, _NEVER))
+
+
+# -- the two phases ------------------------------------------------------------------------------------------------------
+
+
+def send(k: Kernel, sender: Tcb, to: int, timeout: int, then_receive: tuple[int, int] | None) -> None:
+    """Send phase. On success the receive phase follows, or the sender goes on."""
+    receiver = k.find(to, sender)
+    if receiver is None or receiver.state is ThreadState.ABORTED:
+        fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
+        return
+    sender.then_receive = then_receive
+    if receiver.state is WAITING and accepts(receiver, sender):
+        deliver(k, sender, receiver)
+    elif timeout == ZERO:
+        fail(k, sender, IpcErrorCode.TIMEOUT, SEND)
+    else:
+        sender.state = POLLING
+        sender.send_to = receiver
+        receiver.senders.append(sender)  # at the tail: priority does not reorder senders
+        _set_timer(k, sender, timeout)
+
+
+def receive(k: Kernel, receiver: Tcb, from_: int, timeout: int) -> None:
+    """Receive phase: take the message of somebody who waits to send, or wait."""
+    if from_ not in (ANY_THREAD, ANY_LOCAL_THREAD):
+        partner = k.find(from_, receiver)
+        if partner is None:
+            fail(k, receiver, IpcErrorCode.NO_PARTNER, RECEIVE)
+            return
+        from_ = partner.id
+    receiver.wait_for = from_
+    for sender in receiver.senders:
+        if accepts(receiver, sender):
+            receiver.state = WAITING
+            _leave_queue(sender)
+            deliver(k, sender, receiver)
+            return
+    if timeout == ZERO:
+        fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
+        return
+    receiver.state = WAITING
+    _set_timer(k, receiver, timeout)
+
+
+def accepts(receiver: Tcb, sender: Tcb) -> bool:
+    """Would the waiting receiver take a message of this sender?"""
+    wanted = receiver.wait_for
+    return wanted == ANY_THREAD or wanted == sender.id or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
+
+
+def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
+    """Both are ready: move the message, then let both go on."""
+    assert receiver.state is WAITING, f"{receiver!r} does not wait"
+    words = sender.outgoing or message_of(sender)
+    k.trace.append(events.Message(k.machine.cycles, sender.id, receiver.id, words))
+    k.counters.ipc_messages += 1
+    if receiver.on_reply is not None:
+        take = receiver.on_reply
+        receiver.on_reply = None
+        receiver.wake_ticket += 1
+        receiver.state = RUNNING
+        sender.outgoing = None
+        take(k, receiver, words, sender)
+        if receiver.state is RUNNING:
+            k.hand_over(receiver)
+    else:
+        error = transfer(k, sender, receiver, words)
+        sender.outgoing = None
+        if error:
+            fail(k, receiver, error, RECEIVE)
+            fail(k, sender, error, SEND)
+            return
+        complete(k, receiver, sender)
+    sender.wake_ticket += 1
+    if sender.then_receive is None:
+        sender.regs[EAX] = NIL_THREAD
+        if sender.state is not RUNNING:
+            sender.state = RUNNING
+            k.make_ready(sender)
+    else:
+        from_, timeout = sender.then_receive
+        sender.then_receive = None
+        was_polling = sender.state is POLLING
+        sender.state = RUNNING
+        receive(k, sender, from_, timeout)
+        if was_polling and sender.state is RUNNING:
+            k.make_ready(sender)
+
+
+def message_of(sender: Tcb) -> list[int]:
+    """The message in a thread's registers: MR0 travels in ESI, the rest lies in the UTCB."""
+    assert sender.utcb is not None, f"{sender!r} has no UTCB"
+    tag = sender.regs[ESI]
+    count = (tag & 0x3F) + (tag >> 6 & 0x3F)
+    words: list[int] = sender.utcb[MR : MR + 1 + min(count, 63)].tolist()
+    words[0] = tag
+    return words
+
+
+def complete(k: Kernel, receiver: Tcb, sender: Tcb) -> None:
+    """The message is in the receiver's message registers: load the three that travel in registers; let it run."""
+    utcb = receiver.utcb
+    assert utcb is not None, f"{receiver!r} has no UTCB"
+    regs = receiver.regs
+    tag = utcb[MR] & _BY_THE_SENDER
+    utcb[MR] = tag
+    regs[ESI], regs[EBX], regs[EBP] = tag, utcb[MR + 1], utcb[MR + 2]
+    regs[EAX] = sender.local_id if sender.space is receiver.space and sender.local_id else sender.id
+    receiver.wake_ticket += 1
+    receiver.state = RUNNING
+    k.hand_over(receiver)
+
+
+# -- what ends a wait ----------------------------------------------------------------------------------------------------
+
+
+def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
+    """End a thread's IPC with an error. `code` may carry an offset in bits 4 and up, as ErrorCode does."""
+    blocked = thread.state is not RUNNING
+    if thread.state is POLLING:
+        _leave_queue(thread)
+    thread.state = RUNNING
+    thread.wake_ticket += 1
+    thread.then_receive = None
+    error = (code & 7) << 1 | phase | code & ~15
+    k.trace.append(events.IpcError(k.machine.cycles, thread.id, error))
+    if thread.outgoing is not None or thread.on_reply is not None:
+        # A call that the kernel made for it: the thread resumes where it was, and what caused the call recurs.
+        thread.outgoing = None
+        thread.on_reply = None
+        k.kernel_call_failed(thread, error)
+        if thread.state is not RUNNING:
+            return
+    else:
+        if thread.utcb is not None:
+            tag = thread.utcb[MR] if code & 7 > IpcErrorCode.CANCELLED else 0
+            thread.utcb[MR] = thread.regs[ESI] = tag | _ERROR
+        thread.refuse(error)
+        thread.regs[EAX] = NIL_THREAD
+    if blocked:
+        k.make_ready(thread)
+
+
+def expire(k: Kernel, thread: Tcb) -> None:
+    """The timeout of a blocked thread is over."""
+    fail(k, thread, IpcErrorCode.TIMEOUT, SEND if thread.state is POLLING else RECEIVE)
+
+
+def cancel(k: Kernel, thread: Tcb) -> None:
+    """Somebody aborts the thread's IPC (ExchangeRegisters, deletion, migration)."""
+    if thread.state is POLLING:
+        fail(k, thread, IpcErrorCode.CANCELLED, SEND)
+    elif thread.state is WAITING:
+        fail(k, thread, IpcErrorCode.CANCELLED, RECEIVE)
+
+
+def drop_senders(k: Kernel, receiver: Tcb) -> None:
+    """The receiver goes away: whoever stands in its queue has no partner any more (quirk Q10: the reference forgets)."""
+    while receiver.senders:
+        fail(k, receiver.senders[0], IpcErrorCode.NO_PARTNER, SEND)
+
+
+def _leave_queue(sender: Tcb) -> None:
+    assert sender.send_to is not None, f"{sender!r} is polling nobody"
+    sender.send_to.senders.remove(sender)
+    sender.send_to = None
+
+
+def _set_timer(k: Kernel, thread: Tcb, timeout: int) -> None:
+    thread.wake_ticket += 1
+    if timeout == _NEVER:
+        return
+    now = k.machine.cycles
+    if timeout & 0x8000:
+        when = instant(timeout, now // _CYCLES_PER_US) * _CYCLES_PER_US
+    else:
+        when = now + (microseconds(timeout) or 0) * _CYCLES_PER_US
+    k.sched.wake_at(when, thread)
+
+
+def sender_id(sender: Tcb) -> ThreadId:
+    """Under which name a thread sends: its own, or with propagation another's (X.2 manual, section Propagation)."""
+    return ThreadId.decode(sender.tcr(u.VIRTUAL_SENDER)) if MsgTag.decode(sender.regs[ESI]).propagated else sender.id

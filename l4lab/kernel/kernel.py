@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel: its state, what happens on a trap, and the loop that decides who runs.
+
+This is the file to begin with. Everything that the kernel knows hangs on `Kernel`; each entry into the kernel passes
+`_run_thread`; and each system call is a function in the table `SYSTEM_CALLS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from l4lab.abi import kip
+from l4lab.abi.calls import CONVENTIONS, SystemCall
+from l4lab.abi.frame import EAX, EIP
+from l4lab.errors import Refused
+from l4lab.kernel import control, events, faults, ipc, threadcontrol, vm
+from l4lab.kernel.frames import FrameAllocator, RegisterFrames
+from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread
+from l4lab.kernel.interrupts import Interrupts
+from l4lab.kernel.kip_stubs import CALL_VECTOR, IPC_VECTOR
+from l4lab.kernel.mapping import MappingDatabase
+from l4lab.kernel.sched import Scheduler
+from l4lab.kernel.space import KernelArea, Space
+from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.machine import engine as e
+from l4lab.machine.board import Machine
+from l4lab.machine.mmu import USER, WRITE, PageFault, walk
+
+ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
+LONGEST_RUN = 20_000_000  # cycles after which the loop looks around, so that a stop request is heard
+TLB_EPOCH = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
+PAGE_FAULT, INVALID_OPCODE = 14, 6
+_INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
+
+
+class EventSink(Protocol):
+    """Where the kernel reports what happened."""
+
+    def append(self, event: events.Event) -> None:
+        """Take note of an event."""
+
+
+@dataclass
+class Counters:
+    """What `--stats` tells. Everything else can be counted from the trace."""
+
+    ipc_messages: int = 0
+    page_faults: int = 0
+    injections: int = 0
+    vm_exits: dict[int, int] = field(default_factory=dict)  # basic exit reason -> how often
+
+
+class Kernel:
+    """An L4 kernel on a machine. `boot.py` makes one and starts the first threads."""
+
+    def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int) -> None:
+        """`kernel_memory`: physical address from which on RAM is the kernel's own."""
+        self.machine = machine
+        self.trace = trace
+        self.kernel_memory = kernel_memory
+        self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
+        self.register_frames = RegisterFrames(self.frames)
+        self.area = KernelArea(machine.memory, self.frames)
+        self.mappings = MappingDatabase()
+        self.sched = Scheduler()
+        self.interrupts = Interrupts()
+        self.threads: dict[int, Tcb] = {}  # by thread number
+        self.spaces: list[Space] = []
+        self.kernel_space = Space("kernel", machine.memory, self.frames, self.area)  # interrupt threads; nothing mapped
+        self.programs: dict[int, HostedThread] = {}  # hosted programs that wait for their thread to be activated
+        self.kip_frame = 0
+        self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
+        self.current: Tcb | None = None
+        self.counters = Counters()
+        self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
+        self._device_deadline = 0  # when to look at the devices again
+        self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
+        self._utcb_slot = self.area.slot_frame >> 2
+        self._next_epoch = TLB_EPOCH
+
+    # -- threads -----------------------------------------------------------------------------------------------------
+
+    def find(self, word: int, asker: Tcb | None) -> Tcb | None:
+        """The thread that an identifier names: global anywhere, local within the asker's space. None if there is none."""
+        thread = self.threads.get(word >> 14)
+        if thread is not None and thread.id == word:
+            return thread
+        if asker is not None and word & 0x3F == 0 and word:
+            for thread in asker.space.threads:
+                if thread.local_id == word:
+                    return thread
+        return None
+
+    def new_space(self, name: str) -> Space:
+        """A fresh, uninitialised address space."""
+        space = Space(name, self.machine.memory, self.frames, self.area)
+        self.spaces.append(space)
+        return space
+
+    def delete_space(self, space: Space) -> None:
+        """The last thread is gone: take all mappings back, also from those who got them from here."""
+        self.mappings.forget(space)
+        space.release()
+        self.spaces.remove(space)
+
+    def make_ready(self, thread: Tcb) -> None:
+        """The thread can run; it stands at the end of its queue."""
+        if thread is not self.current and thread is not self._next:
+            self.sched.add(thread)
+
+    def hand_over(self, thread: Tcb) -> None:
+        """A message came for the thread: it runs next, unless somebody more important is ready."""
+        if thread is self.current:
+            return
+        if self._next is None:
+            self._next = thread
+        else:
+            self.sched.add(thread)
+
+    def halt(self, thread: Tcb, why: str, quietly: bool = False) -> None:
+        """The thread does not run any more."""
+        if thread.state in (ThreadState.WAITING, ThreadState.POLLING):
+            ipc.cancel(self, thread)
+        if self._next is thread:
+            self._next = None
+        self.sched.remove(thread)
+        thread.state = ThreadState.HALTED
+        self.trace.append(events.ThreadHalted(self.machine.cycles, thread.id, why))
+
+    def kernel_call_failed(self, thread: Tcb, error: int) -> None:
+        """A call that the kernel made for a thread found no partner, or was cancelled."""
+        if thread.id.is_interrupt:
+            self.interrupts.failed(self, thread)
+        elif error >> 1 & 7 == 2:  # no partner: nobody will ever resolve the fault
+            self.halt(thread, "it faulted, and the thread that should hear of it does not exist")
+
+    # -- the main loop -------------------------------------------------------------------------------------------------
+
+    def run(self, until: int, should_stop: Callable[[], bool] | None = None, one_entry: bool = False) -> str:
+        """Run until cycle `until`, or until `should_stop` says so. Why it came back, in a word.
+
+        "deadline", "stopped", "event" (with `one_entry`, after one kernel entry), or "idle": nothing will ever happen
+        again without input from outside.
+        """
+        machine, sched = self.machine, self.sched
+        while True:
+            now = machine.cycles
+            if now >= until:
+                return "deadline"
+            if should_stop is not None and should_stop():
+                return "stopped"
+            if now >= self._device_deadline:
+                self._look_at_devices()
+            while (thread := sched.expired(now)) is not None:
+                ipc.expire(self, thread)
+            if now >= self._next_epoch:
+                machine.engine.flush_tlb()
+                self._next_epoch = (now // TLB_EPOCH + 1) * TLB_EPOCH
+            chosen = self._choose()
+            if chosen is None:
+                wake = min(sched.next_timer(), self._device_deadline)
+                if wake >= NEVER_ENDS:
+                    return "idle"
+                machine.charge(max(min(wake, until) - now, 0))
+                continue
+            limit = min(until, sched.next_timer(), self._device_deadline, self._next_epoch, now + LONGEST_RUN)
+            self._run_thread(chosen, limit)
+            if one_entry:
+                return "event"
+
+    def _choose(self) -> Tcb | None:
+        """Who runs now; `current` becomes that thread, and every other that could run stands in a queue.
+
+        At equal priority the current thread stays; then comes the one that a message came for; then the queue.
+        """
+        previous, handed = self.current, self._next
+        self._next = None
+        chosen = previous if previous is not None and previous.state is ThreadState.RUNNING else None
+        why = "priority"
+        if chosen is not None and chosen.slice_left <= 0:
+            chosen.slice_left, why = chosen.time_slice, "slice"
+            self.sched.add(chosen)
+            chosen = None
+        if handed is not None:
+            if chosen is None or handed.priority > chosen.priority:
+                if chosen is not None:
+                    self.sched.add_first(chosen)
+                chosen = handed
+            else:
+                self.sched.add_first(handed)
+        if chosen is None or self.sched.highest > chosen.priority:
+            if chosen is not None:
+                self.sched.add_first(chosen)
+            chosen = self.sched.pick()
+        if chosen is not previous and chosen is not None:
+            now = self.machine.cycles
+            if previous is not None and previous.state is ThreadState.RUNNING:
+                self.trace.append(events.Preempted(now, previous.id, why))
+            self.trace.append(events.Switched(now, chosen.id))
+            if chosen.slice_left <= 0:
+                chosen.slice_left = chosen.time_slice
+            self.machine.memory.u32[self._utcb_slot] = chosen.local_id
+        self.current = chosen
+        return chosen
+
+    def _run_thread(self, thread: Tcb, limit: int) -> None:
+        """Let the thread run until it enters the kernel, and handle that entry."""
+        machine = self.machine
+        start = machine.cycles
+        limit = min(limit, start + thread.slice_left)
+        if thread.vcpu is not None:
+            vm.run(self, thread, limit)
+        elif thread.program is not None:
+            machine.charge(STEP_CYCLES)
+            self._hosted_request(thread)
+        else:
+            tables = thread.space.tables
+            event = machine.run_user(thread.frame, tables.cr3, tables.generation, limit)
+            if event != e.EVENT_BUDGET:
+                self._user_trap(thread, event)
+        machine.charge(ENTRY_CYCLES)
+        thread.slice_left -= machine.cycles - start
+
+    # -- kernel entries ------------------------------------------------------------------------------------------------
+
+    def _user_trap(self, thread: Tcb, event: int) -> None:
+        """A native program trapped."""
+        info = self.machine.engine.info
+        if event == IPC_VECTOR and info[e.INFO_IS_INT]:
+            ipc.sys_ipc(self, thread)
+        elif event in (e.EVENT_IN, e.EVENT_OUT):
+            self._user_port(thread, event == e.EVENT_IN)
+        elif event == e.EVENT_ERROR:
+            self.halt(thread, f"the CPU engine gave up (error {info[e.INFO_UC_ERROR]:#x}) at {thread.regs[EIP]:#x}")
+        elif info[e.INFO_IS_INT]:
+            self._software_interrupt(thread, event)
+        elif event == PAGE_FAULT:
+            address = self.machine.engine.read_register("CR2")
+            faults.page_fault(self, thread, address, bool(info[e.INFO_ERROR_CODE] & WRITE))
+        elif event == INVALID_OPCODE and self._code_at(thread, 2) == kip.LOCK_NOP:
+            thread.regs[EIP] += 2
+            self._system_call(thread, SystemCall.KERNEL_INTERFACE)
+        else:
+            faults.exception(self, thread, event, info[e.INFO_ERROR_CODE])
+
+    def _software_interrupt(self, thread: Tcb, vector: int) -> None:
+        regs = thread.regs
+        if vector == CALL_VECTOR:
+            call = self.stub_returns.get(regs[EIP] - thread.space.kip_area.base)
+            if call is not None:
+                self._system_call(thread, call)
+            return  # from elsewhere it is no call; registers are unchanged (reference section 4.1)
+        if vector in (3, 4):
+            faults.exception(self, thread, vector, 0)
+        elif self.machine.user.gate_dpl(vector) < 3:
+            regs[EIP] -= 2  # the fault is at the instruction
+            faults.exception(self, thread, 13, 8 * vector + _INT_ERROR)
+
+    def _system_call(self, thread: Tcb, call: SystemCall) -> None:
+        """Decode, check, act: the function in the table does it. A refusal becomes result 0 and an error code."""
+        if call is SystemCall.IPC or call is SystemCall.LIPC:
+            ipc.sys_ipc(self, thread)
+            return
+        self.trace.append(
+            events.SystemCalled(
+                self.machine.cycles, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs)
+            )
+        )
+        try:
+            SYSTEM_CALLS[call](self, thread)
+        except Refused as refused:
+            thread.regs[EAX] = 0
+            thread.refuse(refused.code)
+
+    def _hosted_request(self, thread: Tcb) -> None:
+        """A hosted program ran up to its next kernel entry."""
+        assert thread.program is not None
+        request = thread.program.resume()
+        if isinstance(request, SystemCall):
+            self._system_call(thread, request)
+        elif isinstance(request, PageFault):
+            faults.page_fault(self, thread, request.address, bool(request.error_code & WRITE))
+        elif isinstance(request, Died):
+            self.deaths.append((thread, request))
+            self.halt(thread, f"its program raised {request.summary}")
+        else:
+            self.halt(thread, "its program ended")
+
+    def _code_at(self, thread: Tcb, length: int) -> bytes:
+        """The bytes at a native program's EIP; fewer where a page is missing."""
+        code = b""
+        try:
+            for i in range(length):
+                pa = walk(
+                    self.machine.memory, thread.space.tables.cr3, thread.regs[EIP] + i & 0xFFFFFFFF, USER, set_ad=False
+                )
+                code += bytes((self.machine.memory.u8[pa],))
+        except PageFault:
+            pass
+        return code
+
+    # -- ports and devices -----------------------------------------------------------------------------------------------
+
+    def _user_port(self, thread: Tcb, is_in: bool) -> None:
+        """IN or OUT of a native program, which runs at IOPL 3. String forms are left out until I/O fpages come."""
+        info = self.machine.engine.info
+        port, size = info[e.INFO_PORT], info[e.INFO_SIZE]
+        code = self._code_at(thread, 4)
+        prefixes = len(code) - len(code.lstrip(b"\x66\xf2\xf3"))
+        opcode = code[prefixes] if prefixes < len(code) else 0
+        if opcode & 0xFC == 0x6C:
+            faults.exception(self, thread, 13, 0)
+            return
+        if is_in:
+            mask = (1 << 8 * size) - 1
+            thread.regs[EAX] = thread.regs[EAX] & ~mask & 0xFFFFFFFF | self.port_in(port, size) & mask
+        else:
+            self.port_out(port, size, info[e.INFO_VALUE])
+        thread.regs[EIP] += prefixes + (1 if opcode & 8 else 2)
+
+    def port_in(self, port: int, size: int) -> int:
+        """Read a port of the machine."""
+        value = self.machine.ports.read(port, size)
+        self._device_deadline = 0
+        return value
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """Write a port of the machine."""
+        self.machine.ports.write(port, size, value)
+        self._device_deadline = 0
+
+    def input_arrived(self) -> None:
+        """Bytes came from outside: look at the devices before anybody runs."""
+        self._device_deadline = 0
+
+    def _look_at_devices(self) -> None:
+        self.machine.advance_devices()
+        self.interrupts.deliver(self)
+        self._device_deadline = self.machine.device_deadline(self.interrupts.listens) or NEVER_ENDS
+
+    def code_written(self, pa: int, size: int) -> None:
+        """A hosted program stored to memory: whatever the engine translated from there is out of date."""
+        self.machine.engine.forget_code(pa, pa + size)
+
+
+SYSTEM_CALLS: dict[SystemCall, Callable[[Kernel, Tcb], None]] = {
+    SystemCall.SPACE_CONTROL: control.sys_space_control,
+    SystemCall.THREAD_CONTROL: threadcontrol.sys_thread_control,
+    SystemCall.PROCESSOR_CONTROL: control.sys_processor_control,
+    SystemCall.MEMORY_CONTROL: control.sys_memory_control,
+    SystemCall.UNMAP: control.sys_unmap,
+    SystemCall.EXCHANGE_REGISTERS: control.sys_exchange_registers,
+    SystemCall.SYSTEM_CLOCK: control.sys_system_clock,
+    SystemCall.THREAD_SWITCH: control.sys_thread_switch,
+    SystemCall.SCHEDULE: control.sys_schedule,
+    SystemCall.KERNEL_INTERFACE: control.sys_kernel_interface,
+}

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Threads as the kernel knows them.
+
+What lives here: the thread control block and the states a thread can be in. Creating and deleting threads is
+`threadcontrol.py`; what states mean for communication is `ipc.py`; who runs is `sched.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from l4lab.abi import utcb as u
+from l4lab.abi.ids import NIL_THREAD, ThreadId
+
+if TYPE_CHECKING:
+    from l4lab.kernel.hosted import HostedThread
+    from l4lab.kernel.kernel import Kernel
+    from l4lab.kernel.space import Space
+    from l4lab.kernel.vm import VirtualCpu
+
+MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the 128 words of a UTCB
+TIME_SLICE = 10_000_000  # cycles: 10 ms
+NEVER_ENDS = 1 << 62  # cycles: later than any run lasts
+
+
+class ThreadState(Enum):
+    """What a thread is doing."""
+
+    ABORTED = auto()  # exists, but was never activated: has no UTCB yet
+    RUNNING = auto()  # runs, or would like to
+    POLLING = auto()  # wants to send; stands in the receiver's queue
+    WAITING = auto()  # wants to receive
+    HALTED = auto()  # stopped by ExchangeRegisters, by an exception that nobody handles, or at its end
+
+
+# What a kernel-issued IPC does with the answer: the words as the sender wrote them, MR0 first.
+OnReply = Callable[["Kernel", "Tcb", list[int], "Tcb"], None]
+
+
+@dataclass(slots=True, eq=False)
+class Tcb:
+    """One thread, as the kernel knows it."""
+
+    id: ThreadId  # number and version; a reused number gets a new version
+    space: Space
+    frame: int  # physical address of its register frame
+    regs: memoryview  # the same: ten words, in the order of the GPREGS item
+    # written by threadcontrol.py only
+    scheduler: ThreadId = NIL_THREAD
+    utcb_location: int = 0  # virtual address in its space; 0: none yet
+    utcb: memoryview | None = None  # the 128 words, in machine memory
+    local_id: int = 0
+    name: str = ""
+    program: HostedThread | None = None  # a thread written in Python
+    vcpu: VirtualCpu | None = None  # a virtual CPU
+    # written by ipc.py only
+    state: ThreadState = ThreadState.ABORTED
+    wait_for: int = 0  # WAITING: from whom
+    send_to: Tcb | None = None  # POLLING: in whose queue
+    then_receive: tuple[int, int] | None = None  # after the send: from whom, with which 16-bit timeout
+    outgoing: list[int] | None = None  # a message of the kernel's; None: what lies in the message registers
+    on_reply: OnReply | None = None  # a kernel-issued IPC: who takes the answer in place of the thread
+    senders: deque[Tcb] = field(default_factory=deque)  # who stands in my queue, oldest first
+    wake_ticket: int = 0  # counts blockings; a timer that holds an older number is stale
+    # written by sched.py only
+    priority: int = 100
+    time_slice: int = TIME_SLICE  # cycles
+    slice_left: int = TIME_SLICE
+    total_quantum: int = NEVER_ENDS
+    # fault id -> items to append to that fault's message (reference section 9.5)
+    fault_items: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{self.name or self.id!r} {self.state.name.lower()}>"
+
+    @property
+    def kind(self) -> str:
+        """native, hosted or vcpu."""
+        return "vcpu" if self.vcpu else "hosted" if self.program else "native"
+
+    def tcr(self, offset: int) -> int:
+        """A thread control register, by its offset in `abi.utcb`. The thread must have a UTCB."""
+        assert self.utcb is not None, f"{self!r} has no UTCB"
+        return int(self.utcb[MR + offset // 4])
+
+    def set_tcr(self, offset: int, value: int) -> None:
+        """Write a thread control register."""
+        assert self.utcb is not None, f"{self!r} has no UTCB"
+        self.utcb[MR + offset // 4] = value
+
+    def refuse(self, code: int) -> None:
+        """Leave an error code where the program looks for it."""
+        if self.utcb is not None:
+            self.utcb[MR + u.ERROR_CODE // 4] = code

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ThreadControl: creating, activating, moving and deleting threads; attaching interrupts.
+
+Source: X.2 manual, section ThreadControl; reference section 8.1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from l4lab.abi import utcb as u
+from l4lab.abi.calls import UNCHANGED, ErrorCode
+from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, ESI, USER_EFLAGS
+from l4lab.abi.ids import NIL_THREAD, SYSTEM_BASE, USER_BASE, ThreadId
+from l4lab.errors import Refused
+from l4lab.kernel import events, ipc, vm
+from l4lab.kernel.faults import start_message
+from l4lab.kernel.space import Space
+from l4lab.kernel.thread import Tcb, ThreadState
+
+if TYPE_CHECKING:
+    from l4lab.kernel.kernel import Kernel
+
+
+def sys_thread_control(k: Kernel, caller: Tcb) -> None:
+    """Create, modify or delete the thread `dest`."""
+    regs = caller.regs
+    dest, pager, scheduler, space_id, location = (
+        *(ThreadId.decode(regs[EAX]), ThreadId.decode(regs[ECX]), ThreadId.decode(regs[EDX])),
+        *(ThreadId.decode(regs[ESI]), regs[EDI]),
+    )
+    if not caller.space.privileged:
+        raise Refused(ErrorCode.NO_PRIVILEGE)
+    if dest.is_nil or dest.is_local:
+        raise Refused(ErrorCode.INVALID_SPACE)
+    if dest.thread_no < SYSTEM_BASE:
+        k.interrupts.associate(k, dest, pager)
+    elif dest.thread_no < USER_BASE:
+        raise Refused(ErrorCode.INVALID_THREAD)
+    else:
+        thread = k.threads.get(dest.thread_no)
+        if space_id.is_nil:
+            if thread is caller:
+                raise Refused(ErrorCode.INVALID_THREAD)
+            if thread is not None:
+                delete(k, thread)
+        elif thread is None:
+            _create(k, dest, space_id, scheduler, pager, location)
+        else:
+            _modify(k, thread, dest, space_id, scheduler, pager, location)
+    regs[EAX] = 1
+
+
+def _create(
+    k: Kernel, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int
+) -> None:
+    if space_id == dest:
+        if not pager.is_nil:
+            raise Refused(ErrorCode.INVALID_SPACE)
+        space = None
+    else:
+        space = _space_of(k, space_id)
+    if scheduler.is_nil:
+        raise Refused(ErrorCode.INVALID_THREAD)
+    if space is not None and not pager.is_nil:
+        if not space.initialised:
+            raise Refused(ErrorCode.INVALID_SPACE)
+        if location == UNCHANGED or not space.holds_utcb(location):
+            raise Refused(ErrorCode.UTCB_AREA)
+    thread = create(k, dest, space or k.new_space(f"space {dest.thread_no}"))
+    thread.scheduler = scheduler
+    if location != UNCHANGED:
+        thread.utcb_location = location
+    if thread.space.is_vm:
+        vm.create(k, thread)
+    if not pager.is_nil:
+        activate(k, thread, pager)
+
+
+def _modify(
+    k: Kernel, thread: Tcb, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int
+) -> None:
+    inactive = thread.state is ThreadState.ABORTED
+    space = thread.space if space_id == thread.id else _space_of(k, space_id)
+    if location != UNCHANGED and (not inactive or space.initialised and not space.holds_utcb(location)):
+        raise Refused(ErrorCode.UTCB_AREA)
+    utcb = location if location != UNCHANGED else thread.utcb_location
+    if space is not thread.space and not inactive and not (space.initialised and space.holds_utcb(utcb)):
+        raise Refused(ErrorCode.UTCB_AREA)
+    if not pager.is_nil and inactive:
+        if not space.initialised:
+            raise Refused(ErrorCode.INVALID_SPACE)
+        if not space.holds_utcb(utcb):
+            raise Refused(ErrorCode.UTCB_AREA)
+    thread.utcb_location = utcb
+    if space is not thread.space:
+        _migrate(k, thread, space)
+    if not pager.is_nil:
+        if inactive:
+            activate(k, thread, pager)
+        else:
+            thread.set_tcr(u.PAGER, pager)
+    if not scheduler.is_nil:
+        thread.scheduler = scheduler
+    if dest != thread.id:
+        thread.id = dest
+        if thread.utcb is not None:
+            thread.set_tcr(u.MY_GLOBAL_ID, dest)
+
+
+def _space_of(k: Kernel, space_id: ThreadId) -> Space:
+    """The space that a thread identifier names: the space of that thread."""
+    thread = k.threads.get(space_id.thread_no)
+    if thread is None or thread.id != space_id:
+        raise Refused(ErrorCode.INVALID_SPACE)
+    return thread.space
+
+
+def create(k: Kernel, id_: ThreadId, space: Space) -> Tcb:
+    """A thread that exists but is not active: it has a register frame and a number, no UTCB."""
+    frame = k.register_frames.allocate()
+    regs = k.machine.memory.u32[frame >> 2 : (frame >> 2) + 10]
+    for i in range(10):
+        regs[i] = 0
+    regs[EFLAGS] = USER_EFLAGS
+    thread = Tcb(id_, space, frame, regs)
+    k.threads[id_.thread_no] = thread
+    space.threads.append(thread)
+    k.trace.append(events.ThreadCreated(k.machine.cycles, id_, space.name, "vcpu" if space.is_vm else "thread"))
+    return thread
+
+
+def activate(k: Kernel, thread: Tcb, pager: ThreadId) -> None:
+    """Give the thread its UTCB; it waits for its pager's start message."""
+    assert thread.state is ThreadState.ABORTED, f"{thread!r} is active already"
+    thread.utcb = thread.space.utcb_words(thread.utcb_location)
+    thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
+    thread.set_tcr(u.MY_GLOBAL_ID, thread.id)
+    thread.set_tcr(u.PAGER, pager)
+    thread.set_tcr(u.EXCEPTION_HANDLER, NIL_THREAD)
+    thread.set_tcr(u.PROCESSOR_NO, 0)
+    thread.fault_items.clear()
+    thread.regs[EDI] = thread.local_id
+    program = k.programs.pop(thread.id, None)
+    if program is not None:
+        thread.program = program
+        thread.name = program.name
+        program.start(k, thread, thread.utcb)
+    thread.on_reply = start_message
+    thread.state = ThreadState.RUNNING
+    ipc.receive(k, thread, pager, 0)
+
+
+def delete(k: Kernel, thread: Tcb) -> None:
+    """Take the thread out of everything, and its space too if it was the last one in it."""
+    ipc.cancel(k, thread)
+    k.sched.remove(thread)
+    thread.state = ThreadState.ABORTED
+    thread.wake_ticket += 1
+    thread.on_reply = thread.outgoing = None
+    del k.threads[thread.id.thread_no]
+    ipc.drop_senders(k, thread)
+    for other in k.threads.values():  # whoever waits for it in particular waits in vain
+        if other.state is ThreadState.WAITING and other.wait_for == thread.id:
+            ipc.cancel(k, other)
+    k.interrupts.forget(thread)
+    if thread.program is not None:
+        thread.program.stop()
+    if thread.vcpu is not None:
+        vm.destroy(k, thread)
+    k.machine.user.forget_fpu(thread.frame)
+    k.register_frames.free(thread.frame)
+    thread.space.threads.remove(thread)
+    if not thread.space.threads:
+        k.delete_space(thread.space)
+    k.trace.append(events.ThreadDeleted(k.machine.cycles, thread.id))
+
+
+def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:
+    """Move the thread to another space; an active one takes its UTCB's contents along."""
+    old = thread.space
+    old.threads.remove(thread)
+    space.threads.append(thread)
+    thread.space = space
+    if thread.utcb is not None:
+        ipc.cancel(k, thread)
+        words = thread.utcb.tolist()
+        thread.utcb = space.utcb_words(thread.utcb_location)
+        for i, word in enumerate(words):
+            thread.utcb[i] = word
+        thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
+    if thread.vcpu is not None:
+        vm.destroy(k, thread)
+    if space.is_vm:
+        vm.create(k, thread)
+    if not old.threads:
+        k.delete_space(old)

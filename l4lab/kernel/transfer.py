@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Moving one message: untyped words are copied, typed items are acted upon.
+
+Untyped words cannot fail. A map or grant item changes the receiver's address space within the window that its
+acceptor (BR0) opens; register items go into the receiver's register state if its acceptor has bit c, else into its
+message registers as data. (X.2 manual, section IPC; reference section 5.5.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from l4lab.abi import utcb as u
+from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage
+from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, MsgTag, typed_items
+from l4lab.abi.utcb import MESSAGE_REGISTERS
+from l4lab.kernel import ctrlxfer, events
+from l4lab.kernel.thread import MR, Tcb
+
+if TYPE_CHECKING:
+    from l4lab.kernel.kernel import Kernel
+
+_TYPED = 0x3F << 6
+
+
+def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: list[int]) -> int:
+    """Put a message into the receiver's message registers. 0, or the error code of the overflow."""
+    utcb = receiver.utcb
+    assert utcb is not None, f"{receiver!r} has no UTCB"
+    if not words[0] & _TYPED:
+        target = utcb[MR : MR + len(words)]
+        source = sender.utcb
+        if sender.outgoing is None and source is not None:
+            target[:] = source[MR : MR + len(words)]
+            target[0] = words[0]
+        else:
+            for i, word in enumerate(words):
+                target[i] = word
+        return 0
+    tag = MsgTag.decode(words[0])
+    if tag.untyped + tag.typed >= MESSAGE_REGISTERS:
+        return IpcErrorCode.MESSAGE_OVERFLOW
+    for i, word in enumerate(words):
+        utcb[MR + i] = word
+    if sender.outgoing is not None:
+        return 0  # the kernel's own items are for the receiver to read
+    return apply_items(k, sender, receiver, words[1 + tag.untyped :], Acceptor.decode(utcb[MR + u.BR0 // 4]))
+
+
+def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, typed: list[int], acceptor: Acceptor) -> int:
+    """Act upon typed items. 0, or an error code."""
+    for item, rest in typed_items(typed):
+        if isinstance(item, MapItem):
+            if not rest or acceptor.window.is_nil:
+                return IpcErrorCode.MESSAGE_OVERFLOW
+            hand_over(k, sender, receiver, item, Fpage.decode(rest[0]), acceptor.window)
+        elif isinstance(item, CtrlXferItem):
+            if acceptor.ctrlxfer:
+                ctrlxfer.write(receiver, item, rest)
+        else:
+            # String items come with the next issue; until then no receiver has a buffer for them.
+            return IpcErrorCode.MESSAGE_OVERFLOW
+    return 0
+
+
+def hand_over(k: Kernel, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage, window: Fpage) -> None:
+    """Map or grant an fpage of the sender into the receiver's window."""
+    if fpage.is_nil or fpage.is_io:
+        return
+    if sender.space.is_sigma0 and fpage.base + fpage.size > k.kernel_memory:
+        return  # sigma0 owns all memory but the kernel's
+    grant = isinstance(item, GrantItem)
+    installed = k.mappings.map(
+        sender.space, fpage.base, fpage.log2, item.base, fpage.rights, receiver.space, window.base, window.log2, grant
+    )
+    now = k.machine.cycles
+    for page in installed:
+        k.trace.append(events.Mapped(now, sender.space.name, receiver.space.name, page.va, page.pa, page.log2))
+
+
+EVERYTHING = Acceptor.of(COMPLETE_ADDRESS_SPACE, ctrlxfer=True)  # what the kernel accepts for a thread that faulted

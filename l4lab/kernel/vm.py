@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Virtual CPUs: threads whose program is a guest.
+
+A virtual CPU is a thread of a VM space. It runs guest code until the CPU exits; the exit becomes a message, the
+virtualization fault, sent in the thread's name to its pager, the monitor, whose reply carries the new state. A guest
+access to memory that is not mapped into the space is no exit to anybody: it is a page fault of the thread.
+(The paper, sections 3 and 4; reference section 9.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from l4lab.abi import utcb as u
+from l4lab.abi.frame import EFLAGS, EIP
+from l4lab.abi.message import Acceptor, MsgTag
+from l4lab.abi.vm import ExitReason, ItemId, fault_id_of, label_of
+from l4lab.abi.vm_state import INITIAL_STATE
+from l4lab.kernel import events, ipc
+from l4lab.kernel.faults import items_for, page_fault
+from l4lab.kernel.thread import Tcb
+from l4lab.kernel.transfer import apply_items
+from l4lab.machine.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from l4lab.kernel.kernel import Kernel
+
+_LABEL = {reason: label_of(reason) << 16 for reason in ExitReason if reason is not ExitReason.EPT_VIOLATION}
+_FAULT_ID = {reason: fault_id_of(reason) for reason in ExitReason}
+_WITH_LINEAR_ADDRESS = frozenset((ExitReason.CR_ACCESS, ExitReason.DR_ACCESS, ExitReason.IO_INSTRUCTION))
+_VMX_INSTRUCTIONS = frozenset(range(ExitReason.VMCALL, ExitReason.VMXON + 1))
+_REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
+_VALID = 1 << 31
+
+
+class VirtualCpu:
+    """What makes a thread a virtual CPU."""
+
+    def __init__(self, vmcs: Vmcs, block: int) -> None:
+        self.vmcs = vmcs
+        self.block = block  # the frame that the CPU was given for it
+
+
+def create(k: Kernel, thread: Tcb) -> None:
+    """The thread's space is a virtual machine: make it a virtual CPU (reference section 9.9 for the first state)."""
+    block = k.frames.allocate()
+    vmcs = k.machine.guest.create(thread.frame, block, thread.space.tables.cr3)
+    thread.vcpu = VirtualCpu(vmcs, block)
+    vmcs.pin_controls, vmcs.cpu_controls, vmcs.exception_bitmap = INITIAL_STATE[ItemId.EXECCTRL]
+    # Real CR0 and CR4 as after reset, since nested paging lets the CPU run real mode; masks and shadows as the table.
+    vmcs.set_control_register(0, 0x6000_0010)
+    vmcs.set_control_register(4, 0)
+    for item, name in (
+        *((ItemId.CS, "cs"), (ItemId.SS, "ss"), (ItemId.DS, "ds"), (ItemId.ES, "es")),
+        *((ItemId.FS, "fs"), (ItemId.GS, "gs"), (ItemId.TR, "tr"), (ItemId.LDTR, "ldtr")),
+    ):
+        vmcs.set_segment(name, *INITIAL_STATE[item])
+    vmcs.set_table("gdtr", *INITIAL_STATE[ItemId.GDTR])
+    vmcs.set_table("idtr", *INITIAL_STATE[ItemId.IDTR])
+    thread.regs[EFLAGS] = 2
+
+
+def destroy(k: Kernel, thread: Tcb) -> None:
+    """The virtual CPU's thread is deleted, or moves to an ordinary space."""
+    assert thread.vcpu is not None
+    k.machine.unload(thread.vcpu.vmcs)
+    k.frames.free(thread.vcpu.block)
+    thread.vcpu = None
+
+
+def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
+    """Run guest code until an exit or `deadline`. True: the thread can go on at once."""
+    assert thread.vcpu is not None
+    vmcs = thread.vcpu.vmcs
+    injected = vmcs.entry_info
+    if injected & _VALID:
+        k.counters.injections += 1
+    reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
+    if reason is None:
+        return True
+    if reason is ExitReason.EPT_VIOLATION:
+        page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
+        return False
+    fault(k, thread, vmcs, reason)
+    return False
+
+
+def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason) -> None:
+    """Send the virtualization fault to the monitor (reference section 9.3)."""
+    k.counters.vm_exits[reason] = k.counters.vm_exits.get(reason, 0) + 1
+    qualification, length = vmcs.exit_qualification, vmcs.exit_length
+    k.trace.append(events.VmExit(k.machine.cycles, thread.id, reason, qualification, length, thread.regs[EIP]))
+    if reason in _WITH_LINEAR_ADDRESS:
+        information = vmcs.guest_linear
+    elif reason in _VMX_INSTRUCTIONS:
+        information = vmcs.instruction_info
+    else:
+        information = 0
+    items = items_for(thread, _FAULT_ID[reason])
+    words = [_LABEL[reason] | len(items) << 6 | 3, qualification, length, information, *items]
+    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume)
+
+
+def _resume(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+    """The monitor has replied: its register items become the guest's state, and the guest is entered again."""
+    tag = MsgTag.decode(words[0])
+    if tag.typed:
+        apply_items(k, sender, thread, words[1 + tag.untyped :], _REGISTERS_ONLY)
+    vcpu = thread.vcpu
+    if vcpu is not None:
+        info = vcpu.vmcs.entry_info
+        k.trace.append(events.VmEntry(k.machine.cycles, thread.id, info if info & _VALID else 0))
+
+

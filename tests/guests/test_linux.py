@@ -72,7 +72,7 @@ def test_the_guest_boots_to_a_usable_shell_and_halts(console: Console) -> None:
 def test_control_c_and_poweroff_work(console: Console) -> None:
     """The shell has the serial line as its own terminal, so Ctrl-C reaches what runs; `poweroff -f` ends it."""
     console.read_until(PROMPT)
-    console.type("echo sleeping; sleep 1000")
+    console.type("sh -c 'echo sleeping; exec sleep 1000'")  # who says so is in the foreground by then
     console.read_until("sleeping\r\n")
     console.type("\x03")
     console.read_until(PROMPT)

@@ -24,9 +24,10 @@ def project() -> dict[str, Any]:
 
 
 def source_files() -> list[Path]:
-    """Every file of ours that can carry a comment, as git knows them."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [ROOT / name for name in listed.splitlines() if re.search(r"\.(py|c|h|js|s|sh|toml)$|^Makefile$", name)]
+    """Every file of ours that can carry a comment."""
+    places = [ROOT / "l4lab", ROOT / "tests", ROOT / "tools"]
+    below = [file for place in places for file in place.rglob("*") if re.fullmatch(r"\.(py|c|h|s)|", file.suffix)]
+    return [file for file in [ROOT / "Makefile", ROOT / "setup.py", *below] if file.is_file()]
 
 
 def test_every_source_file_names_its_licence() -> None:

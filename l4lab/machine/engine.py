@@ -78,6 +78,7 @@ class Engine:
         self.env: memoryview = core.env  # the engine's CPU state, live
         self.env32: memoryview = self.env.cast("I")
         self.info: memoryview = core.info.cast("I")
+        self.reset_state = bytes(self.env)  # protected mode, ring 0, paging off
         self.run = core.run  # run(frame_address, deadline) -> event
         self.charge = core.charge  # charge(cycles): move the clock without running
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state

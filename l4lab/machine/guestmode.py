@@ -122,7 +122,7 @@ class GuestMode:
         """Enter guest mode once by the real instruction; the CPU state it leaves is the mould of all virtual CPUs."""
         memory, engine = self._memory, self._engine
         before = bytearray(e.ENV_SIZE)
-        engine.swap(before, bytes(engine.env))
+        engine.swap(before, engine.reset_state)
         at = self._region
         engine.write_msr(0xC0000080, 1 << 12)  # EFER.SVME
         engine.write_msr(0xC0010117, at + _SAVE_AREA * PAGE_SIZE)  # VM_HSAVE_PA

@@ -55,6 +55,8 @@ class Chip(Saved):
     def set_line(self, number: int, level: bool) -> None:
         """Drive an input. A rising edge is remembered until acknowledged, even if the input falls again."""
         bit = 1 << number
+        if level == bool(self.lines & bit) and not self.elcr & bit:
+            return  # no edge; drivers of lines repeat themselves
         if level:
             if self.elcr & bit or not self.lines & bit:
                 self.irr |= bit
@@ -67,11 +69,11 @@ class Chip(Saved):
 
     def _first(self, inputs: int) -> int | None:
         """The input of highest priority among a set."""
-        for step in range(1, 9):
-            number = (self.lowest + step) & 7
-            if inputs >> number & 1:
-                return number
-        return None
+        if not inputs:
+            return None
+        highest = (self.lowest + 1) & 7
+        turned = (inputs | inputs << 8) >> highest & 0xFF  # so that the highest priority is bit 0
+        return ((turned & -turned).bit_length() - 1 + highest) & 7
 
     def requested(self) -> int | None:
         """The input that interrupts now: requested, not masked, and above all that are in service."""

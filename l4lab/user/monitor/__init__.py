@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Virtual-machine monitors: programs that give a guest its memory, and do for it what the CPU leaves to them.
+
+A library of small parts, and a monitor put together from them. Built on system calls alone; the order to read it in:
+
+    fault        what the kernel says when a guest stopped, and what the monitor answers
+    vcpu         a virtual CPU: making one, starting it, reaching into it
+    state        what a guest starts with, and which instructions stop it
+    memory       the guest's memory: a window of the monitor's own
+    paging       the guest's own page tables, walked
+    cpuid, msrs, control, ports    what the CPU would have done, one exit reason each
+    exits        which part answers which exit
+    interrupts   how an interrupt reaches the guest, whatever it is doing
+    pc           the devices of the guest's PC
+    monitor      the main loop; how it ends is an `outcome`
+    linux, flat  two guests: a Linux kernel; a small system of our own
+"""

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which part answers which exit, and the exits that need no part of their own.
+
+Lives here: the table from exit reason to handler, reflecting exceptions, page faults of the guest-physical space, and
+the ends of a guest that the CPU reports. A handler gets the fault and an empty reply, and writes into the reply what
+the guest is to go on with. Does not live here: when the reply is sent, and interrupts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from l4lab.abi import vm
+from l4lab.abi.frame import EAX, EDX
+from l4lab.abi.protocols import page_fault_rights
+from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
+from l4lab.user.l4 import L4
+from l4lab.user.monitor import control
+from l4lab.user.monitor.cpuid import Cpuid
+from l4lab.user.monitor.fault import (
+    DOUBLE_FAULT,
+    FLAG_IF,
+    GENERAL_PROTECTION,
+    PAGE_FAULT,
+    UNDEFINED_OPCODE,
+    Fault,
+    Reply,
+)
+from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.msrs import Msrs
+from l4lab.user.monitor.outcome import End
+from l4lab.user.monitor.paging import read_code
+from l4lab.user.monitor.ports import PortIo
+from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.words import Rights, hex32
+
+Handler = Callable[[Fault, Reply], None]
+Stop = Callable[[End, str], None]
+
+LONGEST_INSTRUCTION: Final = 15
+_CONTRIBUTORY: Final = frozenset((0, 10, 11, 12, 13))  # exceptions two of which make a double fault
+_VMX_INSTRUCTIONS: Final = range(ExitReason.VMCALL, ExitReason.VMXON + 1)
+
+
+class Exits:
+    """The handlers of a monitor, by exit reason, in `handlers`: a dict, to be changed by whoever wants another one."""
+
+    def __init__(
+        self, l4: L4, vcpu: VirtualCpu, memory: GuestMemory, cpuid: Cpuid, msrs: Msrs, io: PortIo, stop: Stop
+    ) -> None:
+        self.l4 = l4
+        self.vcpu = vcpu
+        self.memory = memory
+        self.stop = stop
+        reason = ExitReason
+        self.handlers: dict[int, Handler] = {
+            reason.IO_INSTRUCTION: io.handle,
+            reason.CPUID: cpuid.handle,
+            reason.RDMSR: msrs.read,
+            reason.WRMSR: msrs.write,
+            reason.HLT: self.halt,
+            reason.INTERRUPT_WINDOW: self.nothing,  # whatever waited is delivered after every fault
+            reason.CR_ACCESS: control.cr_access,
+            reason.DR_ACCESS: control.dr_access,
+            reason.RDTSC: self.read_time,
+            reason.EXCEPTION_OR_NMI: self.reflect,
+            **dict.fromkeys((reason.INVLPG, reason.INVD, reason.PAUSE), self.skip),
+            # What CPUID does not offer does not exist.
+            **dict.fromkeys((reason.MONITOR, reason.MWAIT, reason.RSM, *_VMX_INSTRUCTIONS), self.undefined),
+            reason.RDPMC: self.no_counters,
+            reason.TRIPLE_FAULT: self.triple_fault,
+        }
+
+    def handle(self, fault: Fault, reply: Reply) -> None:
+        """Answer a virtualization fault."""
+        handler = self.handlers.get(fault.reason)
+        if handler is None:
+            self.stop(End.STOPPED, f"exit {fault.reason_name} is nothing this monitor can answer")
+        else:
+            handler(fault, reply)
+
+    # -- instructions ----------------------------------------------------------------------------------------------
+
+    def nothing(self, fault: Fault, reply: Reply) -> None:
+        """Go on where the guest was."""
+
+    def skip(self, fault: Fault, reply: Reply) -> None:
+        """An instruction whose work the kernel has done, or that needs none."""
+        reply.skip(fault)
+
+    def undefined(self, fault: Fault, reply: Reply) -> None:
+        """An instruction that this CPU does not have."""
+        reply.raise_exception(UNDEFINED_OPCODE)
+
+    def no_counters(self, fault: Fault, reply: Reply) -> None:
+        """RDPMC: there are no performance counters to name."""
+        reply.raise_exception(GENERAL_PROTECTION, 0)
+
+    def read_time(self, fault: Fault, reply: Reply) -> None:
+        """RDTSC."""
+        now = self.l4.time_stamp()
+        reply.gpr(EAX, now)
+        reply.gpr(EDX, now >> 32)
+        reply.skip(fault)
+
+    def halt(self, fault: Fault, reply: Reply) -> None:
+        """HLT: the answer waits for an interrupt; with interrupts off there will be none."""
+        if fault.eflags & FLAG_IF:
+            reply.skip(fault)
+            reply.hold = True
+        else:
+            self.stop(End.HALTED, f"the guest halted with interrupts off at {hex32(fault.eip)}")
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def reflect(self, fault: Fault, reply: Reply) -> None:
+        """An exception that the exception bitmap sends here: the guest gets it, as it would have without."""
+        nonregexc = fault.items[ItemId.NONREGEXC]
+        event = InterruptionInfo.decode(nonregexc[vm.EXIT_INFO])
+        first = fault.interrupted
+        if first is not None and first.type is InterruptionType.HARDWARE_EXCEPTION:
+            if first.vector == DOUBLE_FAULT:
+                self.triple_fault(fault, reply)
+                return
+            if _make_double_fault(first.vector, event.vector):
+                reply.raise_exception(DOUBLE_FAULT, 0)
+                return
+        if event.vector == PAGE_FAULT:
+            reply.write(ItemId.CREGS, vm.CR2, fault.qualification)
+        by_instruction = event.type is InterruptionType.SOFTWARE_EXCEPTION
+        reply.inject(
+            event.replace(nmi_unblocking=0), nonregexc[vm.EXIT_EEC], fault.instruction_length if by_instruction else 0
+        )
+
+    def triple_fault(self, fault: Fault, reply: Reply) -> None:
+        """The guest could not even deliver a double fault."""
+        self.stop(End.TRIPLE_FAULT, f"no handler could be reached for an exception at {hex32(fault.eip)}")
+
+    # -- guest-physical memory -----------------------------------------------------------------------------------------
+
+    def page_fault(self, fault: Fault, reply: Reply) -> None:
+        """The guest touched guest-physical memory that is not mapped: MR1 is the address, MR2 the guest's EIP."""
+        address = fault.words[1]
+        if address < self.memory.size:
+            reply.typed = self.memory.map_item(address)
+        elif not page_fault_rights(fault.label) & Rights.W:
+            reply.typed = self.memory.map_ones(address)
+        else:
+            self._lose_write(fault, reply, address)
+            return
+        reply.resume_delivery(fault)
+
+    def _lose_write(self, fault: Fault, reply: Reply, address: int) -> None:
+        """A write beyond the memory: nobody takes it, so the instruction is passed over."""
+        self.memory.note_lost_write(address)
+        if fault.interrupted is not None:
+            self.stop(
+                End.STOPPED,
+                f"the guest's stack or descriptor tables are at {hex32(address)}, beyond its memory; an event at "
+                f"{hex32(fault.eip)} cannot be delivered",
+            )
+            return
+        code, width = read_code(self.memory, self.vcpu, fault.eip, LONGEST_INSTRUCTION)
+        length = instruction_length(code, width)
+        if length is None:
+            self.stop(End.STOPPED, f"the guest wrote to {hex32(address)} by something at {hex32(fault.eip)} "
+                      "that is no instruction")  # fmt: skip
+            return
+        reply.skip(fault, length)
+
+
+def _make_double_fault(first: int, second: int) -> bool:
+    """Intel SDM vol. 3, table "Conditions for Generating a Double Fault"."""
+    if first == PAGE_FAULT:
+        return second in _CONTRIBUTORY or second == PAGE_FAULT
+    return first in _CONTRIBUTORY and second in _CONTRIBUTORY
+
+
+def instruction_length(code: bytes, width: int) -> int | None:
+    """Length of the first instruction; None if the bytes are none."""
+    import capstone  # takes a while to load, and few guests need it
+
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if width == 32 else capstone.CS_MODE_16)
+    for _, size, _, _ in decoder.disasm_lite(code, 0, 1):
+        return int(size)
+    return None

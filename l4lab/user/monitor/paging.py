@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's own page tables, walked by its monitor where it has to find what an instruction of the guest meant.
+
+Source: Intel SDM vol. 3, chapter "Paging", 32-bit paging with 4 KB and 4 MB pages. The CPU walks the same tables
+whenever the guest runs; here it is done for the few instructions that the monitor executes in the guest's stead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from l4lab.abi import vm
+from l4lab.abi.vm import ItemId, SegmentAttributes
+from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.vcpu import VirtualCpu
+
+CR0_WP, CR0_PG, CR4_PSE = 1 << 16, 1 << 31, 1 << 4
+PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7
+LARGE_RESERVED: Final = 1 << 21
+PAGE: Final = 1 << 12
+
+# Bits of a page fault's error code.
+PROTECTION, WRITE, BY_USER, RESERVED = 1, 2, 4, 8
+
+
+class GuestPageFault(Exception):
+    """The guest's tables do not allow an access: the page fault that the guest is to be given."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        super().__init__(f"page fault at {address:#x}, error code {error_code:#x}")
+        self.address = address
+        self.error_code = error_code
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The registers that decide where a guest's linear address leads."""
+
+    cr0: int
+    cr3: int
+    cr4: int
+    user: bool  # is the guest in ring 3?
+
+    # What `VirtualCpu.read` has to be asked for.
+    ITEMS = (ItemId.CREGS, ItemId.CS, ItemId.SS)
+
+    @classmethod
+    def of(cls, registers: Mapping[ItemId, Mapping[int, int]]) -> Paging:
+        """From the registers in `ITEMS`. A CPU's privilege level is that of its stack segment."""
+        control = registers[ItemId.CREGS]
+        stack = SegmentAttributes.decode(registers[ItemId.SS][vm.ATTRIBUTES])
+        return cls(control[vm.CR0], control[vm.CR3], control[vm.CR4], stack.dpl == 3)
+
+    def translate(self, memory: GuestMemory, linear: int, write: bool = False) -> int:
+        """The guest-physical address behind a linear one; accessed and dirty bits are set as the CPU sets them."""
+        if not self.cr0 & CR0_PG:
+            return linear
+        access = (WRITE if write else 0) | (BY_USER if self.user else 0)
+        at = (self.cr3 & -PAGE) + 4 * (linear >> 22)
+        entry = rights = memory.word(at)
+        if not entry & PRESENT:
+            raise GuestPageFault(linear, access)
+        if entry & LARGE and self.cr4 & CR4_PSE:
+            if entry & LARGE_RESERVED:
+                raise GuestPageFault(linear, access | PROTECTION | RESERVED)
+            # Bits 20..13 are bits 39..32 of the address: memory that no guest of ours has.
+            physical = (entry & 0xFFC0_0000 | linear & 0x3F_FFFF) + ((entry >> 13 & 0xFF) << 32)
+        else:
+            memory.set_word(at, entry | ACCESSED)
+            at = (entry & -PAGE) + 4 * (linear >> 12 & 0x3FF)
+            entry = memory.word(at)
+            rights &= entry
+            if not entry & PRESENT:
+                raise GuestPageFault(linear, access)
+            physical = entry & -PAGE | linear & PAGE - 1
+        if (self.user and not rights & USER) or (write and not rights & WRITABLE and (self.user or self.cr0 & CR0_WP)):
+            raise GuestPageFault(linear, access | PROTECTION)
+        memory.set_word(at, entry | ACCESSED | (DIRTY if write else 0))
+        return physical
+
+
+def read_linear(memory: GuestMemory, paging: Paging, linear: int, length: int) -> bytes:
+    """Guest memory at a linear address, page by page."""
+    data = b""
+    while len(data) < length:
+        at = linear + len(data) & 0xFFFF_FFFF
+        size = min(length - len(data), PAGE - at % PAGE)
+        data += memory.read(paging.translate(memory, at), size)
+    return data
+
+
+def write_linear(memory: GuestMemory, paging: Paging, linear: int, data: bytes) -> None:
+    """Write guest memory at a linear address; nothing is written if any page of it faults."""
+    pieces = []
+    done = 0
+    while done < len(data):
+        at = linear + done & 0xFFFF_FFFF
+        size = min(len(data) - done, PAGE - at % PAGE)
+        pieces.append((paging.translate(memory, at, write=True), data[done : done + size]))
+        done += size
+    for physical, piece in pieces:
+        memory.write(physical, piece)
+
+
+def read_code(memory: GuestMemory, vcpu: VirtualCpu, eip: int, length: int) -> tuple[bytes, int]:
+    """Bytes at the guest's EIP, up to the first page that is missing, and whether its code is 16 or 32 bits wide."""
+    registers = vcpu.read(*Paging.ITEMS)
+    paging, code = Paging.of(registers), registers[ItemId.CS]
+    width = 32 if SegmentAttributes.decode(code[vm.ATTRIBUTES]).default_big else 16
+    linear = code[vm.BASE] + eip & 0xFFFF_FFFF
+    for size in (length, PAGE - linear % PAGE):  # the second attempt stays within the first page
+        try:
+            return read_linear(memory, paging, linear, min(size, length)), width
+        except GuestPageFault:
+            pass
+    return b"", width

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's PC: which devices it has, and how they are wired.
+
+Lives here: the wiring. What each device does is in `devices`; how an interrupt reaches the guest is in `interrupts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from l4lab.devices.debugport import DebugPort
+from l4lab.devices.device import PortBus
+from l4lab.devices.i8042 import I8042
+from l4lab.devices.i8254 import I8254
+from l4lab.devices.i8259 import I8259Pair
+from l4lab.devices.mc146818 import Mc146818
+from l4lab.devices.port92 import Port92
+from l4lab.devices.uart16550 import Uart16550
+from l4lab.user.monitor.outcome import End
+from l4lab.user.monitor.power import Power
+
+TIMER_IRQ, KEYBOARD_IRQ, SERIAL_IRQ, CLOCK_IRQ = 0, 1, 4, 8
+
+
+class Pc:
+    """The devices of one guest. `transmit` takes the bytes of its console, `stop` is told how it ends."""
+
+    def __init__(
+        self,
+        now: Callable[[], int],
+        memory_size: int,
+        transmit: Callable[[int], None],
+        stop: Callable[[End, str], None],
+    ) -> None:
+        self.pic = I8259Pair()
+        self.pit = I8254(now, self.pic.line(TIMER_IRQ))
+        self.rtc = Mc146818(now, self.pic.line(CLOCK_IRQ), memory_size)
+        self.uart = Uart16550(now, self.pic.line(SERIAL_IRQ), transmit)
+        self.keyboard = I8042(
+            self.pic.line(KEYBOARD_IRQ),
+            partial(stop, End.RESET, "the guest pulsed the keyboard controller's reset line"),
+        )
+        self.ports = PortBus(
+            (
+                self.pic,
+                self.pit,
+                self.rtc,
+                self.uart,
+                self.keyboard,
+                Port92(partial(stop, End.RESET, "the guest reset itself by port 0x92")),
+                Power(
+                    partial(stop, End.POWERED_OFF, "the guest turned its power off"),
+                    partial(stop, End.RESET, "the guest reset itself by port 0xcf9"),
+                ),
+                DebugPort(transmit),
+            )
+        )
+        self._timed = (self.pit, self.rtc, self.uart)  # the only ones that do anything of their own accord
+
+    def deadline(self) -> int | None:
+        """When a device next does something of its own accord, in nanoseconds; None for never."""
+        return min((due for device in self._timed if (due := device.deadline()) is not None), default=None)
+
+    def advance(self) -> None:
+        """Let the devices do what is due."""
+        for device in self._timed:
+            device.advance()

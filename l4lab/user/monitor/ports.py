@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""I/O instructions of the guest: IN, OUT, and the string forms INS and OUTS with their repetition.
+
+Lives here: taking the exit apart and moving the data. The devices are behind the `PortBus`. Most exits of a guest come
+here, a console's byte at a time; hence the first lines of `handle`, which know the layout of the qualification.
+Source: Intel SDM vol. 2, instructions IN, OUT, INS, OUTS; vol. 3, exit qualification for I/O instructions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from l4lab.abi import vm
+from l4lab.abi.frame import EAX, ECX, EDI, ESI
+from l4lab.abi.vm import IoAccess, ItemId, SegmentAttributes
+from l4lab.devices.device import PortBus
+from l4lab.user.monitor.fault import FLAG_DF, MASK, Fault, Reply
+from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.paging import GuestPageFault, Paging, read_code, read_linear, write_linear
+from l4lab.user.monitor.vcpu import VirtualCpu
+
+IN, STRING = 1 << 3, 1 << 4  # bits of the qualification
+CHUNK: Final = 4096  # repetitions done at one exit; a longer instruction is executed again for the rest
+
+_ADDRESS_SIZE_PREFIX: Final = 0x67
+_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
+
+
+class PortIo:
+    """Does the guest's I/O instructions."""
+
+    def __init__(self, ports: PortBus, vcpu: VirtualCpu, memory: GuestMemory) -> None:
+        self.ports = ports
+        self.vcpu = vcpu
+        self.memory = memory
+
+    def handle(self, fault: Fault, reply: Reply) -> None:
+        """An I/O exit."""
+        qualification = fault.words[1]
+        if qualification & STRING:
+            self._string(fault, reply)
+            return
+        port, size = qualification >> 16, (qualification & 7) + 1
+        eax = fault.gpr(EAX)
+        if qualification & IN:
+            value = self.ports.read(port, size)
+            if size < 4:
+                low = (1 << 8 * size) - 1
+                value = eax & ~low | value & low  # the rest of EAX keeps its value
+            reply.gpr(EAX, value)
+        else:
+            self.ports.write(port, size, eax & (1 << 8 * size) - 1)
+        reply.skip(fault)
+
+    def _string(self, fault: Fault, reply: Reply) -> None:
+        registers = self.vcpu.read(*Paging.ITEMS)
+        code, _ = read_code(self.memory, self.vcpu, fault.eip, max(fault.instruction_length, 1))
+        wide = bool(SegmentAttributes.decode(registers[ItemId.CS][vm.ATTRIBUTES]).default_big)
+        transfer = StringIo.of(fault, 4 if wide != _has_address_size_prefix(code) else 2)
+        self._move(transfer, Paging.of(registers), reply)
+        transfer.write_back(fault, reply)
+
+    def _move(self, transfer: StringIo, paging: Paging, reply: Reply) -> None:
+        """Move up to CHUNK elements; at a page fault of the guest, what was moved before stays done."""
+        for _ in range(min(transfer.count, CHUNK)):
+            try:
+                self._move_one(transfer, paging)
+            except GuestPageFault as page_fault:
+                reply.raise_page_fault(page_fault.address, page_fault.error_code)
+                return
+            transfer.advance()
+
+    def _move_one(self, transfer: StringIo, paging: Paging) -> None:
+        linear, width = transfer.linear, transfer.access.width
+        if transfer.access.is_in:
+            # Writing what is there finds out whether it can be written, before the device is read.
+            write_linear(self.memory, paging, linear, read_linear(self.memory, paging, linear, width))
+            value = self.ports.read(transfer.access.port, width)
+            write_linear(self.memory, paging, linear, value.to_bytes(width, "little"))
+        else:
+            data = read_linear(self.memory, paging, linear, width)
+            self.ports.write(transfer.access.port, width, int.from_bytes(data, "little"))
+
+
+@dataclass(slots=True)
+class StringIo:
+    """An INS or OUTS under way. Index and count are as wide as addresses are, and wrap there."""
+
+    access: IoAccess
+    base: int  # of the buffer's segment
+    index: int  # ESI or EDI, within the segment
+    count: int  # elements still to be moved
+    step: int  # from one element to the next; negative with DF
+    mask: int  # of index and count
+
+    @classmethod
+    def of(cls, fault: Fault, address_size: int) -> StringIo:
+        """As the exit found it: MR3 is the linear address of the first element."""
+        access = IoAccess.decode(fault.qualification)
+        mask = (1 << 8 * address_size) - 1
+        index = (fault.edi if access.is_in else fault.esi) & mask
+        step = -access.width if fault.eflags & FLAG_DF else access.width
+        return cls(access, fault.info - index & MASK, index, fault.ecx & mask if access.rep else 1, step, mask)
+
+    @property
+    def linear(self) -> int:
+        """Linear address of the next element."""
+        return self.base + self.index & MASK
+
+    def advance(self) -> None:
+        """One element was moved."""
+        self.index = self.index + self.step & self.mask
+        self.count -= 1
+
+    def write_back(self, fault: Fault, reply: Reply) -> None:
+        """Leave index, count and EIP as the CPU does: EIP moves on when nothing is left to do."""
+        number, old = (EDI, fault.edi) if self.access.is_in else (ESI, fault.esi)
+        reply.gpr(number, old & ~self.mask | self.index)
+        if self.access.rep:
+            reply.gpr(ECX, fault.ecx & ~self.mask | self.count)
+        if self.count == 0:
+            reply.skip(fault)
+
+
+def _has_address_size_prefix(code: bytes) -> bool:
+    for byte in code:
+        if byte == _ADDRESS_SIZE_PREFIX:
+            return True
+        if byte not in _PREFIXES:
+            break
+    return False

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A virtual CPU as its monitor sees it: a thread of a virtual-machine address space.
+
+Lives here: making one (reference section 9.2), saying which registers come with which fault (9.5), starting it, and
+reaching into it while it runs or waits, by ExchangeRegisters (8.3). What a guest's registers should be is in `state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from l4lab.abi import vm
+from l4lab.abi.calls import ExregsControl, SpaceControlBits
+from l4lab.abi.fpage import Fpage
+from l4lab.abi.ids import ThreadId
+from l4lab.abi.message import CtrlXferItem, typed_items
+from l4lab.abi.protocols import FaultId
+from l4lab.abi.utcb import MESSAGE_REGISTERS
+from l4lab.abi.vm import ExitReason, ItemId
+from l4lab.user.l4 import L4
+from l4lab.user.monitor.fault import Reply, item_words
+
+# The VM's address space needs these areas like any other. They lie above all guest memory, and no guest sees them.
+UTCB_AREA: Final = 0xDF00_0000
+KIP_AREA: Final = 0xDF10_0000
+
+PRIORITY: Final = 100  # below the monitor's, so that a fault is answered before the guest's next instruction
+_MORE: Final = 1  # the bit of an item that says: another one follows
+
+Registers = Mapping[ItemId, Mapping[int, int]]  # values by item, and by number within the item
+
+
+class VirtualCpu:
+    """One virtual CPU. Its monitor is the thread that made it."""
+
+    def __init__(self, l4: L4, id_: ThreadId) -> None:
+        self.l4 = l4
+        self.id = id_
+
+    @classmethod
+    def create(cls, l4: L4, id_: ThreadId, priority: int = PRIORITY) -> VirtualCpu:
+        """Make a virtual machine's space with this thread in it; it then waits to be launched."""
+        me = l4.my_id
+        l4.thread_control(id_, space=id_, scheduler=me, utcb_location=UTCB_AREA)
+        l4.space_control(id_, SpaceControlBits.VM, Fpage.at(KIP_AREA), Fpage.at(UTCB_AREA))
+        l4.schedule(id_, priority=priority)
+        l4.thread_control(id_, space=id_, scheduler=me, pager=me)
+        return cls(l4, id_)
+
+    def configure(self, items: Mapping[ExitReason | FaultId, Iterable[ItemId]]) -> None:
+        """Which register items come with the message of each exit reason, or of page faults."""
+        words = []
+        for fault, wanted in items.items():
+            number = vm.fault_id_of(fault) if isinstance(fault, ExitReason) else fault
+            words.append(CtrlXferItem.make(id=number, mask=sum(1 << item for item in set(wanted))) | _MORE)
+        for at in range(0, len(words), MESSAGE_REGISTERS - 1):
+            chunk = words[at : at + MESSAGE_REGISTERS - 1]
+            self._exchange(ExregsControl.CONFIGURE_ITEMS, [*chunk[:-1], chunk[-1] & ~_MORE])
+
+    def launch(self, registers: Registers) -> list[int]:
+        """The message that starts the guest with these registers; all others are as reference section 9.9 has them."""
+        launch = Reply()
+        for item, values in registers.items():
+            for index, value in values.items():
+                launch.write(item, index, value)
+        return launch.words(vm.LAUNCH_LABEL)
+
+    # -- reaching in ---------------------------------------------------------------------------------------------
+
+    def read(self, *items: ItemId) -> dict[ItemId, dict[int, int]]:
+        """All registers of some items, whatever the virtual CPU is doing."""
+        wanted = [item_words(item, dict.fromkeys(range(len(vm.ITEM_REGISTERS[item])), 0)) for item in items]
+        _, words = self._exchange(ExregsControl.READ_ITEMS, _chain(wanted))
+        return {
+            ItemId(item.id): dict(zip(item.indices, values, strict=True))
+            for item, values in typed_items(words)
+            if isinstance(item, CtrlXferItem)
+        }
+
+    def write(self, registers: Registers) -> None:
+        """Set registers; a guest that runs goes on with them at its next entry."""
+        self._exchange(
+            ExregsControl.WRITE_ITEMS, _chain([item_words(item, registers[item]) for item in sorted(registers)])
+        )
+
+    def is_sending(self) -> bool:
+        """Has it stopped with a message that the monitor has not received yet?"""
+        control, _ = self._exchange(ExregsControl(0), ())
+        return bool(control & ExregsControl.ABORT_SEND)
+
+    def _exchange(self, control: ExregsControl, items: Sequence[int]) -> tuple[ExregsControl, list[int]]:
+        _, old, words = self.l4.exchange_registers(self.id, control, items=items)
+        return old, words
+
+
+def _chain(items: Sequence[list[int]]) -> list[int]:
+    """Items one after the other, each marked as followed by another, except for the last."""
+    for item in items[:-1]:
+        item[0] |= _MORE
+    return [word for item in items for word in item]

@@ -16,7 +16,7 @@ from l4lab.abi.frame import EAX, EDX
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.user.l4 import L4
-from l4lab.user.monitor import control
+from l4lab.user.monitor import beyond, control
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.fault import (
     DOUBLE_FAULT,
@@ -30,15 +30,13 @@ from l4lab.user.monitor.fault import (
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.paging import read_code
 from l4lab.user.monitor.ports import PortIo
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, VirtualCpu
 from l4lab.words import Rights, hex32
 
 Handler = Callable[[Fault, Reply], None]
 Stop = Callable[[End, str], None]
 
-LONGEST_INSTRUCTION: Final = 15
 _CONTRIBUTORY: Final = frozenset((0, 10, 11, 12, 13))  # exceptions two of which make a double fault
 _VMX_INSTRUCTIONS: Final = range(ExitReason.VMCALL, ExitReason.VMXON + 1)
 
@@ -142,32 +140,35 @@ class Exits:
     def page_fault(self, fault: Fault, reply: Reply) -> None:
         """The guest touched guest-physical memory that is not mapped: MR1 is the address, MR2 the guest's EIP."""
         address = fault.words[1]
+        is_write = bool(page_fault_rights(fault.label) & Rights.W)
         if address < self.memory.size:
             reply.typed = self.memory.map_item(address)
-        elif not page_fault_rights(fault.label) & Rights.W:
+        elif not is_write and address < END_OF_MAPPINGS:
             reply.typed = self.memory.map_ones(address)
         else:
-            self._lose_write(fault, reply, address)
+            self._beyond(fault, reply, address, is_write)
             return
         reply.resume_delivery(fault)
 
-    def _lose_write(self, fault: Fault, reply: Reply, address: int) -> None:
-        """A write beyond the memory: nobody takes it, so the instruction is passed over."""
-        self.memory.note_lost_write(address)
+    def _beyond(self, fault: Fault, reply: Reply, address: int, is_write: bool) -> None:
+        """No page can be given here that would do what is right: nothing takes the write or answers the read."""
+        self.memory.note_unbacked(address, "write" if is_write else "read")
+        where = f"{hex32(address)}, beyond its memory"
         if fault.interrupted is not None:
             self.stop(
-                End.STOPPED,
-                f"the guest's stack or descriptor tables are at {hex32(address)}, beyond its memory; an event at "
-                f"{hex32(fault.eip)} cannot be delivered",
+                End.STOPPED, f"the guest cannot take an event at {hex32(fault.eip)}: its stack or tables are at {where}"
             )
             return
-        code, width = read_code(self.memory, self.vcpu, fault.eip, LONGEST_INSTRUCTION)
-        length = instruction_length(code, width)
-        if length is None:
-            self.stop(End.STOPPED, f"the guest wrote to {hex32(address)} by something at {hex32(fault.eip)} "
-                      "that is no instruction")  # fmt: skip
-            return
-        reply.skip(fault, length)
+        code, width = beyond.read_instruction(self.memory, self.vcpu, fault.eip)
+        access = beyond.decode(code, width)
+        if access is None:
+            self.stop(
+                End.STOPPED, f"the guest executes at {hex32(fault.eip)} what is no instruction, and touches {where}"
+            )
+        elif access.load is None and not is_write:
+            self.stop(End.STOPPED, f"the guest's {access.text!r} at {hex32(fault.eip)} reads {where}")
+        else:
+            beyond.carry_out(access, fault, reply)
 
 
 def _make_double_fault(first: int, second: int) -> bool:
@@ -175,13 +176,3 @@ def _make_double_fault(first: int, second: int) -> bool:
     if first == PAGE_FAULT:
         return second in _CONTRIBUTORY or second == PAGE_FAULT
     return first in _CONTRIBUTORY and second in _CONTRIBUTORY
-
-
-def instruction_length(code: bytes, width: int) -> int | None:
-    """Length of the first instruction; None if the bytes are none."""
-    import capstone  # takes a while to load, and few guests need it
-
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if width == 32 else capstone.CS_MODE_16)
-    for _, size, _, _ in decoder.disasm_lite(code, 0, 1):
-        return int(size)
-    return None

@@ -5,7 +5,7 @@ Guest-physical address a is at `window + a` for the monitor, and only through th
 memory. What lies beyond is empty: on a PC such reads return all ones and writes go nowhere.
 
 Lives here: getting the memory from sigma0, reading and writing it, and which page a fault is answered with. Does not
-live here: the guest's own page tables (`paging`), and skipping a write that goes nowhere (`exits`).
+live here: the guest's own page tables (`paging`), and accesses for which no page will do (`beyond`).
 """
 
 from __future__ import annotations
@@ -96,14 +96,11 @@ class GuestMemory:
 
     def map_ones(self, address: int) -> list[int]:
         """The map item that answers a read beyond the memory: a page of ones that cannot be written."""
-        self._count(address, "read")
+        self.note_unbacked(address, "read")
         return [MapItem.at(address & -PAGE), Fpage.at(self.window - PAGE, PAGE_LOG2, Rights.R | Rights.X)]
 
-    def note_lost_write(self, address: int) -> None:
-        """Count a write that goes nowhere."""
-        self._count(address, "write")
-
-    def _count(self, address: int, access: str) -> None:
+    def note_unbacked(self, address: int, access: str) -> None:
+        """Count an access beyond the memory."""
         kind = (address & -PAGE, access)
         if kind in self.unbacked or len(self.unbacked) < UNBACKED_KINDS:
             self.unbacked[kind] += 1

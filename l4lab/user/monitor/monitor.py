@@ -17,7 +17,7 @@ from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt
 from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import LONGEST_PERIOD, ZERO, Timeouts, period, timeouts
-from l4lab.abi.vm import is_vm_fault
+from l4lab.abi.vm import ExitReason, is_vm_fault
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -101,7 +101,8 @@ class Monitor:
             label = fault.label
             if is_vm_fault(label):
                 self.exits.handle(fault, reply)
-                self._due = self.pc.deadline()
+                if fault.reason == ExitReason.IO_INSTRUCTION:  # the guest may have set a timer
+                    self._due = self.pc.deadline()
             elif is_page_fault(label):
                 self.exits.page_fault(fault, reply)
             else:

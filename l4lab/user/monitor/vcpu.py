@@ -24,6 +24,7 @@ from l4lab.user.monitor.fault import Reply, item_words
 # The VM's address space needs these areas like any other. They lie above all guest memory, and no guest sees them.
 UTCB_AREA: Final = 0xDF00_0000
 KIP_AREA: Final = 0xDF10_0000
+END_OF_MAPPINGS: Final = UTCB_AREA  # from here on nothing can be mapped into the VM's space
 
 PRIORITY: Final = 100  # below the monitor's, so that a fault is answered before the guest's next instruction
 _MORE: Final = 1  # the bit of an item that says: another one follows

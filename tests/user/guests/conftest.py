@@ -33,11 +33,14 @@ class BarePc:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._monitor_path = monitor
         self.console = ""
+        self._seen = 0  # how much of it read_until has handed out
 
-    def read_until(self, text: str) -> None:
-        """Let it run until the console contains this text."""
-        while text not in self.console:
+    def read_until(self, text: str) -> str:
+        """Let it run until it writes this text; what it wrote since the last call."""
+        while (found := self.console.find(text, self._seen)) < 0:
             assert self._read(), f"the guest ended; its console: {self.console!r}"
+        start, self._seen = self._seen, found + len(text)
+        return self.console[start : self._seen]
 
     def type(self, text: str) -> None:
         assert self._process.stdin is not None

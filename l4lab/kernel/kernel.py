@@ -74,6 +74,7 @@ class Kernel:
         self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
         self.current: Tcb | None = None
         self.counters = Counters()
+        self.entries = 0  # kernel entries so far
         self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
         self._device_deadline = 0  # when to look at the devices again
         self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
@@ -206,21 +207,26 @@ class Kernel:
         return chosen
 
     def _run_thread(self, thread: Tcb, limit: int) -> None:
-        """Let the thread run until it enters the kernel, and handle that entry."""
+        """Let the thread run until it enters the kernel, and handle that entry; or until `limit`."""
         machine = self.machine
         start = machine.cycles
         limit = min(limit, start + thread.slice_left)
+        entered = True
         if thread.vcpu is not None:
-            vm.run(self, thread, limit)
+            entered = vm.run(self, thread, limit)
         elif thread.program is not None:
             machine.charge(STEP_CYCLES)
             self._hosted_request(thread)
         else:
             tables = thread.space.tables
             event = machine.run_user(thread.frame, tables.cr3, tables.generation, limit)
-            if event != e.EVENT_BUDGET:
+            if event == e.EVENT_BUDGET:
+                entered = False
+            else:
                 self._user_trap(thread, event)
-        machine.charge(ENTRY_CYCLES)
+        if entered:  # a limit is no entry: where somebody outside paused a run must not show in its time
+            self.entries += 1
+            machine.charge(ENTRY_CYCLES)
         thread.slice_left -= machine.cycles - start
 
     # -- kernel entries ------------------------------------------------------------------------------------------------

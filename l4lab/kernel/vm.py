@@ -69,20 +69,20 @@ def destroy(k: Kernel, thread: Tcb) -> None:
 
 
 def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
-    """Run guest code until an exit or `deadline`. True: the thread can go on at once."""
+    """Run guest code until an exit or `deadline`. True: it exited, and the kernel has been entered."""
     assert thread.vcpu is not None
     vmcs = thread.vcpu.vmcs
-    injected = vmcs.entry_info
-    if injected & _VALID:
-        k.counters.injections += 1
+    waiting = vmcs.entry_info & _VALID
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
+    if waiting and not vmcs.entry_info & _VALID:
+        k.counters.injections += 1
     if reason is None:
-        return True
+        return False
     if reason is ExitReason.EPT_VIOLATION:
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
-        return False
-    fault(k, thread, vmcs, reason)
-    return False
+    else:
+        fault(k, thread, vmcs, reason)
+    return True
 
 
 def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason) -> None:

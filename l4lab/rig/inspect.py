@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Taking a snapshot: reading what a view may show out of kernel and machine, and changing nothing.
+
+The only place that knows both the kernel's records and the views' ones.
+"""
+
+from __future__ import annotations
+
+from l4lab.abi.describe import label_text
+from l4lab.abi.frame import EIP, REGISTER_NAMES
+from l4lab.abi.message import MsgTag
+from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, is_vm_fault
+from l4lab.kernel import events
+from l4lab.kernel.kernel import Kernel
+from l4lab.kernel.space import Space
+from l4lab.kernel.thread import Tcb, ThreadState
+from l4lab.machine.decode import disassemble
+from l4lab.machine.mmu import USER, PageFault, walk
+from l4lab.rig.snapshot import (
+    Area,
+    DisasmLine,
+    ExitView,
+    IpcKind,
+    IpcView,
+    Mode,
+    Region,
+    Snapshot,
+    SpaceView,
+    ThreadKind,
+    ThreadView,
+)
+from l4lab.rig.trace import Trace
+from l4lab.words import Rights
+
+LATEST = 30  # messages and exits shown
+LOOK_BACK = 400  # events searched for them
+CODE_BYTES = 96  # read for the disassembly
+_SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
+
+
+def take_snapshot(k: Kernel, trace: Trace, console: bytes, status: str, previous: dict[str, int]) -> Snapshot:
+    """The system at this instant."""
+    current = k.current
+    latest = trace.latest(LOOK_BACK)
+    ids = {id(space): number for number, space in enumerate(k.spaces)}
+    counters = k.counters
+    return Snapshot(
+        cycle=k.machine.cycles,
+        virtual_ns=k.machine.cycles,
+        retired=k.machine.engine.retired,
+        status=status,
+        thread=int(current.id) if current else None,
+        mode=_mode(current),
+        registers=_registers(current),
+        previous=previous,
+        disassembly=tuple(_disassembly(k, current)),
+        threads=tuple(_thread(thread, ids) for thread in k.threads.values()),
+        spaces=tuple(_space(k, space, ids) for space in k.spaces),
+        ipc=tuple(_messages(k, latest)[-LATEST:]),
+        exits=tuple(_exit(event) for event in latest if isinstance(event, events.VmExit))[-LATEST:],
+        exit_counts={ExitReason(reason).name: count for reason, count in counters.vm_exits.items()},
+        counters={
+            "IPC messages": counters.ipc_messages,
+            "page faults": counters.page_faults,
+            "injections": counters.injections,
+        },
+        console=console.decode("latin-1"),
+        input_expected=current is None,
+    )
+
+
+def _mode(thread: Tcb | None) -> Mode:
+    if thread is None:
+        return "idle"
+    if thread.vcpu is not None:
+        return "guest"
+    return "hosted" if thread.program is not None else "user"
+
+
+def _registers(thread: Tcb | None) -> dict[str, int]:
+    if thread is None:
+        return {}
+    registers = {name: int(value) for name, value in zip(REGISTER_NAMES, thread.regs.tolist(), strict=True)}
+    if thread.vcpu is not None:
+        vmcs = thread.vcpu.vmcs
+        registers |= {f"CR{number}": vmcs.control_register(number) for number in (0, 2, 3, 4)}
+        registers |= {name.upper(): vmcs.segment(name)[0] for name in _SELECTORS}
+    else:
+        registers["CR3"] = thread.space.tables.cr3
+    return registers
+
+
+def _disassembly(k: Kernel, thread: Tcb | None) -> list[DisasmLine]:
+    """What the CPU will execute next; nothing for a hosted program, whose code is Python."""
+    if thread is None or thread.program is not None:
+        return []
+    eip = thread.regs[EIP]
+    if thread.vcpu is not None:
+        vmcs, guest = thread.vcpu.vmcs, k.machine.guest
+        code, bits = guest.read_code(vmcs, CODE_BYTES), guest.bits(vmcs)
+    else:
+        code, bits = b"", 32
+        try:
+            while len(code) < CODE_BYTES:
+                pa = walk(k.machine.memory, thread.space.tables.cr3, eip + len(code) & 0xFFFFFFFF, USER, set_ad=False)
+                code += bytes(k.machine.memory.u8[pa : pa + min(16, 4096 - pa % 4096)])
+        except PageFault:
+            pass
+    return [DisasmLine(at, data, text, at == eip) for at, data, text in disassemble(code, eip, bits)]
+
+
+def _thread(thread: Tcb, ids: dict[int, int]) -> ThreadView:
+    kind: ThreadKind = "vcpu" if thread.vcpu else "hosted" if thread.program else "native"
+    partner = None
+    if thread.state is ThreadState.WAITING:
+        partner = int(thread.wait_for)
+    elif thread.send_to is not None:
+        partner = int(thread.send_to.id)
+    return ThreadView(
+        id=int(thread.id),
+        name=thread.name or ("vcpu" if thread.vcpu else f"thread {thread.id.thread_no}"),
+        kind=kind,
+        state=thread.state.name,
+        priority=thread.priority,
+        space=ids.get(id(thread.space), -1),
+        partner=partner,
+        pager=None if thread.utcb is None else thread.tcr(-48) or None,
+    )
+
+
+def _space(k: Kernel, space: Space, ids: dict[int, int]) -> SpaceView:
+    regions: list[Region] = []
+    for page in space.tables.entries():
+        if page.va >= space.user_limit or space.is_reserved(page.va, 1):
+            continue
+        node = k.mappings.node(space, page.va)
+        parent = ids.get(id(node.parent.space)) if node is not None and node.parent is not None else None
+        rights = Rights.R | Rights.X | (Rights.W if page.writable else Rights.NONE)
+        last = regions[-1] if regions else None
+        if (
+            last is not None
+            and last.va + last.size == page.va
+            and last.pa + last.size == page.pa
+            and (last.rights, last.parent) == (rights, parent)
+        ):
+            regions[-1] = Region(last.va, last.size + (1 << page.log2), last.pa, rights, parent)
+        else:
+            regions.append(Region(page.va, 1 << page.log2, page.pa, rights, parent))
+    return SpaceView(
+        id=ids[id(space)],
+        name=space.name,
+        is_vm=space.is_vm,
+        kip=Area(space.kip_area.base, space.kip_area.size) if space.initialised else None,
+        utcbs=Area(space.utcb_area.base, space.utcb_area.size) if space.initialised else None,
+        regions=tuple(regions),
+    )
+
+
+def _messages(k: Kernel, latest: list[events.AnyEvent]) -> list[IpcView]:
+    shown = []
+    for event in latest:
+        if isinstance(event, events.Message):
+            tag = MsgTag.decode(event.words[0])
+            shown.append(
+                IpcView(
+                    cycle=event.at,
+                    sender=event.sender,
+                    receiver=event.receiver,
+                    label=label_text(tag.label),
+                    words=tuple(event.words[1:]),
+                    kind=_kind(tag),
+                )
+            )
+    return shown
+
+
+def _kind(tag: MsgTag) -> IpcKind:
+    if is_vm_fault(tag.label):
+        return "exit"
+    if 0xFFE0 <= tag.label <= 0xFFE7 or tag.label == 0xFFB0:
+        return "fault"
+    if tag.label == 0xFFF0:
+        return "irq"
+    return "reply" if tag.label in (0, 0xFFD4, 0xFFD5) else "send"
+
+
+def _exit(event: events.VmExit) -> ExitView:
+    return ExitView(event.at, event.vcpu, ExitReason(event.reason).name, event.ip, exit_detail(event))
+
+
+def exit_detail(event: events.VmExit) -> str:
+    """The qualification of an exit in words."""
+    if event.reason == ExitReason.IO_INSTRUCTION:
+        io = IoAccess.decode(event.qualification)
+        string = ("rep " if io.rep else "") + "string " if io.string else ""
+        return f"{string}{'in' if io.is_in else 'out'} {io.port:#x}, {io.width} byte{'s' if io.width > 1 else ''}"
+    if event.reason == ExitReason.CR_ACCESS:
+        cr = CrAccess.decode(event.qualification)
+        return f"{cr.access.name.lower().replace('_', ' ')} CR{cr.cr}"
+    return f"{event.qualification:#x}" if event.qualification else ""

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A running system: machine, kernel and programs, with the means to run it, step it and look at it.
+
+What lives here: putting a system together, running it for a while, input and output, and why it stopped. What a view
+may show of it is taken in `inspect.py`; what happened is in `trace.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from l4lab.abi.vm import ExitReason
+from l4lab.errors import LabError
+from l4lab.kernel import events
+from l4lab.kernel.boot import KERNEL_MEMORY, boot
+from l4lab.kernel.hosted import HostedCpu, HostedThread
+from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.machine.board import Machine
+from l4lab.rig.inspect import take_snapshot
+from l4lab.rig.snapshot import Snapshot
+from l4lab.rig.trace import Trace
+from l4lab.user import sigma0
+from l4lab.user.guests.flat import FlatGuest
+from l4lab.user.l4 import L4, Program
+from l4lab.user.monitor import flat, linux
+from l4lab.user.monitor.monitor import GuestProgram
+from l4lab.user.monitor.outcome import Outcome
+
+SPARE_MEMORY = 8 << 20  # bytes of RAM beside the guest's: monitor, sigma0, alignment of 4 MB pages
+SUPERPAGE = 4 << 20
+MAX_MEMORY_MIB = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run came back."""
+
+    reason: str  # deadline, event, stopped, idle, finished, died
+    finished: bool = False  # nothing more will happen
+    detail: str = ""  # a sentence for people
+
+
+class Rig:
+    """One system. `root` is the program of the root task, in Python; it runs beside sigma0."""
+
+    def __init__(self, root: Program, memory: int, name: str = "root", trace: Trace | None = None) -> None:
+        """`memory`: bytes of RAM. The machine is on and the kernel booted; nothing has run yet."""
+        self.console = bytearray()  # all that left the machine's serial port
+        self.on_output: Callable[[int], None] | None = None
+        self.trace = trace if trace is not None else Trace()
+        self.machine = Machine(memory, self._transmitted)
+        self.kernel = boot(
+            self.machine, self.trace, HostedThread(_hosted(sigma0.main), "sigma0"), HostedThread(_hosted(root), name)
+        )
+        self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
+        self._stop_requested = False
+        self._previous: dict[str, int] = {}
+        self.last_stop = Stop("deadline", detail="just booted")
+
+    # -- systems that are often wanted -------------------------------------------------------------------------------
+
+    @classmethod
+    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None) -> Rig:
+        """A machine whose root task is a monitor that runs one of our own small systems."""
+        program = flat.program(guest)
+        return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+
+    @classmethod
+    def for_linux(
+        cls, image: bytes, name: str, initrd: bytes | None, append: str, memory_mib: int, trace: Trace | None = None
+    ) -> Rig:
+        """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB."""
+        from l4lab.images import bzimage
+        from l4lab.images.linux import plan
+
+        size = memory_mib << 20
+        ready = plan(bzimage.parse(image, name), initrd, append, size)
+        guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
+        return cls(linux.program(ready, size), guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+
+    # -- input and output --------------------------------------------------------------------------------------------
+
+    def _transmitted(self, byte: int) -> None:
+        self.console.append(byte)
+        self.trace.append(events.DeviceOutput(self.machine.cycles, byte))
+        if self.on_output is not None:
+            self.on_output(byte)
+
+    def type(self, text: bytes) -> None:
+        """Bytes arrive at the machine's serial port now."""
+        if text:
+            self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
+            self.machine.uart.receive(text)
+            self.kernel.input_arrived()
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(self, cycles: int | None = None) -> Stop:
+        """Run for so many cycles (nanoseconds of virtual time), or until nothing more happens."""
+        return self.run_until(NEVER_ENDS if cycles is None else self.machine.cycles + cycles)
+
+    def run_until(self, cycle: int, enough: Callable[[], bool] | None = None) -> Stop:
+        """Run until the clock reads `cycle`, or `enough` says so (asked at each kernel entry), or it all ends."""
+
+        def should_stop() -> bool:
+            return self._stop_requested or self.over() is not None or (enough is not None and enough())
+
+        with self._interruptible():
+            reason = self.kernel.run(cycle, should_stop)
+        return self._stopped(reason)
+
+    def step(self) -> Stop:
+        """One instruction of whoever is running; of a hosted program, up to its next system call."""
+        return self._stopped(self.kernel.run(self.machine.cycles + 1, one_entry=True))
+
+    def step_event(self) -> Stop:
+        """Up to the next kernel entry."""
+        before = self.kernel.entries
+        with self._interruptible():
+            reason = self.kernel.run(NEVER_ENDS, lambda: self._stop_requested or self.kernel.entries != before)
+        return self._stopped("event" if reason == "stopped" and not self._stop_requested else reason)
+
+    def stop(self) -> None:
+        """Ask a run to come back at its next kernel entry."""
+        self._stop_requested = True
+
+    def _stopped(self, reason: str) -> Stop:
+        requested, self._stop_requested = self._stop_requested, False
+        over = self.over()
+        if over is not None:
+            self.last_stop = over
+        elif reason == "idle":
+            self.last_stop = Stop("idle", False, "everybody waits, and nobody will wake them without input from outside")
+        elif reason == "stopped":
+            self.last_stop = Stop("stopped", False, "stopped on request" if requested else "what was waited for happened")
+        else:
+            self.last_stop = Stop(reason)
+        return self.last_stop
+
+    def over(self) -> Stop | None:
+        """Has the system come to its end? Then how."""
+        if self.kernel.deaths:
+            thread, died = self.kernel.deaths[0]
+            return Stop("died", True, f"the program of {thread.name} raised {died.summary}")
+        outcome = self.outcome
+        if outcome is not None:
+            return Stop("finished", True, f"the guest {outcome}")
+        root = self.kernel.threads.get(50)
+        if root is not None and root.state is ThreadState.HALTED and self.guest is None:
+            return Stop("finished", True, "the root task has ended")
+        return None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the guest ended; None while it runs, and where there is none."""
+        return self.guest.outcome if self.guest is not None else None
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and the notebook's stop button ask for a stop: an exception in the midst of the kernel would break it.
+
+        A second one while a hosted program does not come back is raised in that program.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupt(number: int, frame: Any) -> None:
+            if self._stop_requested:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """An immutable picture of the system as it stands."""
+        snapshot = take_snapshot(self.kernel, self.trace, bytes(self.console[-65536:]), self.status(), self._previous)
+        self._previous = dict(snapshot.registers)
+        return snapshot
+
+    def status(self) -> str:
+        """Where it stands and why it stopped, in one line."""
+        return self.last_stop.detail or self.last_stop.reason
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of the whole run."""
+        counters = self.kernel.counters
+        return {
+            "instructions": self.machine.engine.retired,
+            "virtual_s": self.machine.cycles / 1e9,
+            "ipc_messages": counters.ipc_messages,
+            "vm_exits": {ExitReason(reason).name: count for reason, count in sorted(counters.vm_exits.items())},
+            "page_faults": counters.page_faults,
+            "injections": counters.injections,
+        }
+
+    def thread(self, name: str) -> Tcb:
+        """The thread of this name."""
+        for thread in self.kernel.threads.values():
+            if thread.name == name:
+                return thread
+        names = ", ".join(sorted(thread.name for thread in self.kernel.threads.values() if thread.name))
+        raise LabError(f"there is no thread {name!r}. There are: {names}.")
+
+
+def _hosted(program: Program) -> Callable[[HostedCpu], None]:
+    """A program over the system-call bindings, as the kernel starts it."""
+    return lambda cpu: program(L4(cpu))

@@ -217,7 +217,7 @@ class GuestMode:
             reads |= 1 << 0
         if vmcs.visible_cr4() != vmcs.control_register(4):
             reads |= 1 << 4
-        writes |= (1 << 0 if vmcs.cr0_mask else 0) | (1 << 4 if vmcs.cr4_mask else 0)
+        writes |= (1 << 0 if vmcs.cr0_mask else 0) | 1 << 4  # CR4 always: its PSE stays one, see Vmcs
         reads |= 1 << 3 if vmcs.cpu_controls & CR3_STORE_EXITING else 0
         writes |= 1 << 3 if vmcs.cpu_controls & CR3_LOAD_EXITING else 0
         return reads | writes << 16

@@ -47,17 +47,23 @@ def _cpu_controls() -> int:
 
 CPU_CONTROLS: Final = _cpu_controls()
 
-# Register items that come with each fault. Fewer make an exit cheaper; the rest can be read by `VirtualCpu.read`.
-_WITH_EVENTS: Final = (ItemId.GPREGS, ItemId.NONREGEXC)
-FAULT_ITEMS: Final[Mapping[ExitReason | FaultId, Iterable[ItemId]]] = {
-    **{reason: (ItemId.GPREGS,) for reason in ExitReason if reason <= ExitReason.TPR_BELOW_THRESHOLD},
-    FaultId.PAGE_FAULT: _WITH_EVENTS,  # memory may be missed in the midst of delivering an event
-    ExitReason.EXCEPTION_OR_NMI: _WITH_EVENTS,
-    ExitReason.TASK_SWITCH: _WITH_EVENTS,
+# Register items that come with each fault, by fault id (reference section 9.5). Fewer make an exit cheaper; the rest can
+# be read by `VirtualCpu.read`.
+_SPECIAL: Final[Mapping[ExitReason, Iterable[ItemId]]] = {
+    ExitReason.EXCEPTION_OR_NMI: (ItemId.GPREGS, ItemId.NONREGEXC),
+    ExitReason.TASK_SWITCH: (ItemId.GPREGS, ItemId.NONREGEXC),
     ExitReason.TRIPLE_FAULT: (ItemId.GPREGS, ItemId.CREGS, ItemId.IDTR, ItemId.NONREGEXC),
     ExitReason.ENTRY_FAILURE_GUEST_STATE: (ItemId.GPREGS, ItemId.CREGS, ItemId.CS, ItemId.SS, ItemId.NONREGEXC),
     ExitReason.CR_ACCESS: (ItemId.GPREGS, ItemId.CREGS),
     ExitReason.DR_ACCESS: (ItemId.GPREGS, ItemId.DREGS),
+}
+FAULT_ITEMS: Final[Mapping[int, Iterable[ItemId]]] = {
+    **{
+        vm.fault_id_of(reason): _SPECIAL.get(reason, (ItemId.GPREGS,))
+        for reason in ExitReason
+        if reason <= ExitReason.TPR_BELOW_THRESHOLD
+    },
+    FaultId.PAGE_FAULT: (ItemId.GPREGS, ItemId.NONREGEXC),  # may happen in the midst of delivering an event
 }
 
 # Segments as (selector, base, limit, attributes).

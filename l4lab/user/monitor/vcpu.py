@@ -15,9 +15,8 @@ from l4lab.abi.calls import ExregsControl, SpaceControlBits
 from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import ThreadId
 from l4lab.abi.message import CtrlXferItem, typed_items
-from l4lab.abi.protocols import FaultId
 from l4lab.abi.utcb import MESSAGE_REGISTERS
-from l4lab.abi.vm import ExitReason, ItemId
+from l4lab.abi.vm import ItemId
 from l4lab.user.l4 import L4
 from l4lab.user.monitor.fault import Reply, item_words
 
@@ -49,12 +48,12 @@ class VirtualCpu:
         l4.thread_control(id_, space=id_, scheduler=me, pager=me)
         return cls(l4, id_)
 
-    def configure(self, items: Mapping[ExitReason | FaultId, Iterable[ItemId]]) -> None:
-        """Which register items come with the message of each exit reason, or of page faults."""
-        words = []
-        for fault, wanted in items.items():
-            number = vm.fault_id_of(fault) if isinstance(fault, ExitReason) else fault
-            words.append(CtrlXferItem.make(id=number, mask=sum(1 << item for item in set(wanted))) | _MORE)
+    def configure(self, items: Mapping[int, Iterable[ItemId]]) -> None:
+        """Which register items come with which message, by fault id: see `vm.fault_id_of` and `protocols.FaultId`."""
+        words = [
+            CtrlXferItem.make(id=fault_id, mask=sum(1 << item for item in set(wanted))) | _MORE
+            for fault_id, wanted in items.items()
+        ]
         for at in range(0, len(words), MESSAGE_REGISTERS - 1):
             chunk = words[at : at + MESSAGE_REGISTERS - 1]
             self._exchange(ExregsControl.CONFIGURE_ITEMS, [*chunk[:-1], chunk[-1] & ~_MORE])

@@ -81,27 +81,34 @@ class Paging:
         return physical
 
 
+def locate(memory: GuestMemory, paging: Paging, linear: int, length: int, write: bool = False) -> list[tuple[int, int]]:
+    """Where `length` bytes at a linear address are: guest-physical address and size of each piece, a page at most."""
+    pieces = []
+    done = 0
+    while done < length:
+        at = linear + done & 0xFFFF_FFFF
+        size = min(length - done, PAGE - at % PAGE)
+        pieces.append((paging.translate(memory, at, write), size))
+        done += size
+    return pieces
+
+
 def read_linear(memory: GuestMemory, paging: Paging, linear: int, length: int) -> bytes:
-    """Guest memory at a linear address, page by page."""
-    data = b""
-    while len(data) < length:
-        at = linear + len(data) & 0xFFFF_FFFF
-        size = min(length - len(data), PAGE - at % PAGE)
-        data += memory.read(paging.translate(memory, at), size)
-    return data
+    """Guest memory at a linear address."""
+    return b"".join(memory.read(physical, size) for physical, size in locate(memory, paging, linear, length))
+
+
+def write_pieces(memory: GuestMemory, pieces: list[tuple[int, int]], data: bytes) -> None:
+    """Write guest memory at what `locate` has found."""
+    done = 0
+    for physical, size in pieces:
+        memory.write(physical, data[done : done + size])
+        done += size
 
 
 def write_linear(memory: GuestMemory, paging: Paging, linear: int, data: bytes) -> None:
     """Write guest memory at a linear address; nothing is written if any page of it faults."""
-    pieces = []
-    done = 0
-    while done < len(data):
-        at = linear + done & 0xFFFF_FFFF
-        size = min(len(data) - done, PAGE - at % PAGE)
-        pieces.append((paging.translate(memory, at, write=True), data[done : done + size]))
-        done += size
-    for physical, piece in pieces:
-        memory.write(physical, piece)
+    write_pieces(memory, locate(memory, paging, linear, len(data), write=True), data)
 
 
 def read_code(memory: GuestMemory, vcpu: VirtualCpu, eip: int, length: int) -> tuple[bytes, int]:

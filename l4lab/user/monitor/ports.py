@@ -17,7 +17,7 @@ from l4lab.abi.vm import IoAccess, ItemId, SegmentAttributes
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor.fault import FLAG_DF, MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.paging import GuestPageFault, Paging, read_code, read_linear, write_linear
+from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_code, read_linear, write_pieces
 from l4lab.user.monitor.vcpu import VirtualCpu
 
 IN, STRING = 1 << 3, 1 << 4  # bits of the qualification
@@ -74,10 +74,8 @@ class PortIo:
     def _move_one(self, transfer: StringIo, paging: Paging) -> None:
         linear, width = transfer.linear, transfer.access.width
         if transfer.access.is_in:
-            # Writing what is there finds out whether it can be written, before the device is read.
-            write_linear(self.memory, paging, linear, read_linear(self.memory, paging, linear, width))
-            value = self.ports.read(transfer.access.port, width)
-            write_linear(self.memory, paging, linear, value.to_bytes(width, "little"))
+            pieces = locate(self.memory, paging, linear, width, write=True)  # may fault, before the device is read
+            write_pieces(self.memory, pieces, self.ports.read(transfer.access.port, width).to_bytes(width, "little"))
         else:
             data = read_linear(self.memory, paging, linear, width)
             self.ports.write(transfer.access.port, width, int.from_bytes(data, "little"))

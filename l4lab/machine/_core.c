@@ -46,6 +46,7 @@ enum {
     OFFSETS
 };
 
+enum { EXIT_RDTSC = 0x100 + 0x6E };
 enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, IF_MASK = 1 << 9, CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
 enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
 
@@ -65,12 +66,15 @@ typedef struct Core {
     /* of the current run */
     int64_t left;               /* instructions still allowed */
     int event;
+    uint64_t software_at;       /* EIP of the INT n that is being delivered, or 0 */
     int split;                  /* the next block was ordered shorter by us, not by self-modification */
     uint8_t *last;              /* the block that began last, or NULL */
     /* of all runs */
     uint64_t retired, deliveries, charged;  /* their sum is the clock */
     /* orders for the next run */
     int window;                 /* stop at the first instruction boundary at which an interrupt could be taken */
+    int native_time;            /* RDTSC in guest mode gives the clock plus `time_offset`, without an exit */
+    uint64_t time_offset;
     int inject;                 /* deliver this event first: vector, or -1 */
     int inject_kind;            /* 0 external interrupt, 1 exception, 2 software interrupt */
     uint32_t inject_error, inject_length;
@@ -89,12 +93,12 @@ static void stop(Core *c, int event)
     ((emu_stop_fn)c->fn[F_EMU_STOP])(c->uc);
 }
 
-/* The number of the instruction at linear address `pc` in block `tb`, or the block's length if none begins there.
- * The engine's table holds, per instruction, three differences to the row before in signed LEB128. */
-static int64_t index_in_block(const Core *c, const uint8_t *tb, uint64_t pc)
+/* The number of the instruction at linear address `pc` among the first `count` of block `tb`, or `count` if none begins
+ * there; the address of the last instruction looked at goes to `reached`. The engine's table holds, per instruction, three
+ * differences to the row before in signed LEB128. */
+static int64_t walk_block(const Core *c, const uint8_t *tb, uint64_t pc, int64_t count, uint64_t *reached)
 {
     const uint8_t *p = FIELD(tb, c->off[TB_CODE], const uint8_t *) + FIELD(tb, c->off[TB_CODE_SIZE], size_t);
-    int64_t count = FIELD(tb, c->off[TB_ICOUNT], const uint16_t);
     uint64_t at = FIELD(tb, c->off[TB_PC], const uint64_t);
     for (int64_t i = 0; i < count; i++) {
         for (int column = 0; column < 3; column++) {
@@ -111,10 +115,27 @@ static int64_t index_in_block(const Core *c, const uint8_t *tb, uint64_t pc)
             if (column == 0)
                 at += value;
         }
+        *reached = at;
         if (at == pc)
             return i;
     }
     return count;
+}
+
+static int64_t index_in_block(const Core *c, const uint8_t *tb, uint64_t pc, uint64_t *reached)
+{
+    return walk_block(c, tb, pc, FIELD(tb, c->off[TB_ICOUNT], const uint16_t), reached);
+}
+
+/* The address behind instruction number `index` of the block. */
+static uint64_t instruction_after(const Core *c, const uint8_t *tb, int64_t index)
+{
+    uint64_t end = FIELD(tb, c->off[TB_PC], const uint64_t) + FIELD(tb, c->off[TB_SIZE], const uint16_t);
+    if (index + 1 >= FIELD(tb, c->off[TB_ICOUNT], const uint16_t))
+        return end;
+    uint64_t reached = end;
+    walk_block(c, tb, ~(uint64_t)0, index + 2, &reached);
+    return reached;
 }
 
 /* A trap happened with EIP at an instruction of the last block: it and those after it have not retired. */
@@ -123,7 +144,8 @@ static void take_back(Core *c, uint64_t pc)
     if (c->last) {
         uint64_t first = FIELD(c->last, c->off[TB_PC], uint64_t);
         if (pc >= first && pc < first + FIELD(c->last, c->off[TB_SIZE], uint16_t)) {
-            int64_t undone = FIELD(c->last, c->off[TB_ICOUNT], uint16_t) - index_in_block(c, c->last, pc);
+            uint64_t reached;
+            int64_t undone = FIELD(c->last, c->off[TB_ICOUNT], uint16_t) - index_in_block(c, c->last, pc, &reached);
             c->left += undone;
             c->retired -= undone;
         }
@@ -173,18 +195,55 @@ static void deliver(Core *c)
     c->left -= 1;               /* so that a guest which only faults cannot stop the clock */
     c->deliveries += 1;
     ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);    /* may leave by longjmp when the delivery faults itself */
+    ENV(c, O_IS_INT, int32_t) = 0;              /* the engine would move EIP by it at the next VM exit */
+    c->software_at = 0;
     if (c->left <= 0)
         stop(c, EVENT_BUDGET);
+}
+
+/* RDTSC of a guest whose controls leave it alone: the clock, exact to the instruction, and on with the guest. */
+static bool read_time(Core *c)
+{
+    uint64_t pc = linear_eip(c), reached, next;
+    uint8_t *tb = c->last;
+    if (!tb)
+        return false;
+    int64_t index = index_in_block(c, tb, pc, &reached);
+    if (reached != pc)
+        return false;
+    next = instruction_after(c, tb, index);
+    take_back(c, pc);
+    uint64_t ticks = c->retired + c->deliveries + c->charged + c->time_offset;
+    FIELD(c->env, 0, uint64_t) = (uint32_t)ticks;
+    FIELD(c->env, 16, uint64_t) = (uint32_t)(ticks >> 32);
+    ENV(c, O_EIP, uint64_t) = (uint32_t)(ENV(c, O_EIP, uint64_t) + (next - pc));
+    ENV(c, O_HFLAGS, uint32_t) &= ~HF_INHIBIT_IRQ;
+    c->left -= 1;
+    c->retired += 1;
+    if (c->left <= 0)
+        stop(c, EVENT_BUDGET);
+    return true;
 }
 
 static void on_interrupt(void *uc, uint32_t number, void *opaque)
 {
     Core *c = opaque;
     int is_int = ENV(c, O_IS_INT, int32_t) != 0;
-    if (number >= 0x100)
-        is_int = 0;
+    if (number >= 0x100) {
+        if (c->software_at)     /* an exit while INT n was delivered: it is at INT n, which will be executed again */
+            ENV(c, O_EIP, uint64_t) = c->software_at;
+        ENV(c, O_IS_INT, int32_t) = is_int = 0;
+    }
+    c->software_at = 0;
+    if (number == EXIT_RDTSC && c->native_time && read_time(c))
+        return;
     if (!is_int)
         take_back(c, linear_eip(c));
+    else if (c->last) {
+        uint64_t at = 0;        /* EIP is behind INT n already, which ended its block */
+        index_in_block(c, c->last, ~(uint64_t)0, &at);
+        c->software_at = (uint32_t)(at - FIELD(c->env, c->off[O_SEGS] + 24 + 8, uint64_t));
+    }
     c->last = NULL;
     if (number < 0x100 && (ENV(c, O_HFLAGS, uint32_t) & HF_GUEST)) {
         deliver(c);
@@ -252,10 +311,12 @@ static bool exec_interrupt(void *cpu, int request)
             CPU(c, O_EXCEPTION_INDEX, int32_t) = vector;
             ENV(c, O_ERROR_CODE, uint32_t) = c->inject_error;
             ENV(c, O_IS_INT, int32_t) = c->inject_kind == 2;
+            c->software_at = c->inject_kind == 2 ? ENV(c, O_EIP, uint64_t) : 0;
             ENV(c, O_NEXT_EIP, uint64_t) = (uint32_t)(ENV(c, O_EIP, uint64_t) + c->inject_length);
             if (c->inject_kind == 1)
                 ENV(c, O_OLD_EXCEPTION, int32_t) = vector;      /* a fault while delivering it is a double fault */
             ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);
+            ENV(c, O_IS_INT, int32_t) = 0;
         }
         return true;
     }
@@ -293,6 +354,8 @@ static PyObject *core_run(Core *c, PyObject *args)
     c->left = deadline - (int64_t)(c->retired + c->deliveries + c->charged);
     c->event = EVENT_NONE;
     ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
+    ENV(c, O_IS_INT, int32_t) = 0;
+    c->software_at = 0;
     while (c->left > 0 && c->event == EVENT_NONE) {
         c->last = NULL;
         if (c->inject >= 0 || c->window)
@@ -392,6 +455,13 @@ static PyObject *core_set_window(Core *c, PyObject *value)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_set_time(Core *c, PyObject *args)
+{
+    if (!PyArg_ParseTuple(args, "pK", &c->native_time, &c->time_offset))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static int core_init(Core *c, PyObject *args, PyObject *kwargs)
 {
     unsigned long long uc, ram;
@@ -468,6 +538,7 @@ static PyMethodDef methods[] = {
     {"forget_code", (PyCFunction)core_forget_code, METH_VARARGS, "forget_code(begin, end): Python wrote to this RAM"},
     {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},
     {"inject", (PyCFunction)core_inject, METH_VARARGS, "inject(vector, kind, error, length): deliver before the next instruction"},
+    {"set_time", (PyCFunction)core_set_time, METH_VARARGS, "set_time(native, offset): how a guest's RDTSC is answered"},
     {"set_window", (PyCFunction)core_set_window, METH_O, "set_window(on): stop when an interrupt could be taken"},
     {NULL, NULL, 0, NULL}};
 

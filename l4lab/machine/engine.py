@@ -87,6 +87,7 @@ class Engine:
         self.forget_code = core.forget_code  # forget_code(begin, end): Python wrote there; the engine cannot see it
         self.inject = core.inject  # inject(vector, kind, error_code, length)
         self.set_window = core.set_window
+        self.set_time = core.set_time  # set_time(native, offset): may a guest read the clock without an exit?
 
     @property
     def retired(self) -> int:

@@ -207,7 +207,10 @@ class GuestMode:
             state[e.ENV_INTERCEPT_DR >> 2] = 0xFFFFFFFF if vmcs.cpu_controls & MOV_DR_EXITING else 0
             state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = vmcs.exception_bitmap & ~4
             self._engine.flush_tlb()
-        self._engine.set_window(bool(vmcs.cpu_controls & WINDOW))
+        controls = vmcs.cpu_controls
+        self._engine.set_window(bool(controls & WINDOW))
+        offset = vmcs.tsc_offset & 0xFFFFFFFFFFFFFFFF if controls & TSC_OFFSETTING else 0
+        self._engine.set_time(not controls & RDTSC_EXITING, offset)
 
     @staticmethod
     def _cr_intercepts(vmcs: Vmcs) -> int:

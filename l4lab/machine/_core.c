@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef _MSC_VER
@@ -35,17 +36,20 @@ enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EV
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
 enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
-       F_INVALIDATE, FUNCTIONS };
+       F_INVALIDATE, F_RESET_DIRTY, FUNCTIONS };
 
 /* Offsets into private structures, likewise. */
 enum {
     O_CPU, O_ENV, O_CFLAGS, O_INTERRUPT_REQUEST, O_EXCEPTION_INDEX, O_CLASS,  /* from uc, from cpu (the last five) */
     O_EIP, O_EFLAGS, O_HFLAGS, O_SEGS, O_CR, O_ERROR_CODE, O_IS_INT, O_NEXT_EIP, O_OLD_EXCEPTION, /* from env */
     ENV_SIZE,
-    TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_STRUCT,   /* from a TranslationBlock */
+    TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT,   /* from a TranslationBlock */
+    TLB_TABLES,                                                               /* backwards from env */
     OFFSETS
 };
 
+/* Fields of an entry of the engine's TLB, which is 64 bytes long, and the flag that sends stores the slow way. */
+enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
 enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, IF_MASK = 1 << 9, CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
 enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
@@ -55,12 +59,16 @@ typedef int (*emu_stop_fn)(void *);
 typedef void (*cpu_fn)(void *);
 typedef void (*hard_interrupt_fn)(void *, int, int);
 typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
+typedef void (*reset_dirty_fn)(void *, uint64_t, uint64_t);
 
 typedef struct Core {
     PyObject_HEAD
     struct Core *next;          /* all live cores: exec_interrupt() is given a CPU only */
     void *uc;
     uint8_t *cpu, *env, *ram;
+    uint64_t ram_size;
+    uint8_t *has_code;          /* a byte per page of RAM: code was executed there */
+    int until_sweep;            /* blocks */
     void *fn[FUNCTIONS];
     int64_t off[OFFSETS];
     /* of the current run */
@@ -158,6 +166,35 @@ static uint64_t linear_eip(Core *c)
     return (uint32_t)(ENV(c, O_EIP, uint64_t) + FIELD(c->env, c->off[O_SEGS] + 24 + 8, uint64_t));
 }
 
+/* Stores. The engine sends each store to a page that may be executed the slow way, to find out whether it changes code
+ * that it has translated; without NX that is every store. We let it do so only where code was executed in fact: on_block
+ * notes such pages, and now and then we clear the flag in the TLB entries of all others. */
+static void note_code(Core *c, uint64_t page_address)
+{
+    uint64_t page = page_address >> 12;
+    if (page_address < c->ram_size && !c->has_code[page]) {
+        c->has_code[page] = 1;
+        ((reset_dirty_fn)c->fn[F_RESET_DIRTY])(c->cpu, (uintptr_t)c->ram + (page << 12), 4096);
+    }
+}
+
+static void sweep_tlb(Core *c)
+{
+    int64_t entries = 0;
+    for (int mode = 0; mode < TLB_MODES; mode++) {
+        uint8_t *description = c->env - c->off[TLB_TABLES] + 16 * mode;
+        uint64_t mask = FIELD(description, 0, uint64_t);
+        uint8_t *entry = FIELD(description, 8, uint8_t *), *end = entry + mask + TLB_ENTRY;
+        entries += (end - entry) / TLB_ENTRY;
+        for (; entry < end; entry += TLB_ENTRY) {
+            uint64_t write = FIELD(entry, TLB_WRITE, uint64_t), page = FIELD(entry, TLB_PADDR, uint64_t);
+            if ((write & 0xFFF) == TLB_NOTDIRTY && page < c->ram_size && !c->has_code[page >> 12])
+                FIELD(entry, TLB_WRITE, uint64_t) = write & ~(uint64_t)TLB_NOTDIRTY;
+        }
+    }
+    c->until_sweep = entries * 4 > SWEEP_BLOCKS ? (int)entries * 4 : SWEEP_BLOCKS;
+}
+
 static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
 {
     Core *c = opaque;
@@ -187,6 +224,10 @@ static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
     c->left -= count;
     c->retired += count;
     c->last = tb;
+    note_code(c, FIELD(tb, c->off[TB_PAGES], uint64_t));
+    note_code(c, FIELD(tb, c->off[TB_PAGES] + 8, uint64_t));    /* all ones if there is no second page */
+    if (--c->until_sweep <= 0)
+        sweep_tlb(c);
 }
 
 /* Deliver an exception through the guest's IDT, as the CPU would; the engine knows how but leaves it to its user. */
@@ -464,9 +505,9 @@ static PyObject *core_set_time(Core *c, PyObject *args)
 
 static int core_init(Core *c, PyObject *args, PyObject *kwargs)
 {
-    unsigned long long uc, ram;
+    unsigned long long uc, ram, ram_size;
     PyObject *functions, *offsets;
-    if (!PyArg_ParseTuple(args, "KKO!O!", &uc, &ram, &PyTuple_Type, &functions, &PyTuple_Type, &offsets))
+    if (!PyArg_ParseTuple(args, "KKKO!O!", &uc, &ram, &ram_size, &PyTuple_Type, &functions, &PyTuple_Type, &offsets))
         return -1;
     if (PyTuple_Size(functions) != FUNCTIONS || PyTuple_Size(offsets) != OFFSETS) {
         PyErr_SetString(PyExc_ValueError, "engine.py and _core.c disagree; build the package again");
@@ -483,6 +524,12 @@ static int core_init(Core *c, PyObject *args, PyObject *kwargs)
     c->cpu = FIELD((uint8_t *)c->uc, c->off[O_CPU], uint8_t *);
     c->env = c->cpu + c->off[O_ENV];
     c->inject = -1;
+    c->ram_size = ram_size;
+    c->has_code = calloc(ram_size >> 12, 1);
+    if (!c->has_code) {
+        PyErr_NoMemory();
+        return -1;
+    }
     uintptr_t *class = CPU(c, O_CLASS, uintptr_t *);
     for (int i = 0; i < 64; i++)        /* a table of functions: take over the one that looks for interrupts */
         if (class[i] == (uintptr_t)c->fn[F_EXEC_INTERRUPT])
@@ -499,6 +546,7 @@ static void core_dealloc(Core *c)
             *p = c->next;
             break;
         }
+    free(c->has_code);
     PyTypeObject *type = Py_TYPE((PyObject *)c);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(c);

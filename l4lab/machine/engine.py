@@ -38,7 +38,8 @@ ENV_VM_VMCB, ENV_TSC_OFFSET, ENV_INTERCEPT, ENV_INTERCEPT_CR, ENV_INTERCEPT_DR =
 ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3 = 5536, 5544
 ENV_SIZE = 5568
 UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
-TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_STRUCT = 0, 20, 22, 24, 32, 40, 192
+TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT = 0, 20, 22, 24, 32, 40, 72, 192
+TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_GUEST = 3, 1 << 3, 1 << 21
 
@@ -46,7 +47,8 @@ _OFFSETS = (
     *(UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
     *(ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_SEGS, ENV_CR, ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_OLD_EXCEPTION),
     ENV_SIZE,
-    *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_STRUCT),
+    *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
+    TLB_TABLES,
 )
 _FUNCTIONS = (
     "uc_emu_start",
@@ -57,6 +59,7 @@ _FUNCTIONS = (
     "tlb_flush_x86_64",
     "x86_cpu_exec_interrupt_x86_64",
     "tb_invalidate_phys_range_x86_64",
+    "tlb_reset_dirty_x86_64",
 )
 
 
@@ -74,7 +77,7 @@ class Engine:
         self._ram = ram  # keeps the mapping alive as long as the engine
         self._uc = uc = _new_unicorn()
         uc.mem_map_ptr(0, ram.size, 7, ram.address)
-        self._core = core = _attach_core(uc, ram.address)
+        self._core = core = _attach_core(uc, ram)
         self.env: memoryview = core.env  # the engine's CPU state, live
         self.env32: memoryview = self.env.cast("I")
         self.info: memoryview = core.info.cast("I")
@@ -153,13 +156,13 @@ def _new_unicorn() -> Any:
     return uc
 
 
-def _attach_core(uc: Any, ram_address: int) -> Any:
+def _attach_core(uc: Any, ram: Ram) -> Any:
     """Make the native core for `uc` and register its callbacks."""
     from unicorn import UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR
     from unicorn.unicorn_py3.unicorn import uclib
     from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT
 
-    core = _core_module().Core(_handle(uc), ram_address, _function_addresses(), _OFFSETS)
+    core = _core_module().Core(_handle(uc), ram.address, ram.size, _function_addresses(), _OFFSETS)
     opaque, on_block, on_interrupt, on_invalid, on_in, on_out = core.callbacks
     for kind, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),

@@ -8,6 +8,7 @@ decided elsewhere. Both are on the path of each exit, so they decode nothing tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from l4lab.abi import vm
@@ -46,9 +47,9 @@ class Fault:
     def __init__(self, words: Sequence[int]) -> None:
         self.words = words
         self._items: dict[int, dict[int, int]] | None = None
-        items = 1 + (words[0] & 0x3F)  # MR0's untyped count
         # GPREGS comes first wherever it is configured, because items come by ascending number.
-        self._gpregs = items + 1 if len(words) > items and words[items] == _ALL_GPREGS else 0
+        first = 1 + (words[0] & 0x3F)  # behind the untyped words
+        self._gpregs = first + 1 if len(words) > first and words[first] == _ALL_GPREGS else 0
 
     # -- what happened ---------------------------------------------------------------------------------------------
 
@@ -177,20 +178,24 @@ class Reply:
     `hold` keeps the answer back: the virtual CPU stays where it is until something else happens.
     """
 
-    __slots__ = ("hold", "items", "typed")
+    __slots__ = ("_gpregs", "_others", "hold", "typed")
 
     def __init__(self) -> None:
-        self.items: dict[int, dict[int, int]] = {}
+        self._gpregs: dict[int, int] = {}  # nearly every reply has these, and most have no others
+        self._others: dict[int, dict[int, int]] = {}
         self.typed: list[int] = []  # map items, which go before the registers
         self.hold = False
 
     def write(self, item: ItemId, index: int, value: int) -> None:
         """Set a register of the virtual CPU."""
-        self.items.setdefault(item, {})[index] = value & MASK
+        if item == ItemId.GPREGS:
+            self._gpregs[index] = value & MASK
+        else:
+            self._others.setdefault(item, {})[index] = value & MASK
 
     def gpr(self, index: int, value: int) -> None:
         """Set a word of the register frame."""
-        self.items.setdefault(0, {})[index] = value & MASK
+        self._gpregs[index] = value & MASK
 
     def skip(self, fault: Fault, length: int | None = None) -> None:
         """The instruction has been done for the guest: go on after it.
@@ -198,17 +203,21 @@ class Reply:
         It ends the shadow that STI and MOV SS cast on one instruction. With IF clear that shadow hides nothing, and
         the word is saved.
         """
-        size = fault.words[2] if length is None else length
-        self.gpr(EIP, fault.gpr(EIP) + size)
+        self._gpregs[EIP] = fault.gpr(EIP) + (fault.words[2] if length is None else length) & MASK
         if fault.gpr(EFLAGS) & FLAG_IF:
             self.write(ItemId.NONREGEXC, vm.INTERRUPTIBILITY, 0)
+
+    @property
+    def items(self) -> dict[int, dict[int, int]]:
+        """What is written so far: by item, then by number within the item."""
+        return {ItemId.GPREGS: self._gpregs, **self._others} if self._gpregs else dict(self._others)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     @property
     def injects(self) -> bool:
         """Does the reply deliver an event already?"""
-        return vm.ENTRY_INFO in self.items.get(ItemId.NONREGEXC, ())
+        return vm.ENTRY_INFO in self._others.get(ItemId.NONREGEXC, ())
 
     def inject(self, info: int, error_code: int = 0, instruction_length: int = 0) -> None:
         """Deliver an event when the guest goes on (reference section 9.8)."""
@@ -239,7 +248,9 @@ class Reply:
     def words(self, label: int = vm.REPLY_LABEL) -> list[int]:
         """The message, MR0 first: map items, then register items by ascending number."""
         words = [0, *self.typed]
-        for item, registers in sorted(self.items.items()):
+        if self._gpregs:
+            words += item_words(ItemId.GPREGS, self._gpregs)
+        for item, registers in sorted(self._others.items()):
             words += item_words(item, registers)
         words[0] = label << 16 | len(words) - 1 << 6
         return words
@@ -247,13 +258,15 @@ class Reply:
 
 def item_words(item: int, registers: Mapping[int, int]) -> list[int]:
     """One register item: its header, and the values by ascending register number."""
-    mask = 0
-    words = [0]
-    for index in sorted(registers):
-        mask |= 1 << index
-        words.append(registers[index])
-    words[0] = mask << 12 | item << 4 | _ITEM_TYPE
-    return words
+    header, order = _layout(item, *registers)
+    return [header, *map(registers.__getitem__, order)]
+
+
+@lru_cache(maxsize=1024)
+def _layout(item: int, *indices: int) -> tuple[int, tuple[int, ...]]:
+    """The header of an item with these registers, and their order in it. The same few recur at nearly every exit."""
+    mask = sum(1 << index for index in indices)
+    return mask << 12 | item << 4 | _ITEM_TYPE, tuple(sorted(indices))
 
 
 def exception(vector: int, with_error_code: bool = False) -> int:

@@ -33,6 +33,8 @@ class Interrupts:
     def deliver(self, fault: Fault, reply: Reply) -> None:
         """At the end of handling a fault: add to the reply what a waiting interrupt needs."""
         pending = self.pic.pending()
+        if not pending and not self.window:
+            return
         if pending and not reply.injects and _can_take(fault, reply):
             reply.inject(external_interrupt(self.pic.acknowledge()))
             pending = self.pic.pending()

@@ -10,14 +10,13 @@ One thread does everything, so nothing happens to the guest behind its back: whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final
 
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
-from l4lab.abi.time import LONGEST_PERIOD, ZERO, Timeouts, period, timeouts
-from l4lab.abi.vm import ExitReason, is_vm_fault
+from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
+from l4lab.abi.vm import QUALIFICATION_MR, ExitReason, is_vm_fault
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -35,6 +34,8 @@ from l4lab.user.monitor.vcpu import VirtualCpu
 CONSOLE: Final = 0x3F8
 CONSOLE_IRQ: Final = interrupt_id(4)
 INTERRUPT_ENABLE, FIFO_CONTROL, MODEM_CONTROL, LINE_STATUS = 1, 2, 4, 5  # registers, from its first port
+
+KERNEL_ENTRY_US: Final = 2  # more than it takes from looking at the clock to the system call
 
 Contents = Iterable[tuple[int, bytes]]  # guest-physical address, bytes
 Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and None: nobody
@@ -57,7 +58,8 @@ class Monitor:
         self.interrupts = Interrupts(self.pc.pic, self.vcpu)
         self._unanswered: tuple[Fault, Reply] | None = None  # the fault the guest waits in
         self._last: Fault | None = None
-        self._due: int | None = None  # when a device next does something
+        self._due: int | None = None  # when a device next does something, in nanoseconds
+        self._times = REPLY  # how long to wait for a message: until then
 
     def load(self, contents: Contents) -> None:
         """Put something into the guest's memory."""
@@ -81,7 +83,7 @@ class Monitor:
         while True:
             to, words = answer
             try:
-                received = l4.ipc(to, ANY_THREAD, words, self._times())
+                received = l4.ipc(to, ANY_THREAD, words, self._times)
             except IpcFailed as failed:
                 self._after_failure(failed.error)
             else:
@@ -90,23 +92,23 @@ class Monitor:
                 return self.outcome
             if self._due is not None and l4.time_stamp() >= self._due:
                 self.pc.advance()
-                self._due = self.pc.deadline()
+                self._look_ahead()
             answer = self._answer()
 
     def _take(self, received: Received) -> None:
         """One message, from the guest or from the console."""
         if received.sender == self.vcpu.id:
-            fault, reply = self._unanswered = Fault(received.words), Reply()
-            self._last = fault
-            label = fault.label
-            if is_vm_fault(label):
+            self._last = fault = Fault(received.words)
+            reply = Reply()
+            self._unanswered = fault, reply
+            if is_vm_fault(fault.label):
                 self.exits.handle(fault, reply)
                 if fault.reason == ExitReason.IO_INSTRUCTION:  # the guest may have set a timer
-                    self._due = self.pc.deadline()
-            elif is_page_fault(label):
+                    self._look_ahead(fault.words[QUALIFICATION_MR] >> 16)
+            elif is_page_fault(fault.label):
                 self.exits.page_fault(fault, reply)
             else:
-                self.stop(End.STOPPED, f"the virtual CPU sent a message with label {label:#x}, which is no fault")
+                self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
         elif received.sender == CONSOLE_IRQ:
             self._receive()
 
@@ -122,11 +124,20 @@ class Monitor:
         self._unanswered = None
         return self.vcpu.id, reply.words()
 
-    def _times(self) -> Timeouts:
-        """How long to wait for a message: until a device does something."""
-        if self._due is None:
-            return REPLY
-        return _until(max(self._due - self.l4.time_stamp() + 999, 0) // 1000)
+    def _look_ahead(self, port: int | None = None) -> None:
+        """Find out when a device next does something of its own accord; until then messages are waited for."""
+        due = self.pc.deadline(port)
+        if due == self._due:
+            return
+        self._due = due
+        if due is None:
+            self._times = REPLY
+            return
+        # As a point in time the word stays right for all answers until then. It has to lie ahead of the clock whenever
+        # the kernel reads it, the way into the kernel included.
+        now = self.l4.time_stamp() // 1000
+        when = min(max(due // 1000, now) + KERNEL_ENTRY_US, now + FARTHEST_POINT - 1)
+        self._times = timeouts(ZERO, point(now, when))
 
     def _after_failure(self, error: IpcError) -> None:
         """A receive timeout is a device's time; anything else means that there is no guest to serve."""
@@ -152,13 +163,7 @@ class Monitor:
             data.append(self.l4.port_in(CONSOLE, 1))
         self.l4.send(CONSOLE_IRQ, Message(INTERRUPT))
         self.pc.uart.receive(bytes(data))
-        self._due = self.pc.deadline()
-
-
-@lru_cache(maxsize=8192)
-def _until(us: int) -> Timeouts:
-    """The timeouts of an answer that waits so long for the next message; remembered, because they recur."""
-    return timeouts(ZERO, period(min(us, LONGEST_PERIOD)) if us else ZERO)
+        self._look_ahead()
 
 
 class GuestProgram:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from l4lab.devices.debugport import DebugPort
-from l4lab.devices.device import PortBus
+from l4lab.devices.device import Device, PortBus
 from l4lab.devices.i8042 import I8042
 from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
@@ -56,13 +56,24 @@ class Pc:
                 DebugPort(transmit),
             )
         )
-        self._timed = (self.pit, self.rtc, self.uart)  # the only ones that do anything of their own accord
+        # The only ones that do anything of their own accord, and when each of them next does.
+        self._due: dict[Device, int | None] = {device: device.deadline() for device in (self.pit, self.rtc, self.uart)}
 
-    def deadline(self) -> int | None:
-        """When a device next does something of its own accord, in nanoseconds; None for never."""
-        return min((due for device in self._timed if (due := device.deadline()) is not None), default=None)
+    def deadline(self, port: int | None = None) -> int | None:
+        """When a device next does something of its own accord, in nanoseconds; None for never.
+
+        With a port: what can have changed that since the last time is an access to this port.
+        """
+        if port is None:
+            for device in self._due:
+                self._due[device] = device.deadline()
+        else:
+            owner = self.ports.owner.get(port)
+            if owner in self._due:
+                self._due[owner] = owner.deadline()
+        return min((due for due in self._due.values() if due is not None), default=None)
 
     def advance(self) -> None:
         """Let the devices do what is due."""
-        for device in self._timed:
+        for device in self._due:
             device.advance()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From power-on to the first thread: kernel memory, the KIP, sigma0 and the root task.
 
-        0 ....................... conventional memory: sigma0's ....................... kernel's own ... end of RAM
-                                                                                       (page tables, UTCBs, frames)
+0 ....................... conventional memory: sigma0's ....................... kernel's own ... end of RAM
+                                                                               (page tables, UTCBs, frames)
 """
 
 from __future__ import annotations
@@ -84,5 +84,3 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread) -> Tcb:
     take(k, thread, thread_start(0, 0).words(), thread)
     k.make_ready(thread)
     return thread
-
-

@@ -151,7 +151,7 @@ def _exchange_items(caller: Tcb, dest: Tcb, control: int) -> None:
         while control & wanted and (item := item_at(at)) is not None:
             end = min(at + item.words, MESSAGE_REGISTERS)
             if wanted is ExregsControl.READ_ITEMS:
-                for i, value in zip(range(at + 1, end), ctrlxfer.read(dest, item)):
+                for i, value in zip(range(at + 1, end), ctrlxfer.read(dest, item), strict=False):
                     words[i] = value
             else:
                 ctrlxfer.write(dest, item, words[at + 1 : end].tolist())

@@ -19,7 +19,9 @@ from l4lab.machine.vmcs import Vmcs
 # What stays fixed: CR0.ET is one, and the bits of CR4 that the emulated CPU does not have are zero.
 CR0_FIXED_ONE = 1 << 4
 CR4_WRITABLE = 0x0000_06FF
-REQUIRED_PINS = PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING  # quirk Q16: a monitor cannot clear them
+REQUIRED_PINS = (
+    PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
+)  # quirk Q16: a monitor cannot clear them
 REQUIRED_CPU = 1 << 7 | 1 << 24  # HLT and I/O exiting; INVLPG exits only where there are shadow tables to keep
 UNSUPPORTED_CPU = 1 << 25 | 1 << 28  # I/O and MSR bitmaps
 
@@ -50,7 +52,7 @@ def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
     """Write the registers that the item's mask names, with the rules of reference section 9.7."""
     if item.id == ItemId.GPREGS:
         regs = thread.regs
-        for index, value in zip(item.indices, values):
+        for index, value in zip(item.indices, values, strict=False):
             if index == EFLAGS:
                 mask = VM_EFLAGS_MASK if thread.vcpu else USER_EFLAGS_MASK
                 if thread.vcpu and (value ^ regs[EFLAGS]) & 1 << 17:
@@ -61,7 +63,7 @@ def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
     elif thread.vcpu is not None and item.id in _WRITE:
         put = _WRITE[item.id]
         count = len(ITEM_REGISTERS[ItemId(item.id)])
-        for index, value in zip(item.indices, values):
+        for index, value in zip(item.indices, values, strict=False):
             if index < count:
                 put(thread.vcpu.vmcs, index, value)
 
@@ -232,5 +234,7 @@ _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.EXECCTRL: _write_execctrl,
     ItemId.OTHERREGS: _write_other,
 }
-_HEADERS = {item: int(CtrlXferItem.make(id=item, mask=(1 << len(ITEM_REGISTERS[item])) - 1)) for item in ItemId}
+_HEADERS: dict[int, int] = {
+    item: int(CtrlXferItem.make(id=item, mask=(1 << len(ITEM_REGISTERS[item])) - 1)) for item in ItemId
+}
 _GPREGS_HEADER = _HEADERS[ItemId.GPREGS]

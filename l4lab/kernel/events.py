@@ -16,13 +16,13 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at: int  # cycle
 
 
-class Booted(Event, tag=1):
+class Booted(Event, frozen=True, tag=1):
     """The kernel has set itself up and is about to run the first thread."""
 
     memory: int  # bytes of RAM
 
 
-class ThreadCreated(Event, tag=2):
+class ThreadCreated(Event, frozen=True, tag=2):
     """A thread exists."""
 
     thread: int
@@ -30,33 +30,33 @@ class ThreadCreated(Event, tag=2):
     kind: str  # native, hosted, vcpu, interrupt
 
 
-class ThreadDeleted(Event, tag=3):
+class ThreadDeleted(Event, frozen=True, tag=3):
     """A thread is gone."""
 
     thread: int
 
 
-class ThreadHalted(Event, tag=4):
+class ThreadHalted(Event, frozen=True, tag=4):
     """A thread will not run again unless someone starts it anew."""
 
     thread: int
     why: str
 
 
-class Switched(Event, tag=5):
+class Switched(Event, frozen=True, tag=5):
     """The processor was given to a thread."""
 
     thread: int
 
 
-class Preempted(Event, tag=6):
+class Preempted(Event, frozen=True, tag=6):
     """A thread lost the processor although it could have run on."""
 
     thread: int
     why: str  # slice, priority
 
 
-class SystemCalled(Event, tag=7):
+class SystemCalled(Event, frozen=True, tag=7):
     """A thread entered the kernel by a system call other than Ipc."""
 
     thread: int
@@ -64,7 +64,7 @@ class SystemCalled(Event, tag=7):
     arguments: dict[str, int]
 
 
-class Message(Event, tag=8):
+class Message(Event, frozen=True, tag=8):
     """A message was transferred."""
 
     sender: int
@@ -72,14 +72,14 @@ class Message(Event, tag=8):
     words: list[int]  # MR0 first, as the sender wrote them
 
 
-class IpcError(Event, tag=9):
+class IpcError(Event, frozen=True, tag=9):
     """An IPC failed."""
 
     thread: int
     error: int  # the UTCB's ErrorCode
 
 
-class Mapped(Event, tag=10):
+class Mapped(Event, frozen=True, tag=10):
     """A page was mapped, or granted, or given more rights."""
 
     source: str
@@ -89,7 +89,7 @@ class Mapped(Event, tag=10):
     log2: int
 
 
-class Unmapped(Event, tag=11):
+class Unmapped(Event, frozen=True, tag=11):
     """A page was taken out of a space, or made read-only."""
 
     space: str
@@ -98,7 +98,7 @@ class Unmapped(Event, tag=11):
     rights: int
 
 
-class PageFault(Event, tag=12):
+class PageFault(Event, frozen=True, tag=12):
     """A thread touched what is not mapped; its pager will hear of it."""
 
     thread: int
@@ -107,7 +107,7 @@ class PageFault(Event, tag=12):
     rights: int  # wanted
 
 
-class Exception_(Event, tag=13):
+class Exception_(Event, frozen=True, tag=13):
     """A thread caused an exception; its exception handler will hear of it."""
 
     thread: int
@@ -116,7 +116,7 @@ class Exception_(Event, tag=13):
     ip: int
 
 
-class VmExit(Event, tag=14):
+class VmExit(Event, frozen=True, tag=14):
     """A guest did what only its monitor may decide; this is what the monitor is told."""
 
     vcpu: int
@@ -126,26 +126,26 @@ class VmExit(Event, tag=14):
     ip: int
 
 
-class VmEntry(Event, tag=15):
+class VmEntry(Event, frozen=True, tag=15):
     """A guest goes on after an exit."""
 
     vcpu: int
     injected: int  # entry interruption-information field; 0 if no event is injected
 
 
-class Interrupt(Event, tag=16):
+class Interrupt(Event, frozen=True, tag=16):
     """A device asked for attention."""
 
     line: int
 
 
-class DeviceOutput(Event, tag=17):
+class DeviceOutput(Event, frozen=True, tag=17):
     """A byte left the machine by its serial port."""
 
     byte: int
 
 
-class DeviceInput(Event, tag=18):
+class DeviceInput(Event, frozen=True, tag=18):
     """Bytes came into the machine by its serial port: the only input there is."""
 
     data: bytes

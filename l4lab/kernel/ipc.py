@@ -101,7 +101,9 @@ def receive(k: Kernel, receiver: Tcb, from_: int, timeout: int) -> None:
 def accepts(receiver: Tcb, sender: Tcb) -> bool:
     """Would the waiting receiver take a message of this sender?"""
     wanted = receiver.wait_for
-    return wanted == ANY_THREAD or wanted == sender.id or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
+    return (
+        wanted == ANY_THREAD or wanted == sender.id or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
+    )
 
 
 def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:

@@ -81,10 +81,10 @@ class Kernel:
         self._utcb_slot = self.area.slot_frame >> 2
         self._next_epoch = TLB_EPOCH
 
-    # -- threads -----------------------------------------------------------------------------------------------------
+    # -- threads ---------------------------------------------------------------------------------------------------
 
     def find(self, word: int, asker: Tcb | None) -> Tcb | None:
-        """The thread that an identifier names: global anywhere, local within the asker's space. None if there is none."""
+        """The thread that an identifier names (global anywhere, local within the asker's space), or None."""
         thread = self.threads.get(word >> 14)
         if thread is not None and thread.id == word:
             return thread
@@ -137,7 +137,7 @@ class Kernel:
         elif error >> 1 & 7 == 2:  # no partner: nobody will ever resolve the fault
             self.halt(thread, "it faulted, and the thread that should hear of it does not exist")
 
-    # -- the main loop -------------------------------------------------------------------------------------------------
+    # -- the main loop ---------------------------------------------------------------------------------------------
 
     def run(self, until: int, should_stop: Callable[[], bool] | None = None, one_entry: bool = False) -> str:
         """Run until cycle `until`, or until `should_stop` says so. Why it came back, in a word.
@@ -229,7 +229,7 @@ class Kernel:
             machine.charge(ENTRY_CYCLES)
         thread.slice_left -= machine.cycles - start
 
-    # -- kernel entries ------------------------------------------------------------------------------------------------
+    # -- kernel entries --------------------------------------------------------------------------------------------
 
     def _user_trap(self, thread: Tcb, event: int) -> None:
         """A native program trapped."""
@@ -270,9 +270,7 @@ class Kernel:
             ipc.sys_ipc(self, thread)
             return
         self.trace.append(
-            events.SystemCalled(
-                self.machine.cycles, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs)
-            )
+            events.SystemCalled(self.machine.cycles, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs))
         )
         try:
             SYSTEM_CALLS[call](self, thread)
@@ -307,7 +305,7 @@ class Kernel:
             pass
         return code
 
-    # -- ports and devices -----------------------------------------------------------------------------------------------
+    # -- ports and devices -----------------------------------------------------------------------------------------
 
     def _user_port(self, thread: Tcb, is_in: bool) -> None:
         """IN or OUT of a native program, which runs at IOPL 3. String forms are left out until I/O fpages come."""

@@ -51,9 +51,7 @@ def sys_thread_control(k: Kernel, caller: Tcb) -> None:
     regs[EAX] = 1
 
 
-def _create(
-    k: Kernel, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int
-) -> None:
+def _create(k: Kernel, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int) -> None:
     if space_id == dest:
         if not pager.is_nil:
             raise Refused(ErrorCode.INVALID_SPACE)
@@ -82,7 +80,7 @@ def _modify(
 ) -> None:
     inactive = thread.state is ThreadState.ABORTED
     space = thread.space if space_id == thread.id else _space_of(k, space_id)
-    if location != UNCHANGED and (not inactive or space.initialised and not space.holds_utcb(location)):
+    if location != UNCHANGED and (not inactive or (space.initialised and not space.holds_utcb(location))):
         raise Refused(ErrorCode.UTCB_AREA)
     utcb = location if location != UNCHANGED else thread.utcb_location
     if space is not thread.space and not inactive and not (space.initialised and space.holds_utcb(utcb)):

@@ -25,7 +25,9 @@ from l4lab.machine.vmcs import Vmcs
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
-_LABEL = {reason: label_of(reason) << 16 for reason in ExitReason if reason is not ExitReason.EPT_VIOLATION}
+_LABEL: dict[ExitReason, int] = {
+    reason: label_of(reason) << 16 for reason in ExitReason if reason is not ExitReason.EPT_VIOLATION
+}
 _FAULT_ID = {reason: fault_id_of(reason) for reason in ExitReason}
 _WITH_LINEAR_ADDRESS = frozenset((ExitReason.CR_ACCESS, ExitReason.DR_ACCESS, ExitReason.IO_INSTRUCTION))
 _VMX_INSTRUCTIONS = frozenset(range(ExitReason.VMCALL, ExitReason.VMXON + 1))
@@ -110,5 +112,3 @@ def _resume(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
         k.trace.append(events.VmEntry(k.machine.cycles, thread.id, info if info & _VALID else 0))
-
-

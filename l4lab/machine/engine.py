@@ -184,7 +184,9 @@ def _attach_core(uc: Any, ram: Ram) -> Any:
             *extra,
         )
         if status:
-            raise LabError(f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4")
+            raise LabError(
+                f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4"
+            )
     return core
 
 

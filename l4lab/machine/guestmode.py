@@ -22,7 +22,7 @@ from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
 from l4lab.machine.engine import Engine
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import READ, NestedPageFault, PageFault, walk, walk_nested
-from l4lab.machine.vmcs import CR0_PE, CR0_PG, CR0_WP, UNUSABLE, Vmcs
+from l4lab.machine.vmcs import CR0_PE, CR0_PG, CR0_WP, Vmcs
 
 REGION_FRAMES = 4  # what the kernel gives the CPU for guest mode: host save area, permission maps
 _STUB, _SAVE_AREA, _MSR_MAP = 0, 1, 2  # frames of that region; the map takes two
@@ -55,7 +55,14 @@ _CONTROLLED = (
 EXTERNAL, NMI, HARDWARE_EXCEPTION, SOFTWARE_INTERRUPT, PRIVILEGED_SOFTWARE, SOFTWARE_EXCEPTION = 0, 2, 3, 4, 5, 6
 VALID, ERROR_CODE_VALID = 1 << 31, 1 << 11
 WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
-_KIND = {EXTERNAL: 0, NMI: 0, HARDWARE_EXCEPTION: 1, SOFTWARE_INTERRUPT: 2, PRIVILEGED_SOFTWARE: 2, SOFTWARE_EXCEPTION: 2}
+_KIND = {
+    EXTERNAL: 0,
+    NMI: 0,
+    HARDWARE_EXCEPTION: 1,
+    SOFTWARE_INTERRUPT: 2,
+    PRIVILEGED_SOFTWARE: 2,
+    SOFTWARE_EXCEPTION: 2,
+}
 
 # The engine's control block (VMCB): offsets of what we use.
 _B_CR_INTERCEPT, _B_INTERCEPT, _B_IOPM, _B_MSRPM, _B_ASID, _B_EXIT_INFO_2, _B_NESTED_ON, _B_EVENT, _B_NESTED_CR3 = (
@@ -86,7 +93,7 @@ _VMX_OPERAND = {
     (b"\x0f\xc7", 6): ExitReason.VMPTRLD,
     (b"\x0f\xc7", 7): ExitReason.VMPTRST,
 }
-_FRAME_INDEX = dict(eax=EAX, ecx=ECX, edx=EDX, ebx=EBX, esp=ESP, ebp=EBP, esi=ESI, edi=EDI)
+_FRAME_INDEX = {"eax": EAX, "ecx": ECX, "edx": EDX, "ebx": EBX, "esp": ESP, "ebp": EBP, "esi": ESI, "edi": EDI}
 
 
 class GuestMode:
@@ -226,7 +233,7 @@ class GuestMode:
         return reads | writes << 16
 
     def _note_interrupted_delivery(self, vmcs: Vmcs) -> None:
-        """An exit in the midst of an event's delivery: the engine leaves the event in its block; say so in VT-x terms."""
+        """An exit in the midst of an event's delivery: the engine left the event in its block."""
         at = vmcs.block + _B_EVENT >> 2
         event = self._u32[at]
         if event & VALID:
@@ -385,12 +392,13 @@ class GuestMode:
 
     # -- what the guest does without an exit ---------------------------------------------------------------------
 
-    def _skip(self, vmcs: Vmcs) -> None:
+    def _skip(self, vmcs: Vmcs) -> ExitReason | None:
         """The instruction has been done; it retires."""
         at = vmcs.frame >> 2
         self._u32[at + EIP] = self._u32[at + EIP] + self._instruction(vmcs).length & 0xFFFFFFFF
         vmcs.interruptibility = 0
         self._engine.charge(1)
+        return None
 
     def _raise(self, vmcs: Vmcs, vector: int, error: int | None = None) -> ExitReason | None:
         """The instruction faults: through the exception bitmap as any fault, else into the guest's own IDT."""
@@ -404,7 +412,7 @@ class GuestMode:
         self._engine.inject(vector, 1, error or 0, 0)
         return None
 
-    def _read_time(self, vmcs: Vmcs) -> None:
+    def _read_time(self, vmcs: Vmcs) -> ExitReason | None:
         """RDTSC: the machine's clock, which is the only time there is."""
         ticks = self._engine.cycles
         if vmcs.cpu_controls & TSC_OFFSETTING:
@@ -474,7 +482,7 @@ class GuestMode:
         data = self.read_linear(vmcs, self._effective_address(vmcs, instruction), 2)
         return int.from_bytes(data.ljust(2, b"\xff"), "little")
 
-    def _smsw_to_memory(self, vmcs: Vmcs, instruction: Instruction, value: int) -> None:
+    def _smsw_to_memory(self, vmcs: Vmcs, instruction: Instruction, value: int) -> ExitReason | None:
         address = self._effective_address(vmcs, instruction)
         for i, byte in enumerate(value.to_bytes(2, "little")):
             try:

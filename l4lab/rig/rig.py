@@ -135,9 +135,13 @@ class Rig:
         if over is not None:
             self.last_stop = over
         elif reason == "idle":
-            self.last_stop = Stop("idle", False, "everybody waits, and nobody will wake them without input from outside")
+            self.last_stop = Stop(
+                "idle", False, "everybody waits, and nobody will wake them without input from outside"
+            )
         elif reason == "stopped":
-            self.last_stop = Stop("stopped", False, "stopped on request" if requested else "what was waited for happened")
+            self.last_stop = Stop(
+                "stopped", False, "stopped on request" if requested else "what was waited for happened"
+            )
         else:
             self.last_stop = Stop(reason)
         return self.last_stop

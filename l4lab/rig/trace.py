@@ -98,7 +98,9 @@ class Trace:
                 for count, packed in self._chunks:
                     file.write(count.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed)
         except OSError as error:
-            raise LabError(f"cannot write the trace to {path}: {error.strerror}. Give a file in a writable folder.") from error
+            raise LabError(
+                f"cannot write the trace to {path}: {error.strerror}. Give a file in a writable folder."
+            ) from error
 
     @classmethod
     def load(cls, path: Path | str) -> Trace:

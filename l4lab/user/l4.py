@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from l4lab.abi import utcb as u
-from l4lab.abi.calls import UNCHANGED, ErrorCode, ExregsControl, ScheduleResult, SpaceControlBits, SystemCall, UnmapControl
+from l4lab.abi.calls import (
+    UNCHANGED,
+    ErrorCode,
+    ExregsControl,
+    ScheduleResult,
+    SpaceControlBits,
+    SystemCall,
+    UnmapControl,
+)
 from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId
@@ -304,4 +312,3 @@ class L4:
 
 Program = Callable[[L4], None]
 NO_WINDOW = NILPAGE
-

@@ -81,7 +81,7 @@ def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
 
 
 def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
-    """The answer has the same layout as the message: its registers become the thread's (quirk Q23: as far as u goes)."""
+    """The answer has the same layout as the message: its registers become the thread's (Q23: as far as u goes)."""
     untyped = MsgTag.decode(words[0]).untyped
     regs = thread.regs
     for mr, register in enumerate(EXCEPTION_FRAME[:untyped], start=1):

@@ -126,7 +126,8 @@ class HostedThread:
 
     def resume(self) -> Request:
         """Let the program run up to its next kernel entry."""
-        assert self._greenlet is not None and self._cpu is not None, f"{self.name} was not started"
+        assert self._greenlet is not None, f"{self.name} was not started"
+        assert self._cpu is not None, f"{self.name} has no CPU"
         self._cpu._home = greenlet.getcurrent()
         request: Request = self._greenlet.switch()
         return request

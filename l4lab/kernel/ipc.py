@@ -55,7 +55,7 @@ def call_for(k: Kernel, thread: Tcb, partner: int, words: list[int], on_reply: O
     send(k, thread, partner, _NEVER, (partner, _NEVER))
 
 
-# -- the two phases ------------------------------------------------------------------------------------------------------
+# -- the two phases ------------------------------------------------------------------------------------------------
 
 
 def send(k: Kernel, sender: Tcb, to: int, timeout: int, then_receive: tuple[int, int] | None) -> None:
@@ -169,7 +169,7 @@ def complete(k: Kernel, receiver: Tcb, sender: Tcb) -> None:
     k.hand_over(receiver)
 
 
-# -- what ends a wait ----------------------------------------------------------------------------------------------------
+# -- what ends a wait ----------------------------------------------------------------------------------------------
 
 
 def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
@@ -213,7 +213,7 @@ def cancel(k: Kernel, thread: Tcb) -> None:
 
 
 def drop_senders(k: Kernel, receiver: Tcb) -> None:
-    """The receiver goes away: whoever stands in its queue has no partner any more (quirk Q10: the reference forgets)."""
+    """The receiver goes away: whoever stands in its queue has no partner any more (Q10: the reference forgets)."""
     while receiver.senders:
         fail(k, receiver.senders[0], IpcErrorCode.NO_PARTNER, SEND)
 

@@ -153,7 +153,7 @@ class Rig:
             return Stop("died", True, f"the program of {thread.name} raised {died.summary}")
         outcome = self.outcome
         if outcome is not None:
-            return Stop("finished", True, f"the guest {outcome}")
+            return Stop("finished", True, outcome.why)
         root = self.kernel.threads.get(50)
         if root is not None and root.state is ThreadState.HALTED and self.guest is None:
             return Stop("finished", True, "the root task has ended")

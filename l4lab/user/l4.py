@@ -8,6 +8,7 @@ they are. It knows nothing of the kernel: `Cpu` is all that a program has, and i
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -201,10 +202,8 @@ class L4:
 
     def sleep(self, us: int) -> None:
         """Receive from oneself, which never happens, for so many microseconds."""
-        try:
+        with contextlib.suppress(IpcFailed):  # the timeout is what we wait for
             self.receive(self.my_id, period(us))
-        except IpcFailed:
-            pass  # the timeout is what we waited for
 
     # -- threads and spaces ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The figures: what is measured, against what, and what is wanted."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from l4lab.bench import programs
+from l4lab.errors import LabError
+from l4lab.machine import baseline
+
+Report = Callable[[str], None]
+
+
+class Figure(msgspec.Struct):
+    """One measured figure. For a ratio, `value` is the median of ours / theirs over the rounds."""
+
+    name: str
+    value: float
+    unit: str
+    target: str
+    met: bool
+    ours: float = 0.0  # median, seconds or the unit
+    theirs: float = 0.0
+    rounds: int = 0
+
+
+def measure(rounds: int, with_linux: bool, report: Report) -> Iterator[Figure]:
+    """Measure everything, saying what is being done; `rounds` pairs of runs a figure."""
+    yield _ratio(
+        "VM exit round trip / bare stop", 10, rounds, report, lambda: programs.vm_exit(3000), programs.bare_stop
+    )
+    yield _ratio(
+        "IPC call and reply, native / two bare stops",
+        6,
+        rounds,
+        report,
+        lambda: programs.native_ipc(3000),
+        lambda: 2 * programs.bare_stop(),
+    )
+    yield _ratio(
+        "compute loop, bare engine / guest with virtual time",
+        0.5,
+        rounds,
+        report,
+        lambda: baseline.run_to_halt(*programs.compute_code()),
+        programs.guest_compute,
+        at_least=True,
+    )
+    yield _single("import l4lab, CPU", 0.3, "s", rounds, report, _import_cpu)
+    yield _single("new machine with 64 MiB", 50, "ms", rounds, report, programs.new_machine_ms)
+    yield _single("process with a dashboard over tinyos", 250, "MiB", 1, report, _notebook_rss)
+    if with_linux:
+        yield _linux(max(3, rounds // 2), report)
+
+
+def _ratio(
+    name: str,
+    target: float,
+    rounds: int,
+    report: Report,
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    at_least: bool = False,
+) -> Figure:
+    pairs = []
+    for number in range(rounds):
+        report(f"{name}: round {number + 1} of {rounds}")
+        pairs.append((ours(), theirs()))
+    value = statistics.median(a / b for a, b in pairs)
+    return Figure(
+        name,
+        round(value, 3),
+        "ratio",
+        f"at {'least' if at_least else 'most'} {target}",
+        value >= target if at_least else value <= target,
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        rounds,
+    )
+
+
+def _single(
+    name: str, target: float, unit: str, rounds: int, report: Report, figure: Callable[[], float]
+) -> Figure:
+    report(name)
+    value = statistics.median(figure() for _ in range(rounds))
+    return Figure(name, round(value, 3), unit, f"under {target} {unit}", value < target, rounds=rounds)
+
+
+def _import_cpu() -> float:
+    """CPU seconds of a process that imports l4lab, less those of one that imports nothing."""
+
+    def cpu(code: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return cpu("import l4lab") - cpu("")
+
+
+def _notebook_rss() -> float:
+    """Peak memory in MiB of a process that runs what the tour does: a dashboard over a live tinyos."""
+    code = (
+        "import resource\n"
+        "from l4lab.rig.rig import Rig\nfrom l4lab.user.guests import tinyos\n"
+        "from l4lab.widgets.dashboard import Dashboard\n"
+        "import ipykernel.kernelapp\n"
+        "rig = Rig.for_flat_guest(tinyos.build())\nboard = Dashboard(rig)\nrig.run()\nrig.snapshot()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def _linux(rounds: int, report: Report) -> Figure:
+    """Wall time of whole processes, from start to the shell prompt."""
+    from l4lab.guests import guest
+
+    found = guest.get("linux", report=report)
+    if shutil.which("qemu-system-i386") is None:
+        raise LabError("qemu-system-i386 is not installed, to which the boot is compared. Try: --no-linux, or install it.")
+    ours_command = [
+        *(sys.executable, "-m", "l4lab", "boot", str(found.kernel), "--initrd", str(found.initrd)),
+        *("--append", found.append, "--memory", "128", "--until", programs.PROMPT, "--timeout", "300"),
+    ]
+    qemu_command = [
+        *("qemu-system-i386", "-accel", "tcg", "-m", "128", "-kernel", str(found.kernel), "-initrd", str(found.initrd)),
+        *("-append", found.append, "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"),
+    ]
+
+    def ours() -> float:
+        start = time.perf_counter()
+        subprocess.run(ours_command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    def theirs() -> float:
+        start = time.perf_counter()
+        with subprocess.Popen(qemu_command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as qemu:
+            assert qemu.stdout is not None
+            seen = b""
+            while b"/ # " not in seen:
+                chunk = os.read(qemu.stdout.fileno(), 4096)
+                if not chunk:
+                    raise LabError("qemu-system-i386 ended before the prompt. Try to run it by hand.")
+                seen = (seen + chunk)[-256:]
+            took = time.perf_counter() - start
+            qemu.kill()
+        return took
+
+    return _ratio("Linux to the shell prompt / qemu-system-i386 -accel tcg", 2.0, rounds, report, ours, theirs)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The yardstick: the bare engine, as anybody would use it through its Python binding, without a line of ours.
+
+What the lab costs is told as a ratio over these figures, measured in the same run on the same machine.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+_CODE, _MEMORY = 0x1000, 16 << 20
+
+
+def _bare(code: bytes) -> Any:
+    import unicorn
+    from unicorn.x86_const import UC_CPU_X86_QEMU64
+
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    uc.ctl_set_cpu_model(UC_CPU_X86_QEMU64)
+    uc.ctl_exits_enabled(True)
+    uc.ctl_set_exits([])
+    uc.mem_map(0, _MEMORY)
+    uc.mem_write(_CODE, code)
+    return uc
+
+
+def stop_and_resume(count: int) -> float:
+    """Seconds for one bare stop: INT in a loop, a Python INTR hook that calls emu_stop, emu_start again."""
+    from unicorn import UC_HOOK_INTR
+
+    uc = _bare(b"\xcd\x30\xeb\xfc")  # again: int 0x30; jmp again
+    uc.hook_add(UC_HOOK_INTR, lambda engine, number, data: engine.emu_stop())
+    uc.emu_start(_CODE, 0)
+    start = time.perf_counter()
+    for _ in range(count):
+        uc.emu_start(_CODE, 0)
+    return (time.perf_counter() - start) / count
+
+
+def run_to_halt(code: bytes, origin: int, end: int) -> float:
+    """Seconds for code that runs from `origin` up to address `end`, in the bare engine without any hook."""
+    uc = _bare(b"")
+    uc.mem_write(origin, code)
+    uc.ctl_set_exits([end])
+    start = time.perf_counter()
+    uc.emu_start(origin, end)
+    return time.perf_counter() - start

@@ -38,7 +38,7 @@ def boot(machine: Machine, trace: EventSink, sigma0: HostedThread, root: HostedT
     machine.user.start(k.kernel_space.tables.cr3)
     k.interrupts.initialise(k)
     _make_kip(k, end)
-    trace.append(events.Booted(machine.cycles, machine.memory.size))
+    trace.append(events.Booted(machine.clock.cycles, machine.memory.size))
     first = start_server(k, SIGMA0, sigma0)
     first.space.is_sigma0 = True
     start_server(k, ROOT_TASK, root)

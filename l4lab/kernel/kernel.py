@@ -58,6 +58,7 @@ class Kernel:
     def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int) -> None:
         """`kernel_memory`: physical address from which on RAM is the kernel's own."""
         self.machine = machine
+        self.clock = machine.clock  # .cycles: the address of this instant
         self.trace = trace
         self.kernel_memory = kernel_memory
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
@@ -75,6 +76,8 @@ class Kernel:
         self.current: Tcb | None = None
         self.counters = Counters()
         self.entries = 0  # kernel entries so far
+        self.stop_requested = False  # set from outside, also from a signal handler: come back at the next kernel entry
+        self.halts = 0  # threads halted so far: whoever waits for an end need not look before this moves
         self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
         self._device_deadline = 0  # when to look at the devices again
         self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
@@ -127,8 +130,9 @@ class Kernel:
         if self._next is thread:
             self._next = None
         self.sched.remove(thread)
+        self.halts += 1
         thread.state = ThreadState.HALTED
-        self.trace.append(events.ThreadHalted(self.machine.cycles, thread.id, why))
+        self.trace.append(events.ThreadHalted(self.clock.cycles, thread.id, why))
 
     def kernel_call_failed(self, thread: Tcb, error: int) -> None:
         """A call that the kernel made for a thread found no partner, or was cancelled."""
@@ -139,19 +143,24 @@ class Kernel:
 
     # -- the main loop ---------------------------------------------------------------------------------------------
 
-    def run(self, until: int, should_stop: Callable[[], bool] | None = None, one_entry: bool = False) -> str:
-        """Run until cycle `until`, or until `should_stop` says so. Why it came back, in a word.
+    def run(self, until: int, enough: Callable[[], bool] | None = None, one_entry: bool = False) -> str:
+        """Run until cycle `until`, or until `enough` says so before some kernel entry. Why it came back, in a word.
 
-        "deadline", "stopped", "event" (with `one_entry`, after one kernel entry), or "idle": nothing will ever happen
-        again without input from outside.
+        "deadline", "enough", "stopped" (somebody set `stop_requested`), "halted" (a thread did), "event" (with
+        `one_entry`, after one), or "idle": nothing will ever happen again without input from outside.
         """
-        machine, sched = self.machine, self.sched
+        halts = self.halts
+        machine, clock, sched = self.machine, self.clock, self.sched
         while True:
-            now = machine.cycles
+            now = clock.cycles
             if now >= until:
                 return "deadline"
-            if should_stop is not None and should_stop():
+            if self.stop_requested:
                 return "stopped"
+            if self.halts != halts:
+                return "halted"
+            if enough is not None and enough():
+                return "enough"
             if now >= self._device_deadline:
                 self._look_at_devices()
             while (thread := sched.expired(now)) is not None:
@@ -196,7 +205,7 @@ class Kernel:
                 self.sched.add_first(chosen)
             chosen = self.sched.pick()
         if chosen is not previous and chosen is not None:
-            now = self.machine.cycles
+            now = self.clock.cycles
             if previous is not None and previous.state is ThreadState.RUNNING:
                 self.trace.append(events.Preempted(now, previous.id, why))
             self.trace.append(events.Switched(now, chosen.id))
@@ -208,8 +217,8 @@ class Kernel:
 
     def _run_thread(self, thread: Tcb, limit: int) -> None:
         """Let the thread run until it enters the kernel, and handle that entry; or until `limit`."""
-        machine = self.machine
-        start = machine.cycles
+        machine, clock = self.machine, self.clock
+        start = clock.cycles
         limit = min(limit, start + thread.slice_left)
         entered = True
         if thread.vcpu is not None:
@@ -227,7 +236,7 @@ class Kernel:
         if entered:  # a limit is no entry: where somebody outside paused a run must not show in its time
             self.entries += 1
             machine.charge(ENTRY_CYCLES)
-        thread.slice_left -= machine.cycles - start
+        thread.slice_left -= clock.cycles - start
 
     # -- kernel entries --------------------------------------------------------------------------------------------
 
@@ -270,7 +279,7 @@ class Kernel:
             ipc.sys_ipc(self, thread)
             return
         self.trace.append(
-            events.SystemCalled(self.machine.cycles, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs))
+            events.SystemCalled(self.clock.cycles, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs))
         )
         try:
             SYSTEM_CALLS[call](self, thread)

@@ -49,7 +49,7 @@ enum {
 };
 
 /* Fields of an entry of the engine's TLB, which is 64 bytes long, and the flag that sends stores the slow way. */
-enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
+enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
 enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, IF_MASK = 1 << 9, CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
 enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
@@ -467,6 +467,25 @@ static PyObject *core_forget_code(Core *c, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* The up to 15 bytes at a linear address, through the TLB that the CPU has just fetched them with. */
+static PyObject *core_code_at(Core *c, PyObject *address)
+{
+    unsigned long linear = PyLong_AsUnsignedLong(address);
+    if (PyErr_Occurred())
+        return NULL;
+    uint64_t page = linear & ~0xFFFUL;
+    for (int mode = 0; mode < TLB_MODES; mode++) {
+        uint8_t *description = c->env - c->off[TLB_TABLES] + 16 * mode;
+        uint64_t mask = FIELD(description, 0, uint64_t);
+        uint8_t *entry = FIELD(description, 8, uint8_t *) + (page >> 12 << 6 & mask);
+        if (FIELD(entry, TLB_EXECUTE, uint64_t) == page && FIELD(entry, TLB_PADDR, uint64_t) < c->ram_size) {
+            Py_ssize_t size = 4096 - (linear - page) < 15 ? (Py_ssize_t)(4096 - (linear - page)) : 15;
+            return PyBytes_FromStringAndSize((char *)(linear + FIELD(entry, TLB_ADDEND, uint64_t)), size);
+        }
+    }
+    return PyBytes_FromStringAndSize(NULL, 0);
+}
+
 static PyObject *core_set_cr3(Core *c, PyObject *value)
 {
     unsigned long cr3 = PyLong_AsUnsignedLong(value);
@@ -584,6 +603,7 @@ static PyMethodDef methods[] = {
     {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
     {"forget_code", (PyCFunction)core_forget_code, METH_VARARGS, "forget_code(begin, end): Python wrote to this RAM"},
+    {"code_at", (PyCFunction)core_code_at, METH_O, "code_at(linear): bytes of the instruction just fetched there, or none"},
     {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},
     {"inject", (PyCFunction)core_inject, METH_VARARGS, "inject(vector, kind, error, length): deliver before the next instruction"},
     {"set_time", (PyCFunction)core_set_time, METH_VARARGS, "set_time(native, offset): how a guest's RDTSC is answered"},

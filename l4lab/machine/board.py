@@ -39,6 +39,7 @@ class Machine:
     def __init__(self, memory_size: int, transmit: Callable[[int], None]) -> None:
         self.memory = Memory(memory_size)
         self.engine = Engine(self.memory)
+        self.clock = self.engine.clock
         self.charge = self.engine.charge
         self.user: UserMode
         self.guest: GuestMode

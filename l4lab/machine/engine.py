@@ -70,6 +70,12 @@ class Ram(Protocol):
     address: int  # of its first byte, in this process
 
 
+class Clock(Protocol):
+    """The machine's clock. One retired instruction is one cycle."""
+
+    cycles: int  # instructions retired, events delivered, and what was charged
+
+
 class Engine:
     """One emulated CPU over a given RAM. All addresses are physical, all registers as the CPU's manual names them."""
 
@@ -82,11 +88,13 @@ class Engine:
         self.env32: memoryview = self.env.cast("I")
         self.info: memoryview = core.info.cast("I")
         self.reset_state = bytes(self.env)  # protected mode, ring 0, paging off
+        self.clock: Clock = core
         self.run = core.run  # run(frame_address, deadline) -> event
         self.charge = core.charge  # charge(cycles): move the clock without running
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
         self.set_cr3 = core.set_cr3
         self.flush_tlb = core.flush_tlb
+        self.code_at = core.code_at  # code_at(linear): the instruction's bytes if the TLB still has its page, else b""
         self.forget_code = core.forget_code  # forget_code(begin, end): Python wrote there; the engine cannot see it
         self.inject = core.inject  # inject(vector, kind, error_code, length)
         self.set_window = core.set_window

@@ -456,10 +456,13 @@ class GuestMode:
         return 32 if vmcs.state[e.ENV_HFLAGS >> 2] & 1 << 4 else 16
 
     def _instruction(self, vmcs: Vmcs) -> Instruction:
-        code = self.read_code(vmcs, MAX_LENGTH)
-        found = decode(code, self.bits(vmcs))
+        linear = vmcs.segment_base("cs") + self._u32[(vmcs.frame >> 2) + EIP] & 0xFFFFFFFF
+        # The CPU has just fetched it; only at the end of a page, or when the TLB lost it, do we walk the tables.
+        found = decode(self._engine.code_at(linear), self.bits(vmcs))
+        if found is None:
+            found = decode(self.read_code(vmcs, MAX_LENGTH), self.bits(vmcs))
         if found is None:  # it ran a moment ago; another CPU's or a DMA's store may have changed it since
-            return Instruction(1, "", code[:1] or b"\0", 0, 0, False, None, 0, 4)
+            return Instruction(1, "", b"\0", 0, 0, False, None, 0, 4)
         return found
 
     def _effective_address(self, vmcs: Vmcs, instruction: Instruction) -> int:

@@ -84,6 +84,10 @@ class Vmcs:
         attributes = (flags >> 8 & 0xFF) | (flags >> 8 & 0xF000)
         return self.state[at], self.state[at + 2], self.state[at + 4], attributes or UNUSABLE
 
+    def segment_base(self, name: str) -> int:
+        """Only the base of a segment register."""
+        return self.state[_SEGMENT_AT[name] + 2]
+
     def set_segment(self, name: str, selector: int, base: int, limit: int, attributes: int) -> None:
         """Load a segment register with its hidden part, unchecked, as a VM entry does."""
         at = _SEGMENT_AT[name]

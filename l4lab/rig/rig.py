@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from l4lab.abi.ids import ROOT_TASK
 from l4lab.abi.vm import ExitReason
 from l4lab.errors import LabError
 from l4lab.kernel import events
@@ -40,7 +41,7 @@ MAX_MEMORY_MIB = 2048
 class Stop:
     """Why a run came back."""
 
-    reason: str  # deadline, event, stopped, idle, finished, died
+    reason: str  # deadline, enough, event, stopped, idle, finished, died
     finished: bool = False  # nothing more will happen
     detail: str = ""  # a sentence for people
 
@@ -58,7 +59,6 @@ class Rig:
             self.machine, self.trace, HostedThread(_hosted(sigma0.main), "sigma0"), HostedThread(_hosted(root), name)
         )
         self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
-        self._stop_requested = False
         self._previous: dict[str, int] = {}
         self.last_stop = Stop("deadline", detail="just booted")
 
@@ -106,13 +106,11 @@ class Rig:
 
     def run_until(self, cycle: int, enough: Callable[[], bool] | None = None) -> Stop:
         """Run until the clock reads `cycle`, or `enough` says so (asked at each kernel entry), or it all ends."""
-
-        def should_stop() -> bool:
-            return self._stop_requested or self.over() is not None or (enough is not None and enough())
-
         with self._interruptible():
-            reason = self.kernel.run(cycle, should_stop)
-        return self._stopped(reason)
+            while True:
+                reason = self.kernel.run(cycle, enough)
+                if reason != "halted" or self.over() is not None:
+                    return self._stopped(reason)
 
     def step(self) -> Stop:
         """One instruction of whoever is running; of a hosted program, up to its next system call."""
@@ -122,39 +120,32 @@ class Rig:
         """Up to the next kernel entry."""
         before = self.kernel.entries
         with self._interruptible():
-            reason = self.kernel.run(NEVER_ENDS, lambda: self._stop_requested or self.kernel.entries != before)
-        return self._stopped("event" if reason == "stopped" and not self._stop_requested else reason)
+            reason = self.kernel.run(NEVER_ENDS, lambda: self.kernel.entries != before)
+        return self._stopped("event" if reason == "enough" else reason)
 
     def stop(self) -> None:
         """Ask a run to come back at its next kernel entry."""
-        self._stop_requested = True
+        self.kernel.stop_requested = True
 
     def _stopped(self, reason: str) -> Stop:
-        requested, self._stop_requested = self._stop_requested, False
-        over = self.over()
-        if over is not None:
-            self.last_stop = over
-        elif reason == "idle":
-            self.last_stop = Stop(
-                "idle", False, "everybody waits, and nobody will wake them without input from outside"
-            )
-        elif reason == "stopped":
-            self.last_stop = Stop(
-                "stopped", False, "stopped on request" if requested else "what was waited for happened"
-            )
-        else:
-            self.last_stop = Stop(reason)
+        self.kernel.stop_requested = False
+        detail = {
+            "idle": "everybody waits, and nobody will wake them without input from outside",
+            "stopped": "stopped on request",
+            "enough": "what was waited for happened",
+        }.get(reason, "")
+        self.last_stop = self.over() or Stop(reason, False, detail)
         return self.last_stop
 
     def over(self) -> Stop | None:
         """Has the system come to its end? Then how."""
-        if self.kernel.deaths:
-            thread, died = self.kernel.deaths[0]
-            return Stop("died", True, f"the program of {thread.name} raised {died.summary}")
+        for thread, died in self.kernel.deaths:
+            if thread.id == ROOT_TASK:
+                return Stop("died", True, f"the program of {thread.name} raised {died.summary}")
         outcome = self.outcome
         if outcome is not None:
             return Stop("finished", True, outcome.why)
-        root = self.kernel.threads.get(50)
+        root = self.kernel.find(ROOT_TASK, None)
         if root is not None and root.state is ThreadState.HALTED and self.guest is None:
             return Stop("finished", True, "the root task has ended")
         return None
@@ -175,9 +166,9 @@ class Rig:
             return
 
         def interrupt(number: int, frame: Any) -> None:
-            if self._stop_requested:
+            if self.kernel.stop_requested:
                 raise KeyboardInterrupt
-            self._stop_requested = True
+            self.kernel.stop_requested = True
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:

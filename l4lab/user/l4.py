@@ -80,8 +80,7 @@ class CallRefused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message that arrived: who sent it, and what lay in MR0, MR1, ..."""
 
     sender: ThreadId

@@ -110,7 +110,7 @@ class CtrlXferItem(TypedItem):
         """Register numbers in the mask, in the order of their values."""
         return tuple(index for index in range(20) if self.mask >> index & 1)
 
-    @property
+    @cached_property
     def words(self) -> int:
         """This word and its values."""
         return 1 + len(self.indices)

@@ -89,9 +89,7 @@ def _ratio(
     )
 
 
-def _single(
-    name: str, target: float, unit: str, rounds: int, report: Report, figure: Callable[[], float]
-) -> Figure:
+def _single(name: str, target: float, unit: str, rounds: int, report: Report, figure: Callable[[], float]) -> Figure:
     report(name)
     value = statistics.median(figure() for _ in range(rounds))
     return Figure(name, round(value, 3), unit, f"under {target} {unit}", value < target, rounds=rounds)
@@ -129,7 +127,9 @@ def _linux(rounds: int, report: Report) -> Figure:
 
     found = guest.get("linux", report=report)
     if shutil.which("qemu-system-i386") is None:
-        raise LabError("qemu-system-i386 is not installed, to which the boot is compared. Try: --no-linux, or install it.")
+        raise LabError(
+            "qemu-system-i386 is not installed, to which the boot is compared. Try: --no-linux, or install it."
+        )
     ours_command = [
         *(sys.executable, "-m", "l4lab", "boot", str(found.kernel), "--initrd", str(found.initrd)),
         *("--append", found.append, "--memory", "128", "--until", programs.PROMPT, "--timeout", "300"),

@@ -48,6 +48,8 @@ def items_for(thread: Tcb, fault: int) -> list[int]:
     wanted = thread.fault_items.get(fault)
     if not wanted:
         return []
+    if len(wanted) == 1:
+        return ctrlxfer.encode(thread, wanted[0])
     return [word for item in wanted for word in ctrlxfer.encode(thread, item)]
 
 

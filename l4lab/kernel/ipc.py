@@ -150,7 +150,7 @@ def message_of(sender: Tcb) -> list[int]:
     assert sender.utcb is not None, f"{sender!r} has no UTCB"
     tag = sender.regs[ESI]
     count = (tag & 0x3F) + (tag >> 6 & 0x3F)
-    words: list[int] = sender.utcb[MR : MR + 1 + min(count, 63)].tolist()
+    words: list[int] = sender.utcb[MR : MR + 1 + count].tolist()  # 65 and more are an overflow: see transfer()
     words[0] = tag
     return words
 

@@ -38,8 +38,10 @@ _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 *
 class EventSink(Protocol):
     """Where the kernel reports what happened."""
 
-    def append(self, event: events.Event) -> None:
-        """Take note of an event."""
+    append: Callable[[events.Event], object]  # take note of an event
+
+    def settle(self) -> None:
+        """A good moment to put away what has been noted."""
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Kernel:
         self._device_deadline = 0  # when to look at the devices again
         self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
         self._utcb_slot = self.area.slot_frame >> 2
+        self._words = machine.memory.u32
         self._next_epoch = TLB_EPOCH
 
     # -- threads ---------------------------------------------------------------------------------------------------
@@ -163,20 +166,24 @@ class Kernel:
                 return "enough"
             if now >= self._device_deadline:
                 self._look_at_devices()
-            while (thread := sched.expired(now)) is not None:
-                ipc.expire(self, thread)
+            timer = sched.next_timer()
+            if timer <= now:
+                ipc.expire(self, sched.expire())
+                continue
             if now >= self._next_epoch:
                 machine.engine.flush_tlb()
                 self._next_epoch = (now // TLB_EPOCH + 1) * TLB_EPOCH
             chosen = self._choose()
             if chosen is None:
-                wake = min(sched.next_timer(), self._device_deadline)
+                wake = min(timer, self._device_deadline)
                 if wake >= NEVER_ENDS:
                     return "idle"
                 machine.charge(max(min(wake, until) - now, 0))
                 continue
-            limit = min(until, sched.next_timer(), self._device_deadline, self._next_epoch, now + LONGEST_RUN)
+            limit = min(until, timer, self._device_deadline, self._next_epoch, now + LONGEST_RUN)
             self._run_thread(chosen, limit)
+            if not self.entries & 0x7F:
+                self.trace.settle()
             if one_entry:
                 return "event"
 
@@ -187,6 +194,12 @@ class Kernel:
         """
         previous, handed = self.current, self._next
         self._next = None
+        if (
+            handed is not None
+            and (previous is None or previous.state is not ThreadState.RUNNING)
+            and handed.priority >= self.sched.highest
+        ):
+            return self._switch_to(handed)  # the usual way from a caller to the thread that it called
         chosen = previous if previous is not None and previous.state is ThreadState.RUNNING else None
         why = "priority"
         if chosen is not None and chosen.slice_left <= 0:
@@ -204,22 +217,28 @@ class Kernel:
             if chosen is not None:
                 self.sched.add_first(chosen)
             chosen = self.sched.pick()
-        if chosen is not previous and chosen is not None:
-            now = self.clock.cycles
-            if previous is not None and previous.state is ThreadState.RUNNING:
-                self.trace.append(events.Preempted(now, previous.id, why))
-            self.trace.append(events.Switched(now, chosen.id))
-            if chosen.slice_left <= 0:
-                chosen.slice_left = chosen.time_slice
-            self.machine.memory.u32[self._utcb_slot] = chosen.local_id
-        self.current = chosen
-        return chosen
+        if chosen is previous or chosen is None:
+            self.current = chosen
+            return chosen
+        if previous is not None and previous.state is ThreadState.RUNNING:
+            self.trace.append(events.Preempted(self.clock.cycles, previous.id, why))
+        return self._switch_to(chosen)
+
+    def _switch_to(self, thread: Tcb) -> Tcb:
+        """The thread gets the processor: %gs:0 leads to its UTCB."""
+        self.trace.append(events.Switched(self.clock.cycles, thread.id))
+        if thread.slice_left <= 0:
+            thread.slice_left = thread.time_slice
+        self._words[self._utcb_slot] = thread.local_id
+        self.current = thread
+        return thread
 
     def _run_thread(self, thread: Tcb, limit: int) -> None:
         """Let the thread run until it enters the kernel, and handle that entry; or until `limit`."""
         machine, clock = self.machine, self.clock
         start = clock.cycles
-        limit = min(limit, start + thread.slice_left)
+        if limit > start + thread.slice_left:
+            limit = start + thread.slice_left
         entered = True
         if thread.vcpu is not None:
             entered = vm.run(self, thread, limit)

@@ -88,10 +88,8 @@ class Scheduler:
             heappop(timers)  # stale: the thread went on before
         return timers[0][0] if timers else NEVER_ENDS
 
-    def expired(self, now: int) -> Tcb | None:
-        """Take out one thread whose time has come."""
-        if self.next_timer() <= now:
-            thread = heappop(self._timers)[2]
-            assert thread.state in (ThreadState.WAITING, ThreadState.POLLING), f"{thread!r} has a timer"
-            return thread
-        return None
+    def expire(self) -> Tcb:
+        """Take out the thread whose timer is the next; the caller has seen that its time has come."""
+        thread = heappop(self._timers)[2]
+        assert thread.state in (ThreadState.WAITING, ThreadState.POLLING), f"{thread!r} has a timer"
+        return thread

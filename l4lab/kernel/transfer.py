@@ -8,11 +8,12 @@ message registers as data. (X.2 manual, section IPC; reference section 5.5.)
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage
-from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, MsgTag, typed_items
+from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, typed_item
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.kernel import ctrlxfer, events
 from l4lab.kernel.thread import MR, Tcb
@@ -27,39 +28,35 @@ def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: list[int]) -> int:
     """Put a message into the receiver's message registers. 0, or the error code of the overflow."""
     utcb = receiver.utcb
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    if not words[0] & _TYPED:
-        target = utcb[MR : MR + len(words)]
-        source = sender.utcb
-        if sender.outgoing is None and source is not None:
-            target[:] = source[MR : MR + len(words)]
-            target[0] = words[0]
-        else:
-            for i, word in enumerate(words):
-                target[i] = word
-        return 0
-    tag = MsgTag.decode(words[0])
-    if tag.untyped + tag.typed >= MESSAGE_REGISTERS:
+    tag = words[0]
+    if (tag & 0x3F) + (tag >> 6 & 0x3F) >= MESSAGE_REGISTERS:
         return IpcErrorCode.MESSAGE_OVERFLOW
-    for i, word in enumerate(words):
-        utcb[MR + i] = word
-    if sender.outgoing is not None:
+    if not tag & _TYPED and sender.outgoing is None and sender.utcb is not None:
+        utcb[MR : MR + len(words)] = sender.utcb[MR : MR + len(words)]
+        utcb[MR] = tag
+        return 0
+    utcb[MR : MR + len(words)] = memoryview(array("I", words))
+    if not tag & _TYPED or sender.outgoing is not None:
         return 0  # the kernel's own items are for the receiver to read
-    return apply_items(k, sender, receiver, words[1 + tag.untyped :], Acceptor.decode(utcb[MR + u.BR0 // 4]))
+    return apply_items(k, sender, receiver, words[1 + (tag & 0x3F) :], Acceptor.decode(utcb[MR + u.BR0 // 4]))
 
 
 def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, typed: list[int], acceptor: Acceptor) -> int:
     """Act upon typed items. 0, or an error code."""
-    for item, rest in typed_items(typed):
-        if isinstance(item, MapItem):
-            if not rest or acceptor.window.is_nil:
-                return IpcErrorCode.MESSAGE_OVERFLOW
-            hand_over(k, sender, receiver, item, Fpage.decode(rest[0]), acceptor.window)
-        elif isinstance(item, CtrlXferItem):
+    at = 0
+    while at < len(typed):
+        item = typed_item(typed[at])
+        if isinstance(item, CtrlXferItem):
             if acceptor.ctrlxfer:
-                ctrlxfer.write(receiver, item, rest)
+                ctrlxfer.write(receiver, item, typed[at + 1 : at + item.words])
+        elif isinstance(item, MapItem):
+            if at + 1 >= len(typed) or acceptor.window.is_nil:
+                return IpcErrorCode.MESSAGE_OVERFLOW
+            hand_over(k, sender, receiver, item, Fpage.decode(typed[at + 1]), acceptor.window)
         else:
             # String items come with the next issue; until then no receiver has a buffer for them.
             return IpcErrorCode.MESSAGE_OVERFLOW
+        at += item.words
     return 0
 
 

@@ -32,22 +32,19 @@ class Trace:
         self._chunks: deque[tuple[int, bytes]] = deque()  # (number of events, packed)
         self._bytes = 0
         self._recent: list[Event] = []
+        self.append = self._recent.append  # take note of an event: the kernel does so several times in each entry
         self.dropped = 0
 
-    def append(self, event: Event) -> None:
-        """Take note of an event. The kernel calls this; it must stay cheap."""
-        recent = self._recent
-        recent.append(event)
-        if len(recent) >= CHUNK:
-            self._pack()
+    def settle(self) -> None:
+        """Pack what has come together. The kernel calls this now and then; chunks are of one size all the same."""
+        while len(self._recent) >= CHUNK:
+            packed = _ENCODER.encode(self._recent[:CHUNK])
+            del self._recent[:CHUNK]
+            self._keep(CHUNK, packed)
 
-    def _pack(self) -> None:
-        if not self._recent:
-            return
-        packed = _ENCODER.encode(self._recent)
-        self._chunks.append((len(self._recent), packed))
+    def _keep(self, count: int, packed: bytes) -> None:
+        self._chunks.append((count, packed))
         self._bytes += len(packed)
-        self._recent.clear()
         while self._bytes > self._limit and len(self._chunks) > 1:
             count, oldest = self._chunks.popleft()
             self._bytes -= len(oldest)
@@ -91,11 +88,12 @@ class Trace:
 
     def save(self, path: Path | str) -> None:
         """Write the log to a file."""
-        self._pack()
+        self.settle()
+        last = [(len(self._recent), _ENCODER.encode(self._recent))] if self._recent else []
         try:
             with open(path, "wb") as file:
                 file.write(_MAGIC)
-                for count, packed in self._chunks:
+                for count, packed in [*self._chunks, *last]:
                     file.write(count.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed)
         except OSError as error:
             raise LabError(
@@ -121,8 +119,7 @@ class Trace:
                     raise ValueError("a chunk has the wrong number of events")
             except (msgspec.MsgspecError, ValueError) as error:
                 raise LabError(f"{path} is damaged at byte {at}: {error}. Record the trace again.") from error
-            trace._chunks.append((count, packed))
-            trace._bytes += size
+            trace._keep(count, packed)
             at += 8 + size
         return trace
 

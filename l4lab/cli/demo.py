@@ -3,9 +3,78 @@
 
 from __future__ import annotations
 
-from l4lab.errors import LabError
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from l4lab.abi.vm import ExitReason
+    from l4lab.rig.rig import Rig
 
 
 def demo() -> None:
     """Boot a small guest that needs nothing but this package, and show its VM exits."""
-    raise LabError("the demo is not in this version yet; try: l4lab lab")
+    from l4lab.abi.vm import ExitReason
+    from l4lab.cli.boot import EXIT_STATUS, where
+    from l4lab.cli.terminal import HOW_TO_LEAVE, Terminal
+    from l4lab.rig.rig import Rig
+    from l4lab.rig.session import Script, Session, Status
+    from l4lab.user.guests import tinyos
+    from l4lab.views import text
+
+    guest = tinyos.build()
+    rig = Rig.for_flat_guest(guest)
+    terminal = Terminal()
+    typer.echo(f"{guest.description}\nIt runs as a virtual machine, and this is its serial port:\n")
+    if terminal.person:
+        typer.echo(f"({HOW_TO_LEAVE})\n")
+    with terminal:
+        ending = Session(rig, Script(), terminal).run()
+    typer.echo(f"\nIt ended: {ending.why}.")
+    if ending.status is not Status.ENDED:
+        typer.echo(where(rig), nl=False)
+
+    snapshot = rig.snapshot()
+    typer.echo("\nWhat it could not do by itself, and how often: its VM exits.\n")
+    typer.echo(text.exit_counts(snapshot.exit_counts))
+    typer.echo("Each of them went to the monitor, a program outside, as a message of the microkernel. For example:\n")
+    for reason in (ExitReason.CPUID, ExitReason.IO_INSTRUCTION):
+        typer.echo(text.columns(_story(rig, reason)))
+    figures = rig.stats()
+    typer.echo(
+        f"{text.grouped(figures['instructions'])} instructions, {text.grouped(figures['ipc_messages'])} messages, "
+        f"{figures['page_faults']} page faults sent as messages, {figures['injections']} interrupts injected, "
+        f"in {text.virtual_time(rig.machine.cycles)} of the machine's time.\n"
+    )
+    typer.echo("Look into it step by step: l4lab lab. A real system as guest: l4lab guest get linux")
+    raise typer.Exit(EXIT_STATUS[ending.status.name])
+
+
+def _story(rig: Rig, reason: ExitReason) -> Iterator[tuple[str, ...]]:
+    """The first exit of this kind, from the guest's instruction to the guest's next: a row for each event."""
+    from l4lab.abi.describe import label_text
+    from l4lab.abi.message import MsgTag
+    from l4lab.kernel import events
+    from l4lab.rig.inspect import exit_detail
+    from l4lab.views.text import grouped
+    from l4lab.words import hex32
+
+    first = next(e for e in rig.trace.select(events.VmExit) if isinstance(e, events.VmExit) and e.reason == reason)
+    kinds = (events.VmExit, events.Message, events.VmEntry)
+    for event in islice(rig.trace.select(*kinds, thread=first.vcpu, since=first.at), 4):
+        match event:
+            case events.VmExit():
+                told = ("guest → kernel", f"{reason.name} at {hex32(event.ip)} {exit_detail(event)}".rstrip())
+            case events.Message():
+                tag, from_guest = MsgTag.decode(event.words[0]), event.sender == first.vcpu
+                told = (
+                    "kernel → monitor" if from_guest else "monitor → kernel",
+                    f"{label_text(tag.label) if from_guest else 'reply'}, {len(event.words)} words",
+                )
+            case events.VmEntry():
+                told = ("kernel → guest", f"with vector {event.injected & 0xFF}" if event.injected else "goes on")
+            case _:  # no other kind was selected
+                continue
+        yield (f"cycle {grouped(event.at)}", *told)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A session at a guest's console: somebody types, somebody reads, and somebody says when it is enough.
+
+Lives here: what `--until`, `--send` and `--timeout` mean, the pace at which an idle guest's time goes by, and how the
+session ended. Does not live here: the terminal itself (the command line's, or the notebook's), and how a rig runs.
+
+What is typed because of a match arrives at an instant that depends on the guest alone, so such a run can be repeated
+exactly. What a person types arrives when it is typed; the trace holds it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+
+from l4lab.errors import LabError
+from l4lab.rig.rig import Rig, Stop
+from l4lab.user.monitor.outcome import End
+
+PROMPT: Final = r"[#$] (?:\x1b\[6n)?\Z"  # the last that was said; BusyBox also asks where the cursor is (ESC [6n)
+QUIET: Final = 5_000_000  # nanoseconds of silence that tell a prompt from a line which is still being written
+ENTER: Final = b"\r"  # what the key sends
+ARROW: Final = "=>"
+LOOK_BACK: Final = 2048  # bytes of output in which a match may lie
+
+# Linux ends so when its parameters do not let it reset the machine; and so begins what it says in either case.
+_PANIC_FOR_EVER: Final = re.compile(rb"^(?:\[[ .\d]+\] )?---\[ end Kernel panic", re.MULTILINE)
+_PANIC: Final = re.compile(rb"^(?:\[[ .\d]+\] )?Kernel panic - not syncing: ?(.*?)\r?$", re.MULTILINE)
+
+_AWAKE: Final = 0.05  # seconds between two looks at keyboard and clock
+_SHOW: Final = 0.02  # seconds after which output is shown although its line goes on
+_SLICE: Final = 20_000_000  # nanoseconds that the guest may be ahead of the clock on the wall
+_NEVER: Final = 1 << 62
+_LONGEST: Final = 365 * 86400.0  # seconds that a session may be given
+
+
+class Status(Enum):
+    """How a session ended."""
+
+    MATCHED = "the console matched"
+    ENDED = "the guest ended"
+    TIMEOUT = "it took too long"
+    DIED = "the guest died"
+    INTERRUPTED = "it was interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a session ended, and why in a sentence."""
+
+    status: Status
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A line to be typed when new output matches."""
+
+    pattern: re.Pattern[bytes]
+    text: bytes
+    at_prompt: bool  # only if silence follows
+
+    @classmethod
+    def parse(cls, argument: str) -> Send:
+        """TEXT, to be typed at a shell's prompt; or REGEX=>TEXT."""
+        pattern, arrow, text = argument.partition(ARROW)
+        if not arrow:
+            pattern, text = PROMPT, argument
+        return cls(regex(pattern), text.encode() + ENTER, not arrow)
+
+
+def regex(pattern: str) -> re.Pattern[bytes]:
+    """A regular expression to search a console for; `^` and `$` are the ends of a line."""
+    try:
+        return re.compile(pattern.encode(), re.MULTILINE)
+    except re.error as error:
+        raise LabError(
+            f"{pattern!r} is not a regular expression ({error}); put a backslash before characters meant literally"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a session is to do: which lines to type, and when it is enough."""
+
+    until: re.Pattern[bytes] | None = None
+    sends: tuple[Send, ...] = ()
+    timeout: float | None = None  # seconds of wall time
+
+    @classmethod
+    def parse(cls, until: str | None = None, sends: Sequence[str] = (), timeout: float | None = None) -> Script:
+        """From the arguments that people write."""
+        if timeout is not None and not 0 <= timeout <= _LONGEST:
+            raise LabError(f"a timeout of {timeout} s cannot be; give a number of seconds, such as --timeout 60")
+        return cls(None if until is None else regex(until), tuple(map(Send.parse, sends)), timeout)
+
+
+class Terminal(Protocol):
+    """Where a session's output goes and its input comes from."""
+
+    person: bool  # does somebody sit there, or is it a file or a pipe?
+    closed: bool  # nothing more will be typed
+    left: bool  # whoever sits there wants to leave
+
+    def read(self, seconds: float | None) -> bytes:
+        """What has been typed, waiting for it at most so long (None: for ever); nothing if nothing was."""
+
+    def write(self, data: bytes) -> None:
+        """Show output."""
+
+
+class Session:
+    """Runs a rig as a script says, until its console matches, the guest ends, or the time is over."""
+
+    def __init__(self, rig: Rig, script: Script, terminal: Terminal | None = None) -> None:
+        self.rig = rig
+        self.terminal = terminal
+        self._until = script.until
+        self._sends = list(script.sends)
+        self._prompt = regex(PROMPT)
+        self._timeout = script.timeout
+        self._deadline: float | None = None
+        self._person = terminal is not None and terminal.person
+        # Without anything to reach, an idle guest would burn the host's CPU as fast as it can.
+        self._paced = self._person or (terminal is not None and script.until is None and not script.sends)
+        self._prompted = self._person  # may input go to the guest?
+        self._shown = self._searched = self._read = len(rig.console)  # output shown; looked at; not to be matched again
+        self._found: Ending | None = None  # `until` matched
+        self._settle = _NEVER  # the cycle at which to decide what the match was worth
+        self._due: Send | None = None
+        self._ending: Ending | None = None
+        self._next_look = 0.0
+        self._next_show = 0.0
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Ending:
+        """To the end."""
+        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        try:
+            while self._ending is None:
+                self._turn()
+        except KeyboardInterrupt:  # while the machine stood still
+            self._ending = Ending(Status.INTERRUPTED, "interrupted")
+        finally:
+            self._show()
+        return self._ending
+
+    def _turn(self) -> None:
+        """Let the machine run, and do what there is to do when it comes back."""
+        rig, terminal = self.rig, self.terminal
+        begin, begin_wall = rig.machine.cycles, time.monotonic()
+        self._next_look = begin_wall + _AWAKE
+        stop = rig.run_until(min(begin + _SLICE if self._paced else _NEVER, self._settle), self._enough)
+        self._search()  # what the last instant printed
+        if rig.machine.cycles >= self._settle or stop.reason == "idle":
+            self._decide()
+        self._show()
+        if self._due is not None:
+            due, self._due = self._due, None
+            rig.type(due.text)
+        elif self._ending is None:
+            self._judge(stop)
+            if self._ending is None and terminal is not None:
+                virtual, wall = (rig.machine.cycles - begin) / 1e9, time.monotonic() - begin_wall
+                self._listen(terminal, stop, max(virtual - wall, 0.0) if self._paced else 0.0)
+
+    def _enough(self) -> bool:
+        """Is there anything to do? Asked at each kernel entry, so it must not take long."""
+        if len(self.rig.console) > self._searched:
+            settle = self._settle
+            self._search()
+            if self._due is not None or self._ending is not None or self._settle != settle:
+                return True
+        now = time.monotonic()
+        if now >= self._next_show and self._shown < self._searched:
+            self._show()
+            self._next_show = now + _SHOW
+        return now >= self._next_look and (self.terminal is not None or self._is_late(now))
+
+    def _is_late(self, now: float) -> bool:
+        return self._deadline is not None and now >= self._deadline
+
+    def _search(self) -> None:
+        """Look at new output: is it time to type, or to end?"""
+        console = self.rig.console
+        if len(console) == self._searched or self._due is not None or self._ending is not None:
+            return
+        self._searched = len(console)
+        start = max(self._read, len(console) - LOOK_BACK)
+        if not self._prompted and self._prompt.search(console, start):
+            self._prompted = True
+        if self._until is not None and self._found is None and (match := self._until.search(console, start)):
+            self._found = Ending(Status.MATCHED, f"the console says {match[0].decode(errors='replace')!r}")
+        if self._sends and self._sends[0].pattern.search(console, start):
+            if self._sends[0].at_prompt:
+                self._settle = self.rig.machine.cycles + QUIET
+            else:
+                self._type_next()
+        elif self._found is None:
+            self._settle = _NEVER
+            if not self._person and _PANIC_FOR_EVER.search(console, start):
+                self._ending = self._died("it panicked")
+        elif not self._sends:
+            self._ending = self._found
+        elif self._settle == _NEVER:  # the same line may be the prompt that a line of ours waits for
+            self._settle = self.rig.machine.cycles + QUIET
+
+    def _decide(self) -> None:
+        """It has been quiet since the match, or there was no line to type: now it counts."""
+        self._settle = _NEVER
+        if self._due is not None or self._ending is not None:
+            return
+        start = max(self._read, len(self.rig.console) - LOOK_BACK)
+        if self._sends and self._sends[0].pattern.search(self.rig.console, start):
+            self._type_next()
+        elif self._found is not None:
+            self._ending = self._found
+
+    def _type_next(self) -> None:
+        """The next line is due; what comes after it waits for new output."""
+        self._due = self._sends.pop(0)
+        self._read = len(self.rig.console)
+        self._found, self._settle = None, _NEVER
+
+    def _judge(self, stop: Stop) -> None:
+        """The machine has come back: is this the end?"""
+        if stop.finished:
+            self._ending = self._ended(stop)
+        elif stop.reason == "stopped":
+            self._ending = Ending(Status.INTERRUPTED, "interrupted")
+        elif self._is_late(time.monotonic()):
+            self._ending = Ending(Status.TIMEOUT, f"{self._timeout:g} seconds are over")
+        elif stop.reason == "idle" and (self.terminal is None or self.terminal.closed):
+            waits = self._until is not None or self._sends
+            self._ending = Ending(Status.TIMEOUT if waits else Status.ENDED, stop.detail)
+
+    def _ended(self, stop: Stop) -> Ending:
+        outcome = self.rig.outcome
+        if outcome is None:
+            return Ending(Status.DIED if stop.reason == "died" else Status.ENDED, stop.detail)
+        if not outcome.end.is_clean or (outcome.end is End.RESET and _PANIC.search(self.rig.console)):
+            return self._died(str(outcome))
+        return Ending(Status.ENDED, str(outcome))
+
+    def _died(self, why: str) -> Ending:
+        said = _PANIC.search(self.rig.console)
+        cause = f" (kernel panic: {said[1].decode(errors='replace')})" if said else ""
+        return Ending(Status.DIED, why + cause)
+
+    # -- the terminal --------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        console = self.rig.console
+        if self.terminal is not None and self._shown < len(console):
+            shown, self._shown = self._shown, len(console)
+            self.terminal.write(bytes(console[shown:]))
+
+    def _listen(self, terminal: Terminal, stop: Stop, ahead: float) -> None:
+        """Type what was typed. A guest that is ahead of the wall's clock, or waits for somebody, lets us sleep."""
+        seconds: float | None = None if stop.reason == "idle" else ahead
+        if self._deadline is not None:
+            left = max(self._deadline - time.monotonic(), 0.0)
+            seconds = left if seconds is None else min(seconds, left)
+        self._prompted = self._prompted or stop.reason == "idle"
+        if terminal.closed or not self._prompted:  # a booting guest would throw away what comes before its prompt
+            time.sleep(seconds or 0.0)
+            return
+        self.rig.type(terminal.read(seconds))
+        if terminal.left:
+            self._ending = Ending(Status.INTERRUPTED, "left")

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`l4lab boot` as a user has it: Debian's Linux at a pipe and at a terminal, and what cannot be booted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from l4lab.guests import guest
+from l4lab.kernel import events
+from l4lab.rig.trace import Trace
+
+PATIENCE = 120.0  # seconds; a boot takes some ten
+
+
+@pytest.fixture(scope="module")
+def linux() -> guest.Guest:
+    """Debian's kernel and our initrd."""
+    return guest.get("linux")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line that boots."""
+    return [sys.executable, "-m", "l4lab", "boot", *map(str, arguments)]
+
+
+def boot(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Boot without anybody at the keyboard."""
+    line = command(*arguments)
+    return subprocess.run(
+        line,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * PATIENCE,
+        errors="replace",
+    )
+
+
+def test_linux_boots_to_a_shell_does_what_it_is_told_and_halts(linux: guest.Guest, tmp_path: Path) -> None:
+    """Do lines typed at the prompt run in the guest, is its end a clean one, and do stats and trace tell of it all?"""
+    stats, trace = tmp_path / "stats.json", tmp_path / "boot.trace"
+    done = boot(
+        *(linux.kernel, "--initrd", linux.initrd, "--timeout", PATIENCE, "--stats", stats, "--trace", trace),
+        *("--send", "echo $((6 * 7)) is the answer", "--send", "answer\\s+.*# =>poweroff -f"),
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert "\n42 is the answer\n" in done.stdout.replace("\r", "")
+    assert "unpacking" in done.stderr
+    assert "the guest ended" in done.stderr
+    figures = json.loads(stats.read_text())
+    wanted = {"instructions", "virtual_s", "wall_s", "ipc_messages", "vm_exits", "page_faults", "injections"}
+    assert wanted == set(figures)
+    assert figures["instructions"] > 10**8
+    assert {"CPUID", "IO_INSTRUCTION", "HLT"} <= set(figures["vm_exits"])
+    counted = Trace.load(trace).counts()
+    assert sum(figures["vm_exits"].values()) == counted[events.VmExit.__name__]
+    assert figures["ipc_messages"] == counted[events.Message.__name__]
+
+
+def test_at_a_terminal_keys_go_to_the_guest_and_an_idle_guest_lets_the_host_sleep(linux: guest.Guest) -> None:
+    """Does Ctrl-C end a program of the guest, does waiting at the prompt cost little, and does Ctrl-] leave?"""
+    user, terminal = pty.openpty()
+    line = command(linux.kernel, "--initrd", linux.initrd, "--timeout", PATIENCE)
+    process = subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True)
+    os.close(terminal)
+    try:
+        assert b"Ctrl-]" in until(user, b"/ # ")
+        os.write(user, b"sleep 1000\r")
+        until(user, b"sleep 1000")
+        time.sleep(0.5)
+        os.write(user, b"\x03")
+        until(user, b"/ # ")
+        os.write(user, b"echo $((6 * 7))\r")
+        until(user, b"\r\n42\r\n")
+        time.sleep(0.5)
+        before = cpu_seconds(process.pid)
+        time.sleep(2.0)
+        assert cpu_seconds(process.pid) - before < 1.0
+        os.write(user, b"\x1d")
+        assert 130 == process.wait(10.0)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(user)
+
+
+def until(terminal: int, wanted: bytes) -> bytes:
+    """What is on the terminal up to the wanted words."""
+    output, deadline = b"", time.monotonic() + PATIENCE
+    while wanted not in output:
+        ready, _, _ = select.select([terminal], [], [], max(deadline - time.monotonic(), 0.0))
+        assert ready, output
+        output += os.read(terminal, 4096)
+    return output
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has taken so far: proc(5), fields 14 and 15."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_panic_is_status_4(linux: guest.Guest) -> None:
+    """Does a kernel that finds no root file system die, with the reason told?"""
+    done = boot(linux.kernel, "--timeout", PATIENCE)
+
+    assert 4 == done.returncode, done.stderr
+    assert "kernel panic: VFS: Unable to mount root fs" in done.stderr
+
+
+def test_until_ends_at_a_match(linux: guest.Guest) -> None:
+    """Does the run end with status 0 as soon as the console matches?"""
+    done = boot(linux.kernel, "--until", r"Linux version 6\.\d+", "--timeout", PATIENCE)
+
+    assert 0 == done.returncode
+    assert "Run /init" not in done.stdout
+
+
+def test_a_timeout_is_status_3_and_says_where_the_machine_stands(linux: guest.Guest) -> None:
+    """Does a run that takes too long end, and is the next instruction shown?"""
+    begin = time.monotonic()
+    done = boot(linux.kernel, "--timeout", "1", "--until", "never")
+
+    assert 3 == done.returncode
+    assert "1 seconds are over" in done.stderr
+    assert "→" in done.stderr
+    assert "EIP" in done.stderr
+    assert time.monotonic() - begin < 10
+
+
+def test_ctrl_c_stops_within_a_second_and_says_where(linux: guest.Guest) -> None:
+    """Without a terminal, does SIGINT end the run at once, with the place told?"""
+    process = subprocess.Popen(
+        command(linux.kernel), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 1)  # it runs
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        took = time.monotonic() - begin
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert 130 == process.returncode
+    assert b"interrupted" in errors
+    assert b"EIP" in errors
+    assert b"Traceback" not in errors
+    assert took < 1.5  # with the time that the interpreter takes to end
+
+
+def refused(*arguments: str | Path) -> str:
+    """What is said to arguments that cannot be used."""
+    done = boot(*arguments, "--timeout", 20)
+
+    assert 2 == done.returncode, done.stderr
+    assert "" == done.stdout
+    said = [line for line in done.stderr.splitlines() if not line.startswith("l4lab: unpacking")]
+    assert 1 == len(said)
+    assert said[0].startswith("l4lab: ")
+    return said[0]
+
+
+def test_what_is_no_kernel_is_refused(tmp_path: Path) -> None:
+    """A file of zeros, an empty one, a folder, a device without end, none at all."""
+    zeros, empty = tmp_path / "zeros", tmp_path / "empty"
+    zeros.write_bytes(bytes(1 << 20))
+    empty.touch()
+
+    assert "not a Linux kernel" in refused(zeros)
+    assert "not a Linux kernel" in refused(empty)
+    assert "not a file" in refused(tmp_path)
+    assert "not a file" in refused("/dev/zero")
+    assert "no such file" in refused(tmp_path / "nothing")
+
+
+def test_a_truncated_kernel_is_refused(linux: guest.Guest, tmp_path: Path) -> None:
+    """Half a bzImage is told as such."""
+    half = tmp_path / "vmlinuz"
+    half.write_bytes(linux.kernel.read_bytes()[: 1 << 20])
+
+    assert "cut short" in refused(half)
+
+
+def test_a_damaged_kernel_is_refused(linux: guest.Guest, tmp_path: Path) -> None:
+    """A bzImage with some bytes of its payload changed is told as such."""
+    damaged = tmp_path / "vmlinuz"
+    image = bytearray(linux.kernel.read_bytes())
+    image[1 << 20 : (1 << 20) + 64] = bytes(64)
+    damaged.write_bytes(image)
+
+    assert "damaged" in refused(damaged)
+
+
+@pytest.mark.parametrize("memory", ["0", "1", "-5", "4096", "99999999999999"])
+def test_absurd_memory_is_refused(linux: guest.Guest, memory: str) -> None:
+    """No memory, too little, less than none, more than a 32-bit PC has, more than there is."""
+    assert "try --memory" in refused(linux.kernel, "--memory", memory)
+
+
+def test_what_does_not_fit_is_refused(linux: guest.Guest, tmp_path: Path) -> None:
+    """A kernel larger than memory, and an initrd that does not fit beside it: both say how much would do."""
+    large = tmp_path / "initrd"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+
+    assert "give it more, such as --memory" in refused(linux.kernel, "--memory", "16")
+    assert "the initrd (64 MiB) does not fit" in refused(linux.kernel, "--initrd", large, "--memory", "64")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--initrd", "/nonexistent"), "cannot read /nonexistent"),
+        (("--paging", "magic"), "there is no paging mode 'magic'; there is: nested"),
+        (("--until", "("), "not a regular expression"),
+        (("--send", "*=>text"), "not a regular expression"),
+        (("--timeout", "-1"), "a timeout of -1.0 s"),
+        (("--timeout", "nan"), "a timeout of nan s"),
+        (("--stats", "/nonexistent/stats.json"), "cannot write /nonexistent/stats.json"),
+        (("--trace", "/"), "cannot write /"),
+        (("--append", "caf\u00e9"), "ASCII"),
+        (("--append", "x" * 5000), "shorten --append"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(linux: guest.Guest, arguments: tuple[str, str], told: str) -> None:
+    """Each mistake is told in one line that names it."""
+    kernel = linux.kernel
+    done = boot(kernel, *arguments) if arguments[0] == "--timeout" else None
+    said = done.stderr if done is not None else refused(kernel, *arguments)
+
+    assert done is None or 2 == done.returncode
+    assert told in said

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Systems that have a name: for whoever wants one at hand and not to put it together."""
+
+from __future__ import annotations
+
+from l4lab.errors import LabError
+from l4lab.guests import guest as guests
+from l4lab.rig.rig import Rig
+from l4lab.user.guests import greeting, tinyos
+
+NAMES = ("greeting", "tinyos", "linux")
+LINUX_MEMORY_MIB = 64
+
+
+def boot(name: str, interactive: bool = False) -> Rig:
+    """A machine with our kernel, a monitor, and a guest: "greeting", "tinyos" or "linux". The guest has not run yet.
+
+    An interactive tinyos takes commands before it switches itself off. Linux must have been obtained before.
+    """
+    match name:
+        case "greeting":
+            return Rig.for_flat_guest(greeting.build())
+        case "tinyos":
+            return Rig.for_flat_guest(tinyos.build(interactive))
+        case "linux":
+            return _linux()
+    raise LabError(f"there is no guest named {name!r}; there are: {', '.join(NAMES)}")
+
+
+def _linux() -> Rig:
+    here = next(listed.here for listed in guests.listed() if listed.name == "linux")
+    if here is None:
+        raise LabError("Linux is not here yet; obtain it once, in a terminal: l4lab guest get linux")
+    return Rig.for_linux(
+        here.kernel.read_bytes(), str(here.kernel), here.initrd.read_bytes(), here.append, LINUX_MEMORY_MIB
+    )

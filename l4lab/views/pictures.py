@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The views as a notebook's cell shows them: a function per picture, from a snapshot to a `Picture`.
+
+Lives here: what makes a picture appear, with its plain-text twin where there is no notebook. What is in a picture is
+decided in the files beside this one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import msgspec
+
+from l4lab.errors import LabError
+from l4lab.rig.snapshot import Snapshot, SpaceView
+from l4lab.views import disassembly as disassembly_view
+from l4lab.views import ipc, spaces, svg, text, vmexits
+from l4lab.views import registers as registers_view
+from l4lab.views import threads as threads_view
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """Something to look at: markup where that can be shown, text elsewhere."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def messages(snapshot: Snapshot, latest: int = ipc.MESSAGES) -> Picture:
+    """The latest messages as a sequence chart."""
+    shown = msgspec.structs.replace(snapshot, ipc=snapshot.ipc[-latest:])
+    return Picture(ipc.sequence(shown), text.ipc(shown))
+
+
+def exits(snapshot: Snapshot, latest: int = 10) -> Picture:
+    """The latest VM exits as a table, the newest first."""
+    shown = msgspec.structs.replace(snapshot, exits=snapshot.exits[-latest:])
+    return Picture(vmexits.as_html(shown), text.exits(shown))
+
+
+def histogram(snapshot: Snapshot) -> Picture:
+    """How often each exit reason occurred."""
+    return Picture(vmexits.histogram(snapshot.exit_counts), text.exit_counts(snapshot.exit_counts))
+
+
+def disassembly(snapshot: Snapshot, lines: int = 8) -> Picture:
+    """The instructions that come next."""
+    shown = snapshot.disassembly[:lines]
+    return Picture(disassembly_view.as_html(shown), text.disassembly(shown))
+
+
+def registers(snapshot: Snapshot) -> Picture:
+    """The registers; what changed since the last snapshot stands out."""
+    return Picture(registers_view.as_html(snapshot), text.registers(snapshot))
+
+
+def threads(snapshot: Snapshot) -> Picture:
+    """The threads, and what each waits for."""
+    return Picture(threads_view.as_html(snapshot), text.threads(snapshot))
+
+
+def memory_map(snapshot: Snapshot, space: str) -> Picture:
+    """One address space, by its name, from the lowest address to the highest."""
+    for view in snapshot.spaces:
+        if view.name == space:
+            return _memory_map(snapshot, view)
+    names = ", ".join(repr(view.name) for view in snapshot.spaces)
+    raise LabError(f"there is no address space {space!r}; there are: {names}")
+
+
+def address_spaces(snapshot: Snapshot) -> Picture:
+    """Who mapped what to whom. Without Graphviz's `dot`: the memory maps of all spaces, one below the other."""
+    spoken = text.spaces(snapshot)
+    if shutil.which("dot") is None:
+        return Picture("".join(_memory_map(snapshot, view).html for view in snapshot.spaces), spoken)
+    drawn = subprocess.run(
+        ["dot", "-Tsvg"], input=spaces.as_dot(snapshot), capture_output=True, text=True, check=True
+    ).stdout
+    # dot draws in black; ink is the text colour of the notebook's theme.
+    inked = (
+        drawn[drawn.index("<svg") :].replace('"black"', f'"{svg.INK}"').replace("<text ", f'<text fill="{svg.INK}" ')
+    )
+    return Picture(inked, spoken)
+
+
+def _memory_map(snapshot: Snapshot, view: SpaceView) -> Picture:
+    return Picture(spaces.memory_map(snapshot, view), text.space(snapshot, view))

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The CPU engine: Unicorn, driven so that every run is exact and repeatable.
 
-This is the only file that imports `unicorn`, and with `_core.c` the only one that knows its private structures. What
-the rest of the machine sees is small: load the CPU from a register frame, run at most so many instructions, store it
-back, say what happened. Which addresses are mapped, what an exit means and who runs next are decided elsewhere.
+This is the only file that imports `unicorn`, and with its two cores (`_core.c`, and `pycore.py` where no compiler was at
+hand) the only one that knows its private structures. What the rest of the machine sees is small: load the CPU from a
+register frame, run at most so many instructions, store it back, say what happened. Which addresses are mapped, what an
+exit means and who runs next are decided elsewhere.
 
-The private offsets below are those of the pinned release. `Engine` checks every one of them by behaviour when it is
-made for the first time in a process, and refuses to start when one does not hold.
+The private offsets below are those of the pinned release. When the first engine of a process is made, `probe.py` checks
+by behaviour every one that the chosen core uses, and refuses to start when one does not hold.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
+import warnings
 from typing import Any, Protocol
 
 from l4lab.errors import LabError
+from l4lab.machine.memory import Memory
 
 # What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in _core.c.
 EVENT_BUDGET = -1  # the deadline is reached, to the instruction
@@ -35,10 +39,11 @@ ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808,
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
 ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_DR, ENV_OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
 ENV_VM_VMCB, ENV_TSC_OFFSET, ENV_INTERCEPT, ENV_INTERCEPT_CR, ENV_INTERCEPT_DR = 5504, 5512, 5520, 5528, 5532
-ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3 = 5536, 5544
+ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3, ENV_RETURN_ADDRESS = 5536, 5544, 5560
 ENV_SIZE = 5568
 UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
 TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT = 0, 20, 22, 24, 32, 40, 72, 192
+UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; kept up where a run has a count
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_GUEST = 3, 1 << 3, 1 << 21
@@ -63,13 +68,6 @@ _FUNCTIONS = (
 )
 
 
-class Ram(Protocol):
-    """What the engine needs of physical memory."""
-
-    size: int
-    address: int  # of its first byte, in this process
-
-
 class Clock(Protocol):
     """The machine's clock. One retired instruction is one cycle."""
 
@@ -79,11 +77,15 @@ class Clock(Protocol):
 class Engine:
     """One emulated CPU over a given RAM. All addresses are physical, all registers as the CPU's manual names them."""
 
-    def __init__(self, ram: Ram) -> None:
+    def __init__(self, ram: Memory, kind: str | None = None) -> None:
+        """`kind`: native or python; by default the native core if it was built."""
+        self.kind = _kind_of_core() if kind is None else kind
+        if kind is None:
+            _probe(self.kind)
         self._ram = ram  # keeps the mapping alive as long as the engine
         self._uc = uc = _new_unicorn()
         uc.mem_map_ptr(0, ram.size, 7, ram.address)
-        self._core = core = _attach_core(uc, ram)
+        self._core = core = _attach_core(uc, ram, self.kind)
         self.env: memoryview = core.env  # the engine's CPU state, live
         self.env32: memoryview = self.env.cast("I")
         self.info: memoryview = core.info.cast("I")
@@ -164,13 +166,22 @@ def _new_unicorn() -> Any:
     return uc
 
 
-def _attach_core(uc: Any, ram: Ram) -> Any:
-    """Make the native core for `uc` and register its callbacks."""
+def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
+    """Make the core for `uc` and register its callbacks."""
     from unicorn import UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR
     from unicorn.unicorn_py3.unicorn import uclib
     from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT
 
-    core = _core_module().Core(_handle(uc), ram.address, ram.size, _function_addresses(), _OFFSETS)
+    functions = _function_addresses()
+    core: Any
+    if kind == "native":
+        native = _native_core()
+        assert native is not None
+        core = native(_handle(uc), ram.address, ram.size, tuple(functions.values()), _OFFSETS)
+    else:
+        from l4lab.machine.pycore import PyCore
+
+        core = PyCore(_handle(uc), ram, functions)
     opaque, on_block, on_interrupt, on_invalid, on_in, on_out = core.callbacks
     for kind, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
@@ -179,6 +190,8 @@ def _attach_core(uc: Any, ram: Ram) -> Any:
         (UC_HOOK_INSN, on_in, UC_X86_INS_IN),
         (UC_HOOK_INSN, on_out, UC_X86_INS_OUT),
     ):
+        if not callback:  # the core in Python counts by other means
+            continue
         hook = ctypes.c_size_t(0)
         extra = () if instruction is None else (ctypes.c_int(instruction),)
         status = uclib.uc_hook_add(
@@ -204,11 +217,11 @@ def _handle(uc: Any) -> int:
 
 
 @functools.cache
-def _function_addresses() -> tuple[int, ...]:
+def _function_addresses() -> dict[str, int]:
     from unicorn.unicorn_py3.unicorn import uclib
 
     try:
-        return tuple(ctypes.cast(getattr(uclib, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS)
+        return {name: ctypes.cast(getattr(uclib, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS}
     except AttributeError as missing:
         raise LabError(
             f"this build of unicorn does not export {missing}. Try the wheel: pip install unicorn==2.1.4"
@@ -216,7 +229,46 @@ def _function_addresses() -> tuple[int, ...]:
 
 
 @functools.cache
-def _core_module() -> Any:
-    from l4lab.machine import _core
+def _native_core() -> Any:
+    """The class of the native core; None where it was not built."""
+    try:
+        from l4lab.machine import _core
+    except ImportError:
+        return None
+    return _core.Core
 
-    return _core
+
+_HOW_TO_BUILD = (
+    "To have it, install a C compiler and Python's headers (Debian: gcc python3-dev) and install l4lab again"
+)
+
+
+def _kind_of_core() -> str:
+    """Native or python, as L4LAB_ENGINE says, else as there is."""
+    wanted = os.environ.get("L4LAB_ENGINE", "")
+    if wanted not in ("", "native", "python"):
+        raise LabError(f"L4LAB_ENGINE is {wanted!r}. Set it to native or python, or unset it.")
+    if wanted == "native" and _native_core() is None:
+        raise LabError(
+            f"L4LAB_ENGINE=native, but the native core was not built. {_HOW_TO_BUILD}; or unset L4LAB_ENGINE."
+        )
+    if not wanted and _native_core() is None:
+        _warn_slow()
+    return wanted or ("python" if _native_core() is None else "native")
+
+
+@functools.cache
+def _warn_slow() -> None:
+    warnings.warn(
+        f"the native core was not built: the machine runs several times slower, with the same results. {_HOW_TO_BUILD}; "
+        "L4LAB_ENGINE=python says that this is meant.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+@functools.cache
+def _probe(kind: str) -> None:
+    from l4lab.machine.probe import probe
+
+    probe(kind)

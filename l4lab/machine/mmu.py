@@ -152,7 +152,7 @@ def explain_walk(
 ) -> ExplainedWalk:
     """The walk of the same arguments, entry by entry, leaving A and D as they are; with `ncr3`, that of a guest."""
     steps: list[Step] = []
-    translate = _identity if ncr3 is None else _host_walk(memory, ncr3, pse, set_ad=False)
+    translate = _identity if ncr3 is None else host_walk(memory, ncr3, pse, set_ad=False)
     try:
         pa = _walk_by_steps(memory, cr3, va, access, wp, pse, False, translate, steps)
     except (PageFault, NestedPageFault) as fault:
@@ -178,7 +178,7 @@ def walk_nested(
     `pse`, the *guest's* CR4.PSE, decides for the host's tables too. So a guest that can clear it must not have 4 MB
     pages in its host tables: the walker would take the first 4 KB of such a page, the guest's own data, for a table.
     """
-    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, _host_walk(memory, ncr3, pse, set_ad), [])
+    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, host_walk(memory, ncr3, pse, set_ad), [])
 
 
 Translate = Callable[[int, int, bool], int]  # address as the walker sees it, access, is it of a table -> physical
@@ -188,7 +188,7 @@ def _identity(address: int, access: int, of_table: bool) -> int:
     return address
 
 
-def _host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
+def host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
     """Translation of guest-physical addresses by the host's tables at `ncr3`. To them every guest is ring 3."""
 
     def translate(address: int, access: int, of_table: bool) -> int:

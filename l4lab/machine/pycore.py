@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine's core in Python: the same interface and the same results as `_core.c`, for where no compiler was at hand.
+
+Instructions are counted by the engine itself: `uc_emu_start` takes a count, and the engine calls a function of its own
+before each instruction, which stops the run when the count is used up. That costs speed, and it is exact once one
+knows what the counter holds: the instructions *begun*. So whoever is called while the CPU runs reads it at once, and
+takes one off where the instruction at EIP has begun and not retired:
+
+    a fault, a VM exit, a port          begun, not retired         counter - 1
+    a fault of the fetch                not even begun             counter       (the engine's note of where it came
+                                                                                  from is empty: nothing was running)
+    INT n, a single-step trap           retired                    counter
+    a store into its own block          begun twice                the second time is taken off when it begins
+
+A Python function that the engine calls must return to it: it cannot leave by longjmp as the native core does. So events
+of a guest are delivered between two runs, by `delivery.py`, and a port instruction is undone after it has happened.
+This file does not import `unicorn`; it is handed the addresses of its functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from l4lab.machine import engine as e
+from l4lab.machine.delivery import Delivery, Event, Exit, Kind
+from l4lab.machine.memory import Memory
+
+_EXIT_RDTSC = e.VM_EXIT + 0x6E
+_PAGE_FAULTS = frozenset((14, e.VM_EXIT + 0x4E, e.VM_EXIT + 0x400))  # in the guest's tables or the host's
+_SINGLE_STEPS = frozenset((1, e.VM_EXIT + 0x41))
+_TF, _IF, _RF = 1 << 8, 1 << 9, 1 << 16
+_REQUEST = 1 << 11  # of CPUState.interrupt_request: one that the engine itself never sets
+_NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translated as any other
+_NONE = 0xFFFFFFFF
+_STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
+_CLASS_WORDS = 64  # of the engine's table of functions that we look through
+_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+_EAX, _ECX, _EDX, _ESI, _EDI = (2 * n for n in (0, 1, 2, 6, 7))  # words of the CPU state
+_EIP, _EFLAGS, _HFLAGS, _DR6 = (at >> 2 for at in (e.ENV_EIP, e.ENV_EFLAGS, e.ENV_HFLAGS, e.ENV_DR + 48))
+_IS_INT, _ERROR_CODE, _OLD_EXCEPTION = (at >> 2 for at in (e.ENV_IS_INT, e.ENV_ERROR_CODE, e.ENV_OLD_EXCEPTION))
+_RETURN_ADDRESS = e.ENV_RETURN_ADDRESS >> 2
+_CS_BASE = (e.ENV_SEGS + 24 + 8) >> 2
+# What a port instruction changes, beside memory that it has written already when the port is reached.
+_PORT_STATE = (_EIP, _EAX, _ECX, _ESI, _EDI, _DR6)
+
+_P, _U32, _INT = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int
+_ON_INTERRUPT = ctypes.CFUNCTYPE(None, _P, _U32, _P)
+_ON_INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _P)
+_ON_IN = ctypes.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
+_ON_OUT = ctypes.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
+_BETWEEN_BLOCKS = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _INT)
+# PYFUNCTYPE: as the native core, we keep Python's lock while the CPU runs.
+_EMU_START = ctypes.PYFUNCTYPE(_INT, _P, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
+_OF_ENGINE = ctypes.PYFUNCTYPE(_INT, _P)
+_OF_CPU = ctypes.PYFUNCTYPE(None, _P)
+_OF_RANGE = ctypes.PYFUNCTYPE(None, _P, ctypes.c_uint64, ctypes.c_uint64)
+
+
+class PyCore:
+    """Drives one engine; see `Engine` for what the methods mean to the rest of the machine."""
+
+    def __init__(self, handle: int, memory: Memory, functions: dict[str, int]) -> None:
+        """`handle`: the engine's; `functions`: addresses of the functions it exports, by name."""
+        self._uc = handle
+        self._memory = memory
+        self._cpu = cpu = ctypes.c_uint64.from_address(handle + e.UC_CPU).value
+        self._env = _words(cpu + e.CPU_ENV, e.ENV_SIZE)
+        self.env = self._env.cast("B")
+        self._counter = ctypes.c_size_t.from_address(handle + e.UC_COUNTER)
+        self._order = _U32.from_address(cpu + e.CPU_CFLAGS)
+        self._request = _U32.from_address(cpu + e.CPU_INTERRUPT_REQUEST)
+        self._emu_start = _EMU_START(functions["uc_emu_start"])
+        self._emu_stop = _OF_ENGINE(functions["uc_emu_stop"])
+        self._tlb_flush = _OF_CPU(functions["tlb_flush_x86_64"])
+        self._invalidate = _OF_RANGE(functions["tb_invalidate_phys_range_x86_64"])
+        self._between = _BETWEEN_BLOCKS(self._between_blocks)
+        self._take_over(functions["x86_cpu_exec_interrupt_x86_64"])
+        self._callbacks = (
+            _ON_INTERRUPT(self._on_interrupt),
+            _ON_INVALID(self._on_invalid),
+            _ON_IN(self._on_in),
+            _ON_OUT(self._on_out),
+        )
+        self._delivery = Delivery(memory, self._env, self.forget_code)
+        # of the current run of the engine
+        self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
+        self._direct = False  # it is for our caller, whatever mode the CPU is in
+        self._executed = 0  # instructions retired when it was noted
+        self._port_state: list[int] | None = None
+        # of all runs
+        self.retired = 0
+        self._charged = 0
+        # orders for the next run
+        self.pending = -1
+        self._injection = (0, 0, 0)
+        self._window = False
+        self._native_time = False
+        self._time_offset = 0
+        self.info = memoryview(bytearray(4 * 7))
+        self._info = self.info.cast("I")
+
+    @property
+    def callbacks(self) -> tuple[int, ...]:
+        """Addresses to register with the engine: opaque, block (none), interrupt, invalid instruction, in, out."""
+        return 0, 0, *(ctypes.cast(callback, _P).value or 0 for callback in self._callbacks)
+
+    @property
+    def deliveries(self) -> int:
+        """Attempts to deliver an event through a guest's IDT."""
+        return self._delivery.attempts
+
+    @property
+    def cycles(self) -> int:
+        """The clock."""
+        return self.retired + self._delivery.attempts + self._charged
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def charge(self, cycles: int) -> None:
+        """Move the clock without running."""
+        self._charged += cycles
+
+    def swap(self, save: bytearray, load: bytes | bytearray) -> None:
+        """Exchange the whole CPU state, and forget the TLB."""
+        if len(save) != e.ENV_SIZE or len(load) != e.ENV_SIZE:
+            raise ValueError("a CPU context has the size that the engine's probe found")
+        load = bytes(load)
+        save[:] = self.env
+        self.env[:] = load
+        self.flush_tlb()
+
+    def flush_tlb(self) -> None:
+        """Forget all address translations."""
+        self._tlb_flush(self._cpu)
+
+    def set_cr3(self, address: int) -> None:
+        """Load CR3, and forget all address translations."""
+        at = (e.ENV_CR >> 2) + 6
+        self._env[at], self._env[at + 1] = address, 0
+        self.flush_tlb()
+
+    def forget_code(self, begin: int, end: int) -> None:
+        """RAM was written behind the engine's back."""
+        self._invalidate(self._uc, begin, end)
+
+    def code_at(self, linear: int) -> bytes:
+        """Bytes of the instruction just fetched, where that is cheap to know; here it is not."""
+        return b""
+
+    def inject(self, vector: int, kind: int, error_code: int, length: int) -> None:
+        """Deliver this event before the next instruction: external interrupt 0, exception 1, software interrupt 2."""
+        self.pending = vector
+        self._injection = (kind, error_code, length)
+
+    def set_window(self, on: bool) -> None:
+        """Stop at the first instruction boundary at which an interrupt could be taken."""
+        self._window = on
+
+    def set_time(self, native: bool, offset: int) -> None:
+        """May a guest read the clock, plus `offset`, without an exit?"""
+        self._native_time, self._time_offset = native, offset
+
+    # -- what the engine calls -----------------------------------------------------------------------------------------
+
+    def _on_interrupt(self, uc: int, number: int, opaque: int) -> None:
+        """An exception, a software interrupt or a VM exit."""
+        if self._number is not None:  # the trap behind a port instruction that will be undone
+            return
+        env = self._env
+        if number >= e.VM_EXIT:
+            env[_IS_INT] = 0
+        fetch = number in _PAGE_FAULTS and not env[_RETURN_ADDRESS] and not env[_RETURN_ADDRESS + 1]
+        stepped = number in _SINGLE_STEPS and env[_EFLAGS] & _TF
+        self._note(number, retired=bool(env[_IS_INT] or fetch or stepped))
+
+    def _on_invalid(self, uc: int, opaque: int) -> bool:
+        """#UD. In guest mode too it is for our caller: VMX instructions, which the engine does not know, are exits."""
+        self._note(6, retired=False)
+        self._direct = True
+        return True
+
+    def _on_in(self, uc: int, port: int, size: int, opaque: int) -> int:
+        self._on_port(e.EVENT_IN, port, size, 0)
+        return 0
+
+    def _on_out(self, uc: int, port: int, size: int, value: int, opaque: int) -> None:
+        self._on_port(e.EVENT_OUT, port, size, value)
+
+    def _on_port(self, event: int, port: int, size: int, value: int) -> None:
+        self._note(event, retired=False)
+        self._direct = True
+        self._info[e.INFO_PORT], self._info[e.INFO_SIZE], self._info[e.INFO_VALUE] = port, size, value
+        env = self._env
+        self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _HFLAGS)]
+
+    def _note(self, number: int, retired: bool) -> None:
+        self._number = number
+        self._executed = self._counter.value - (0 if retired else 1)
+        self._emu_stop(self._uc)
+
+    def _between_blocks(self, cpu: int, request: int) -> bool:
+        """Stands in for the engine's own look-out for interrupts: called whenever no block is running."""
+        if self._order.value != _NO_ORDER:
+            # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
+            self._counter.value -= 1
+        if self._window and self._number is None and self._env[_EFLAGS] & _IF:
+            self._note(e.EVENT_WINDOW, retired=True)
+        return False
+
+    def _take_over(self, function: int) -> None:
+        table = ctypes.c_uint64.from_address(self._cpu + e.CPU_CLASS).value
+        slots = (ctypes.c_uint64 * _CLASS_WORDS).from_address(table)
+        for index, slot in enumerate(slots):
+            if slot == function:
+                slots[index] = ctypes.cast(self._between, _P).value or 0
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def run(self, frame: int, deadline: int) -> int:
+        """Run until the clock reads `deadline` or something happens; the event."""
+        env = self._env
+        self._load(frame >> 2)
+        env[_OLD_EXCEPTION], env[_IS_INT] = _NONE, 0
+        event = None
+        if self.cycles < deadline:
+            while event is None:
+                if self.pending >= 0:
+                    event = self._deliver_injected()
+                elif self._window_open():
+                    event = e.EVENT_WINDOW
+                else:
+                    event = self._run_engine(deadline - self.cycles)
+                if event is None and self.cycles >= deadline:
+                    event = e.EVENT_WINDOW if self._window_open() else e.EVENT_BUDGET
+        self._store(frame >> 2)
+        return e.EVENT_BUDGET if event is None else event
+
+    def _window_open(self) -> bool:
+        env = self._env
+        return self._window and bool(env[_EFLAGS] & _IF) and not env[_HFLAGS] & e.HF_INHIBIT_IRQ
+
+    def _run_engine(self, count: int) -> int | None:
+        """Let the CPU run at most `count` instructions; the event, or None if there is reason to go on."""
+        env = self._env
+        if self._window and env[_EFLAGS] & _IF:  # in the shadow of STI or MOV SS: it ends with the next instruction
+            count = 1
+        self._number, self._direct, self._port_state = None, False, None
+        self._order.value = _NO_ORDER
+        self._request.value |= _REQUEST
+        error = self._emu_start(self._uc, env[_EIP], 0, 0, count)
+        self._request.value &= ~_REQUEST
+        number = self._number
+        if number is None and not error:
+            if self._counter.value > count:
+                self.retired += count
+                return None
+            error = _STOPPED_FOR_NOTHING
+        if number is None:
+            self.retired += max(self._counter.value - 1, 0)
+            self._info[e.INFO_UC_ERROR] = error
+            return e.EVENT_ERROR
+        self.retired += self._executed
+        if number == e.EVENT_WINDOW:
+            return None
+        if self._port_state is not None:
+            self._undo(self._port_state)
+        return self._happened(number)
+
+    def _happened(self, number: int) -> int | None:
+        env = self._env
+        if self._direct:
+            if number == 6:
+                self._tell(6, 0)
+            return number
+        if number == _EXIT_RDTSC and self._native_time:
+            return self._read_time()
+        if number < e.VM_EXIT and env[_HFLAGS] & e.HF_GUEST:
+            eip = env[_EIP]
+            if env[_IS_INT]:
+                event = Event(number, Kind.SOFTWARE, 0, self._before_software_interrupt(number, eip), eip)
+            else:
+                event = Event(number, Kind.EXCEPTION, env[_ERROR_CODE], eip, eip)
+            return self._deliver(event)
+        self._tell(number, env[_ERROR_CODE], env[_IS_INT])
+        return number
+
+    def _tell(self, vector: int, error_code: int, is_int: int = 0) -> None:
+        info = self._info
+        info[e.INFO_VECTOR], info[e.INFO_ERROR_CODE], info[e.INFO_IS_INT] = vector, error_code, bool(is_int)
+
+    def _undo(self, saved: list[int]) -> None:
+        """The port instruction has completed with a dummy value: back to where it had not begun."""
+        env = self._env
+        for at, value in zip(_PORT_STATE, saved, strict=False):
+            env[at] = value
+        eflags, hflags = saved[-2:]
+        env[_EFLAGS] = env[_EFLAGS] & ~_RF | eflags & _RF
+        env[_HFLAGS] |= hflags & e.HF_INHIBIT_IRQ
+
+    def _read_time(self) -> int | None:
+        """RDTSC of a guest whose controls leave it alone: the clock, and on with the guest."""
+        env = self._env
+        start = env[_CS_BASE] + env[_EIP]
+        length = 0
+        while self._delivery.read(start + length, 1) in _PREFIXES:
+            length += 1
+        ticks = self.cycles + self._time_offset & 0xFFFFFFFFFFFFFFFF
+        env[_EAX], env[_EAX + 1] = ticks & 0xFFFFFFFF, 0
+        env[_EDX], env[_EDX + 1] = ticks >> 32, 0
+        env[_EIP] = env[_EIP] + length + 2 & 0xFFFFFFFF
+        env[_HFLAGS] &= ~e.HF_INHIBIT_IRQ
+        self.retired += 1
+        return None
+
+    # -- events of a guest ---------------------------------------------------------------------------------------------
+
+    def _deliver_injected(self) -> int | None:
+        env = self._env
+        vector, (kind, error_code, length) = self.pending, self._injection
+        self.pending = -1
+        eip = env[_EIP]
+        if kind == 0:
+            return self._deliver(Event(vector, Kind.EXTERNAL, 0, eip, eip))
+        if kind == 2:
+            return self._deliver(Event(vector, Kind.SOFTWARE, 0, eip, eip + length & 0xFFFFFFFF))
+        env[_OLD_EXCEPTION] = vector
+        return self._deliver(Event(vector, Kind.EXCEPTION, error_code, eip, eip))
+
+    def _deliver(self, event: Event) -> int | None:
+        result = self._delivery.deliver(event)
+        self._env[_IS_INT] = 0
+        if isinstance(result, Exit):
+            self._tell(e.VM_EXIT + result.code, result.error_code)
+            return e.VM_EXIT + result.code
+        return None
+
+    def _before_software_interrupt(self, vector: int, behind: int) -> int:
+        """Where the INT, INT3 or INTO that ends at `behind` begins; a prefix in front of it is not seen."""
+        short = {3: 0xCC, 4: 0xCE}.get(vector)
+        length = 1 if short == self._delivery.read(self._env[_CS_BASE] + behind - 1, 1) else 2
+        return behind - length & 0xFFFFFFFF
+
+    # -- the register frame --------------------------------------------------------------------------------------------
+
+    def _load(self, at: int) -> None:
+        env, frame = self._env, self._memory.u32[at : at + 10]
+        env[_EIP], env[_EIP + 1], env[_EFLAGS], env[_EFLAGS + 1] = frame[0], 0, frame[1] | 2, 0
+        for i in range(8):
+            env[14 - 2 * i], env[15 - 2 * i] = frame[2 + i], 0
+
+    def _store(self, at: int) -> None:
+        env, frame = self._env, self._memory.u32[at : at + 10]
+        frame[0], frame[1] = env[_EIP], env[_EFLAGS]
+        for i in range(8):
+            frame[2 + i] = env[14 - 2 * i]
+
+
+def _words(address: int, size: int) -> memoryview:
+    array: Any = (_U32 * (size // 4)).from_address(address)
+    return memoryview(array).cast("B").cast("I")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Messages as a sequence chart: a lifeline per thread, an arrow per message, time going down.
+
+Rows are equally far apart whatever the time between them, which is written at the left. Kinds of message differ by
+dash pattern and by the word before the label; the colour only repeats that.
+"""
+
+from __future__ import annotations
+
+from l4lab.rig.snapshot import IpcKind, IpcView, Snapshot
+from l4lab.views import svg, text
+from l4lab.views.example import example
+
+MESSAGES = 30  # in one chart; older ones are counted, not drawn
+LEFT = 100  # pixels: the time stamps
+LANE, ROW, TOP = 170, 30, 34  # pixels: between lifelines, between messages, above the first
+LETTER = 6.7  # pixels: one character of the labels' type
+WORDS = 2  # message words written beside a label; the others are in the tooltip
+
+STYLES: dict[IpcKind, tuple[str, str | None]] = {  # colour, dash pattern
+    "send": (svg.BLUE, None),
+    "reply": (svg.GREEN, "7 4"),
+    "fault": (svg.RED, "2 3"),
+    "exit": (svg.VIOLET, "9 3 2 3"),
+    "irq": (svg.ORANGE, "4 2"),
+}
+
+
+def sequence(snapshot: Snapshot) -> svg.Markup:
+    """The latest messages between the threads that took part in them."""
+    shown = snapshot.ipc[-MESSAGES:]
+    lanes = {thread: index for index, thread in enumerate(lifelines(snapshot, shown))}
+    bottom = TOP + max(len(shown), 1) * ROW + 12
+    width = LEFT + max(len(lanes), 2) * LANE
+    parts = []
+    for thread, index in lanes.items():
+        x = _x(index)
+        parts += [
+            svg.line(x, 24, x, bottom),
+            svg.box(x - LANE / 2 + 8, 2, LANE - 16, 22),
+            svg.label(x, 17, svg.shorten(snapshot.thread_name(thread), 20), anchor="middle"),
+        ]
+    parts += [_arrow(snapshot, message, lanes, TOP + (row + 1) * ROW) for row, message in enumerate(shown)]
+    earlier = len(snapshot.ipc) - len(shown)
+    if earlier > 0:
+        parts.append(svg.label(4, TOP + 4, f"{earlier} earlier", muted=True))
+    if not shown:
+        parts.append(svg.label(LEFT, TOP + 20, "No messages so far.", muted=True))
+    parts.append(_legend(bottom + 14))
+    spoken = text.ipc(snapshot) or "none so far"
+    return svg.picture(max(width, LEFT + 460), bottom + 26, "Messages between threads", spoken, *parts)
+
+
+def lifelines(snapshot: Snapshot, messages: tuple[IpcView, ...]) -> list[int]:
+    """The threads that took part, in the snapshot's order; those that are gone come last."""
+    involved = [thread for message in messages for thread in (message.sender, message.receiver)]
+    alive = [view.id for view in snapshot.threads if view.id in involved]
+    return list(dict.fromkeys(alive + involved))
+
+
+def _x(lane: int) -> float:
+    return LEFT + (lane + 0.5) * LANE
+
+
+def _arrow(snapshot: Snapshot, message: IpcView, lanes: dict[int, int], y: float) -> svg.Markup:
+    """One message: its time, its line, its head, its label above the line."""
+    colour, dash = STYLES[message.kind]
+    start, end = _x(lanes[message.sender]), _x(lanes[message.receiver])
+    stroke = f"stroke: {colour}; stroke-width: 1.6; fill: none"
+    if start == end:  # a thread may send to itself through its own exception handler
+        path, tip, back = f"M{start} {y - 12} h26 v12 h-20", end, 1
+        left, room = start + 32, LANE / 2 - 34
+    else:
+        back = -1 if end > start else 1
+        path, tip = f"M{start} {y} H{end + 6 * back}", end
+        left, room = min(start, end) + 8, abs(end - start) - 16
+    head = f"M{tip} {y} l{8 * back} -4 v8 z"
+    words = " ".join(f"{word:x}" for word in message.words)
+    brief = " ".join(f"{word:x}" for word in message.words[:WORDS])
+    caption = f"{message.kind}: {message.label}"
+    if brief and len(caption) + len(brief) + 3 <= room / LETTER:
+        caption += f" ({brief}{'…' if len(message.words) > WORDS else ''})"
+    who = f"{snapshot.thread_name(message.sender)} to {snapshot.thread_name(message.receiver)}"
+    return svg.group(
+        svg.element("title", f"cycle {message.cycle}, {who}: {message.kind} {message.label} {words}".rstrip()),
+        svg.label(LEFT - 12, y + 4, text.grouped(message.cycle), anchor="end", mono=True, muted=True),
+        svg.element("path", d=path, stroke_dasharray=dash, style=stroke),
+        svg.element("path", d=head, style=f"fill: {colour}"),
+        svg.label(left, y - 5, svg.shorten(caption, int(room / LETTER)), mono=True),
+        class_=f"l4-ipc-{message.kind}",
+    )
+
+
+def _legend(y: float) -> svg.Markup:
+    """What the dash patterns mean."""
+    parts = []
+    for index, (kind, (colour, dash)) in enumerate(STYLES.items()):
+        x = 12 + index * 100
+        parts += [
+            svg.element("path", d=f"M{x} {y} h34", stroke_dasharray=dash, style=f"stroke: {colour}; stroke-width: 1.6"),
+            svg.label(x + 40, y + 4, kind),
+        ]
+    return svg.group(*parts)
+
+
+if __name__ == "__main__":
+    print(sequence(example()))

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plain-text twins of all the pictures: for the terminal, for screen readers, and where a picture cannot be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from l4lab.rig.snapshot import DisasmLine, Region, Snapshot, SpaceView
+from l4lab.views.example import example
+from l4lab.words import hex32, size_text
+
+CHANGED = "*"  # beside a register that differs from the last stop
+
+
+def virtual_time(ns: int) -> str:
+    """Virtual time in the unit that reads best: 850 ns, 184.467 µs, 12.5 ms, 3.2 s; never rounded."""
+    for unit, size in (("s", 10**9), ("ms", 10**6), ("µs", 10**3)):
+        if ns >= size:
+            whole, rest = divmod(ns, size)
+            return f"{whole}.{rest:0{len(str(size)) - 1}d}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{ns} ns"
+
+
+def grouped(number: int) -> str:
+    """A count with its digits in threes: 184 467."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def status_line(snapshot: Snapshot) -> str:
+    """Where the run stands, and why it stopped, in one line."""
+    who = "nobody runs" if snapshot.thread is None else f"{snapshot.thread_name(snapshot.thread)} in {snapshot.mode} mode"
+    waiting = " · the guest waits for input" if snapshot.input_expected else ""
+    return (
+        f"{snapshot.status} · {who} · cycle {grouped(snapshot.cycle)}"
+        f" · virtual time {virtual_time(snapshot.virtual_ns)}{waiting}"
+    )
+
+
+def disassembly(lines: Iterable[DisasmLine]) -> str:
+    """One line per instruction, an arrow at the next one."""
+    return "".join(
+        f"{'→' if line.current else ' '} {line.address:08x}  {line.code.hex(' '):<23}  {line.text}\n" for line in lines
+    )
+
+
+def registers(snapshot: Snapshot) -> str:
+    """Three registers a line; a star at those that changed since the last stop."""
+    changed = snapshot.changed()
+    cells = [
+        f"{CHANGED if name in changed else ' '}{name:<6} {hex32(value)}" for name, value in snapshot.registers.items()
+    ]
+    return "".join("  ".join(cells[start : start + 3]) + "\n" for start in range(0, len(cells), 3))
+
+
+def threads(snapshot: Snapshot) -> str:
+    """One line per thread, an arrow at the running one."""
+    return columns(
+        (
+            "→" if view.id == snapshot.thread else "",
+            view.name or f"{view.id:#x}",
+            view.kind,
+            view.state,
+            f"prio {view.priority}",
+            f"in {snapshot.space_name(view.space)}",
+            "" if view.partner is None else f"partner {snapshot.thread_name(view.partner)}",
+            "" if view.pager is None else f"pager {snapshot.thread_name(view.pager)}",
+        )
+        for view in snapshot.threads
+    )
+
+
+def region(snapshot: Snapshot, piece: Region) -> str:
+    """One mapping in words: where, how much, with which rights, from whom."""
+    origin = f"{hex32(piece.pa)} from {snapshot.space_name(piece.parent)}"
+    return f"{hex32(piece.va)} {size_text(piece.size):>5} {piece.rights.text} ← {origin}  {piece.label}".rstrip()
+
+
+def space(snapshot: Snapshot, view: SpaceView) -> str:
+    """One address space: its kernel areas, then its mappings by address."""
+    lines = [f"{view.name}{' (virtual machine)' if view.is_vm else ''}"]
+    for name, area in (("KIP", view.kip), ("UTCBs", view.utcbs)):
+        if area is not None:
+            lines.append(f"  {hex32(area.va)} {size_text(area.size):>5}     {name}")
+    lines += [f"  {region(snapshot, piece)}" for piece in view.regions]
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  nothing is mapped"]) + "\n"
+
+
+def spaces(snapshot: Snapshot) -> str:
+    """All address spaces, one after the other."""
+    return "".join(space(snapshot, view) for view in snapshot.spaces)
+
+
+def ipc(snapshot: Snapshot) -> str:
+    """One line per message, oldest first."""
+    return columns(
+        (
+            grouped(message.cycle),
+            snapshot.thread_name(message.sender),
+            "→",
+            snapshot.thread_name(message.receiver),
+            f"{message.kind}: {message.label}",
+            " ".join(f"{word:x}" for word in message.words),
+        )
+        for message in snapshot.ipc
+    )
+
+
+def exits(snapshot: Snapshot) -> str:
+    """One line per VM exit, oldest first."""
+    return columns(
+        (grouped(each.cycle), snapshot.thread_name(each.vcpu), each.reason, hex32(each.guest_ip), each.detail)
+        for each in snapshot.exits
+    )
+
+
+def exit_counts(counts: Mapping[str, int]) -> str:
+    """How often each reason occurred, the most frequent first."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    most = max(counts.values(), default=0)
+    return columns((name, f"{grouped(count):>9}", "█" * round(30 * count / most)) for name, count in ranked if most)
+
+
+def columns(rows: Iterable[tuple[str, ...]]) -> str:
+    """Rows of cells, each column as wide as its widest cell; empty columns are left out."""
+    table = list(rows)
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    return "".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True) if width).rstrip() + "\n"
+        for row in table
+    )
+
+
+def everything(snapshot: Snapshot) -> str:
+    """The whole snapshot, section by section."""
+    sections = {
+        "Disassembly": disassembly(snapshot.disassembly),
+        "Registers": registers(snapshot),
+        "Threads": threads(snapshot),
+        "Address spaces": spaces(snapshot),
+        "Messages": ipc(snapshot),
+        "VM exits": exits(snapshot) + exit_counts(snapshot.exit_counts),
+    }
+    body = "".join(f"\n{title}\n{text or '  none' + chr(10)}" for title, text in sections.items())
+    return f"{status_line(snapshot)}\n{body}"
+
+
+if __name__ == "__main__":
+    print(everything(example()), end="")

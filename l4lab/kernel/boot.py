@@ -34,6 +34,7 @@ def boot(machine: Machine, trace: EventSink, sigma0: HostedThread, root: HostedT
     k = Kernel(machine, trace, end)
     region = [k.frames.allocate() for _ in range(REGION_FRAMES)]
     assert region == list(range(region[0], region[0] + REGION_FRAMES * PAGE_SIZE, PAGE_SIZE)), "not contiguous"
+    k.frames_of_boot += region
     machine.power_on(k.area.descriptor_frame, DESCRIPTORS, UTCB_SLOT, region[0])
     machine.user.start(k.kernel_space.tables.cr3)
     k.interrupts.initialise(k)
@@ -62,6 +63,7 @@ def _make_kip(k: Kernel, end: int) -> None:
         features=("ctrlxfer", "x86-hvm"),
     )
     k.kip_frame = k.frames.allocate()
+    k.frames_of_boot.append(k.kip_frame)
     k.machine.memory.write(k.kip_frame, page)
 
 

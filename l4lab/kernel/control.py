@@ -222,7 +222,7 @@ def sys_unmap(k: Kernel, caller: Tcb) -> None:
             continue
         found = k.mappings.unmap(caller.space, fpage.base, max(fpage.log2, 12), fpage.rights, control.flush)
         utcb[MR + i] = fpage & ~7 | found.status
-        now = k.clock.cycles
+        now = k.now
         for page in found.pages:
             k.trace.append(events.Unmapped(now, page.space.name, page.va, page.log2, int(fpage.rights)))
     regs[ESI] = utcb[MR]
@@ -230,7 +230,7 @@ def sys_unmap(k: Kernel, caller: Tcb) -> None:
 
 def sys_system_clock(k: Kernel, caller: Tcb) -> None:
     """Microseconds since power-on."""
-    us = k.clock.cycles // 1000
+    us = k.now // 1000
     caller.regs[EAX], caller.regs[EDX] = us & 0xFFFFFFFF, us >> 32
 
 

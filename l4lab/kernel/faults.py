@@ -29,7 +29,7 @@ def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
     """Ask the thread's pager for the page at `address`."""
     ip = thread.regs[EIP]
     rights = WRITE if write else READ_OR_EXECUTE
-    k.trace.append(events.PageFault(k.clock.cycles, thread.id, address, ip, rights))
+    k.trace.append(events.PageFault(k.now, thread.id, address, ip, rights))
     k.counters.page_faults += 1
     if thread.space.is_sigma0:
         if address < k.kernel_memory:
@@ -64,7 +64,7 @@ def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
     """Tell the thread's exception handler; without one, the thread halts."""
     regs = thread.regs
     ip = regs[EIP]
-    k.trace.append(events.Exception_(k.clock.cycles, thread.id, vector, error_code, ip))
+    k.trace.append(events.Exception_(k.now, thread.id, vector, error_code, ip))
     handler = thread.tcr(u.EXCEPTION_HANDLER)
     if not handler:
         k.halt(thread, f"exception {vector}, error code {error_code:#x}, at {ip:#x}; it has no exception handler")

@@ -38,6 +38,10 @@ class FrameAllocator:
         """How many frames are out. Whoever creates and deletes something finds the same number before and after."""
         return len(self._used)
 
+    def out(self) -> set[int]:
+        """The frames that are out."""
+        return set(self._used)
+
     def allocate(self) -> int:
         """A frame filled with zeros, by its physical address."""
         if not self._free:
@@ -63,11 +67,13 @@ class RegisterFrames:
     def __init__(self, frames: FrameAllocator) -> None:
         self._frames = frames
         self._free: list[int] = []
+        self.pages: list[int] = []  # the frames that are cut into slots
 
     def allocate(self) -> int:
         """The physical address of a free slot."""
         if not self._free:
             page = self._frames.allocate()
+            self.pages.append(page)
             self._free = list(range(page + PAGE_SIZE - self.SIZE, page - self.SIZE, -self.SIZE))
         return self._free.pop()
 

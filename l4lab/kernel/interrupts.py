@@ -57,7 +57,7 @@ class Interrupts:
             thread.name = f"irq {number}"
             self._threads[number] = thread
             k.threads[number] = thread
-            k.trace.append(events.ThreadCreated(k.clock.cycles, line, k.kernel_space.name, "interrupt"))
+            k.trace.append(events.ThreadCreated(k.now, line, k.kernel_space.name, "interrupt"))
         self._handlers[number] = handler
         self._set_mask(k, number, False)
 
@@ -78,7 +78,7 @@ class Interrupts:
             if not 0 <= number < SYSTEM_BASE or number not in self._handlers:
                 continue  # spurious, or nobody's
             self._set_mask(k, number, True)
-            k.trace.append(events.Interrupt(k.clock.cycles, number))
+            k.trace.append(events.Interrupt(k.now, number))
             thread = self._threads[number]
             thread.state = ThreadState.RUNNING
             ipc.call_for(k, thread, self._handlers[number], [INTERRUPT << 16], self._acknowledged)

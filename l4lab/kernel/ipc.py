@@ -110,7 +110,7 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
     """Both are ready: move the message, then let both go on."""
     assert receiver.state is WAITING, f"{receiver!r} does not wait"
     words = sender.outgoing or message_of(sender)
-    k.trace.append(events.Message(k.clock.cycles, sender.id, receiver.id, words))
+    k.trace.append(events.Message(k.now, sender.id, receiver.id, words))
     k.counters.ipc_messages += 1
     if receiver.on_reply is not None:
         take = receiver.on_reply
@@ -140,6 +140,11 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
         sender.then_receive = None
         was_polling = sender.state is POLLING
         sender.state = RUNNING
+        if from_ == receiver.id and timeout == _NEVER:
+            # A call: whoever has just taken our message does not stand in our queue.
+            sender.wait_for = from_
+            sender.state = WAITING
+            return
         receive(k, sender, from_, timeout)
         if was_polling and sender.state is RUNNING:
             k.make_ready(sender)
@@ -181,7 +186,7 @@ def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
     thread.wake_ticket += 1
     thread.then_receive = None
     error = (code & 7) << 1 | phase | code & ~15
-    k.trace.append(events.IpcError(k.clock.cycles, thread.id, error))
+    k.trace.append(events.IpcError(k.now, thread.id, error))
     if thread.outgoing is not None or thread.on_reply is not None:
         # A call that the kernel made for it: the thread resumes where it was, and what caused the call recurs.
         thread.outgoing = None
@@ -228,7 +233,7 @@ def _set_timer(k: Kernel, thread: Tcb, timeout: int) -> None:
     thread.wake_ticket += 1
     if timeout == _NEVER:
         return
-    now = k.clock.cycles
+    now = k.now
     if timeout & 0x8000:
         when = instant(timeout, now // _CYCLES_PER_US) * _CYCLES_PER_US
     else:

@@ -60,7 +60,8 @@ class Kernel:
     def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int) -> None:
         """`kernel_memory`: physical address from which on RAM is the kernel's own."""
         self.machine = machine
-        self.clock = machine.clock  # .cycles: the address of this instant
+        self.clock = machine.clock
+        self.now = machine.clock.cycles  # the address of this instant: when the kernel was entered
         self.trace = trace
         self.kernel_memory = kernel_memory
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
@@ -74,6 +75,7 @@ class Kernel:
         self.kernel_space = Space("kernel", machine.memory, self.frames, self.area)  # interrupt threads; nothing mapped
         self.programs: dict[int, HostedThread] = {}  # hosted programs that wait for their thread to be activated
         self.kip_frame = 0
+        self.frames_of_boot: list[int] = []  # KIP and guest mode's region: they stay for ever
         self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
         self.current: Tcb | None = None
         self.counters = Counters()
@@ -135,7 +137,7 @@ class Kernel:
         self.sched.remove(thread)
         self.halts += 1
         thread.state = ThreadState.HALTED
-        self.trace.append(events.ThreadHalted(self.clock.cycles, thread.id, why))
+        self.trace.append(events.ThreadHalted(self.now, thread.id, why))
 
     def kernel_call_failed(self, thread: Tcb, error: int) -> None:
         """A call that the kernel made for a thread found no partner, or was cancelled."""
@@ -143,6 +145,11 @@ class Kernel:
             self.interrupts.failed(self, thread)
         elif error >> 1 & 7 == 2:  # no partner: nobody will ever resolve the fault
             self.halt(thread, "it faulted, and the thread that should hear of it does not exist")
+
+    @property
+    def next_to_run(self) -> Tcb | None:
+        """Who runs next because a message came for it, if nobody more important is ready."""
+        return self._next
 
     # -- the main loop ---------------------------------------------------------------------------------------------
 
@@ -155,7 +162,7 @@ class Kernel:
         halts = self.halts
         machine, clock, sched = self.machine, self.clock, self.sched
         while True:
-            now = clock.cycles
+            now = self.now = clock.cycles
             if now >= until:
                 return "deadline"
             if self.stop_requested:
@@ -178,7 +185,7 @@ class Kernel:
                 wake = min(timer, self._device_deadline)
                 if wake >= NEVER_ENDS:
                     return "idle"
-                machine.charge(max(min(wake, until) - now, 0))
+                machine.charge(max(min(wake, until) - now, 0))  # nobody runs: time passes
                 continue
             limit = min(until, timer, self._device_deadline, self._next_epoch, now + LONGEST_RUN)
             self._run_thread(chosen, limit)
@@ -221,12 +228,12 @@ class Kernel:
             self.current = chosen
             return chosen
         if previous is not None and previous.state is ThreadState.RUNNING:
-            self.trace.append(events.Preempted(self.clock.cycles, previous.id, why))
+            self.trace.append(events.Preempted(self.now, previous.id, why))
         return self._switch_to(chosen)
 
     def _switch_to(self, thread: Tcb) -> Tcb:
         """The thread gets the processor: %gs:0 leads to its UTCB."""
-        self.trace.append(events.Switched(self.clock.cycles, thread.id))
+        self.trace.append(events.Switched(self.now, thread.id))
         if thread.slice_left <= 0:
             thread.slice_left = thread.time_slice
         self._words[self._utcb_slot] = thread.local_id
@@ -235,8 +242,7 @@ class Kernel:
 
     def _run_thread(self, thread: Tcb, limit: int) -> None:
         """Let the thread run until it enters the kernel, and handle that entry; or until `limit`."""
-        machine, clock = self.machine, self.clock
-        start = clock.cycles
+        machine, start = self.machine, self.now
         if limit > start + thread.slice_left:
             limit = start + thread.slice_left
         entered = True
@@ -248,6 +254,7 @@ class Kernel:
         else:
             tables = thread.space.tables
             event = machine.run_user(thread.frame, tables.cr3, tables.generation, limit)
+            self.now = self.clock.cycles
             if event == e.EVENT_BUDGET:
                 entered = False
             else:
@@ -255,7 +262,7 @@ class Kernel:
         if entered:  # a limit is no entry: where somebody outside paused a run must not show in its time
             self.entries += 1
             machine.charge(ENTRY_CYCLES)
-        thread.slice_left -= clock.cycles - start
+        thread.slice_left -= self.clock.cycles - start
 
     # -- kernel entries --------------------------------------------------------------------------------------------
 
@@ -298,7 +305,7 @@ class Kernel:
             ipc.sys_ipc(self, thread)
             return
         self.trace.append(
-            events.SystemCalled(self.clock.cycles, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs))
+            events.SystemCalled(self.now, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs))
         )
         try:
             SYSTEM_CALLS[call](self, thread)
@@ -310,6 +317,7 @@ class Kernel:
         """A hosted program ran up to its next kernel entry."""
         assert thread.program is not None
         request = thread.program.resume()
+        self.now = self.clock.cycles
         if isinstance(request, SystemCall):
             self._system_call(thread, request)
         elif isinstance(request, PageFault):

@@ -88,6 +88,10 @@ class Scheduler:
             heappop(timers)  # stale: the thread went on before
         return timers[0][0] if timers else NEVER_ENDS
 
+    def with_timers(self) -> list[Tcb]:
+        """All that some timer will wake."""
+        return [thread for _, _, thread, ticket in self._timers if thread.wake_ticket == ticket]
+
     def expire(self) -> Tcb:
         """Take out the thread whose timer is the next; the caller has seen that its time has come."""
         thread = heappop(self._timers)[2]

@@ -38,6 +38,11 @@ class KernelArea:
             table = frames.allocate()
             memory.u32[(table >> 2) + (va >> 12 & 0x3FF)] = frame | flags
             self._entries[va >> 22] = table | flags
+        self.frames = [
+            self.slot_frame,
+            self.descriptor_frame,
+            *(entry & -PAGE_SIZE for entry in self._entries.values()),
+        ]
 
     def install(self, memory: Memory, directory: int) -> None:
         """Enter the area into a page directory."""
@@ -118,6 +123,11 @@ class Space:
     def utcb_physical(self, location: int) -> int:
         """Physical address of the UTCB at this address, whose page exists."""
         return self._utcb_frames[location & -PAGE_SIZE] + location % PAGE_SIZE
+
+    def own_frames(self) -> list[int]:
+        """The kernel's frames that exist for this space: page tables and UTCBs."""
+        tables = [frame for frame in self.tables.frames() if frame not in self._area.frames]
+        return tables + list(self._utcb_frames.values())
 
     def release(self) -> None:
         """Give all frames back. The mapping database has forgotten the space before."""

@@ -124,7 +124,7 @@ def create(k: Kernel, id_: ThreadId, space: Space) -> Tcb:
     thread = Tcb(id_, space, frame, regs)
     k.threads[id_.thread_no] = thread
     space.threads.append(thread)
-    k.trace.append(events.ThreadCreated(k.clock.cycles, id_, space.name, "vcpu" if space.is_vm else "thread"))
+    k.trace.append(events.ThreadCreated(k.now, id_, space.name, "vcpu" if space.is_vm else "thread"))
     return thread
 
 
@@ -171,7 +171,7 @@ def delete(k: Kernel, thread: Tcb) -> None:
     thread.space.threads.remove(thread)
     if not thread.space.threads:
         k.delete_space(thread.space)
-    k.trace.append(events.ThreadDeleted(k.clock.cycles, thread.id))
+    k.trace.append(events.ThreadDeleted(k.now, thread.id))
 
 
 def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:

@@ -70,7 +70,7 @@ def hand_over(k: Kernel, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage
     installed = k.mappings.map(
         sender.space, fpage.base, fpage.log2, item.base, fpage.rights, receiver.space, window.base, window.log2, grant
     )
-    now = k.clock.cycles
+    now = k.now
     for page in installed:
         k.trace.append(events.Mapped(now, sender.space.name, receiver.space.name, page.va, page.pa, page.log2))
 

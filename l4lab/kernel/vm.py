@@ -76,6 +76,7 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     vmcs = thread.vcpu.vmcs
     waiting = vmcs.entry_info & _VALID
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
+    k.now = k.clock.cycles
     if waiting and not vmcs.entry_info & _VALID:
         k.counters.injections += 1
     if reason is None:
@@ -91,7 +92,7 @@ def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason) -> None:
     """Send the virtualization fault to the monitor (reference section 9.3)."""
     k.counters.vm_exits[reason] = k.counters.vm_exits.get(reason, 0) + 1
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(events.VmExit(k.clock.cycles, thread.id, reason, qualification, length, thread.regs[EIP]))
+    k.trace.append(events.VmExit(k.now, thread.id, reason, qualification, length, thread.regs[EIP]))
     if reason in _WITH_LINEAR_ADDRESS:
         information = vmcs.guest_linear
     elif reason in _VMX_INSTRUCTIONS:
@@ -111,4 +112,4 @@ def _resume(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
     vcpu = thread.vcpu
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
-        k.trace.append(events.VmEntry(k.clock.cycles, thread.id, info if info & _VALID else 0))
+        k.trace.append(events.VmEntry(k.now, thread.id, info if info & _VALID else 0))

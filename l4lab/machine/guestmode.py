@@ -78,7 +78,6 @@ _SIMPLE = {
     PAUSE: ExitReason.PAUSE,
     MWAIT: ExitReason.MWAIT,
     MONITOR: ExitReason.MONITOR,
-    SHUTDOWN: ExitReason.TRIPLE_FAULT,
 }
 # VMX instructions, by opcode and the reg field of the byte after it where that decides.
 _VMX = {
@@ -106,6 +105,7 @@ class GuestMode:
         self._engine = engine
         self._region = region
         self._template: bytes | None = None
+        self._set = (-1, 0)  # controls and time offset as the engine was told last
         memory.fill(region + _MSR_MAP * PAGE_SIZE, 2 * PAGE_SIZE, 0xFF)  # every MSR access exits
 
     # -- making a virtual CPU ------------------------------------------------------------------------------------
@@ -215,9 +215,11 @@ class GuestMode:
             state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = vmcs.exception_bitmap & ~4
             self._engine.flush_tlb()
         controls = vmcs.cpu_controls
-        self._engine.set_window(bool(controls & WINDOW))
-        offset = vmcs.tsc_offset & 0xFFFFFFFFFFFFFFFF if controls & TSC_OFFSETTING else 0
-        self._engine.set_time(not controls & RDTSC_EXITING, offset)
+        if (controls, vmcs.tsc_offset) != self._set:
+            self._set = controls, vmcs.tsc_offset
+            self._engine.set_window(bool(controls & WINDOW))
+            offset = vmcs.tsc_offset & 0xFFFFFFFFFFFFFFFF if controls & TSC_OFFSETTING else 0
+            self._engine.set_time(not controls & RDTSC_EXITING, offset)
 
     @staticmethod
     def _cr_intercepts(vmcs: Vmcs) -> int:
@@ -249,6 +251,10 @@ class GuestMode:
 
     def _translate(self, vmcs: Vmcs, event: int) -> ExitReason | None:
         """The VT-x exit for an engine event; None if the guest may simply go on."""
+        simple = _SIMPLE.get(event - e.VM_EXIT)
+        if simple is not None:
+            vmcs.exit_length = self._instruction(vmcs).length
+            return simple
         if event in (e.EVENT_IN, e.EVENT_OUT):
             return self._port_exit(vmcs, event == e.EVENT_IN)
         if event == e.EVENT_WINDOW:
@@ -265,6 +271,8 @@ class GuestMode:
             return ExitReason.EPT_VIOLATION
         if EXCEPTION <= code < EXCEPTION + 32:
             return self._exception_exit(vmcs, code - EXCEPTION)
+        if code == SHUTDOWN:
+            return ExitReason.TRIPLE_FAULT
         if code == RDTSC:
             if not vmcs.cpu_controls & RDTSC_EXITING:
                 return self._read_time(vmcs)
@@ -288,7 +296,7 @@ class GuestMode:
             return ExitReason.TASK_SWITCH
         if VMRUN <= code <= SKINIT:  # AMD's own instructions do not exist on this CPU
             return self._raise(vmcs, 6)
-        return _SIMPLE[code]
+        raise RuntimeError(f"AMD exit code {code:#x} was not asked for")
 
     def _port_exit(self, vmcs: Vmcs, is_in: bool) -> ExitReason:
         info = self._engine.info

@@ -136,13 +136,16 @@ class PageTables:
             self.generation += 1  # the TLB would go on without telling
         return entry & (A | D)
 
+    def frames(self) -> list[int]:
+        """The frames that hold the directory and the tables."""
+        start = self.cr3 >> 2
+        entries = self._memory.u32[start : start + 1024].tolist()
+        return [self.cr3, *(pde & FRAME for pde in entries if pde & P and not pde & PS)]
+
     def release(self) -> None:
         """Free the tables and the directory. The object is of no use afterwards."""
-        start = self.cr3 >> 2
-        for pde in self._memory.u32[start : start + 1024].tolist():
-            if pde & P and not pde & PS:
-                self._free(pde & FRAME)
-        self._free(self.cr3)
+        for frame in self.frames():
+            self._free(frame)
         self.generation += 1
 
     def _slot(self, va: int) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The built-in example: a small system in the middle of a VM exit, made up by hand so that every view has work to do."""
+"""The built-in example: a small system in the midst of a VM exit, made up by hand so that every view has work to do."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def as_dot(snapshot: Snapshot) -> str:
         border = ", peripheries=2" if view.is_vm else ""
         kind = " (virtual machine)" if view.is_vm else ""
         lines.append(f"  s{view.id} [label={quoted(f'{view.name}{kind}', f'{size} mapped')}{border}]")
-        for parent in sorted({region.parent for region in merged if region.parent in known and region.parent is not None}):
+        givers = {region.parent for region in merged if region.parent is not None}
+        for parent in sorted(givers & known):
             given = [region for region in merged if region.parent == parent]
             named = [f"{region.va:08x} {size_text(region.size)} {region.rights.text}" for region in given[:PER_EDGE]]
             if len(given) > PER_EDGE:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
 INK = "currentColor"
 SURFACE = "var(--jp-layout-color2, rgba(128, 128, 128, 0.12))"  # a box that stands out a little
@@ -92,7 +93,7 @@ def box(x: float, y: float, width: float, height: float, fill: str = SURFACE, da
     return element("rect", x=x, y=y, width=width, height=height, rx=3, stroke_dasharray=dash, style=style)
 
 
-def table(caption: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], class_: str = "l4-table") -> Markup:
+def table(caption: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], class_: str = "l4-table") -> Markup:
     """An HTML table with a caption for screen readers. A row's first cell is its heading."""
     head = element("tr", *(element("th", heading, scope="col") for heading in headings))
     body = (

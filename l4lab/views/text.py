@@ -28,7 +28,8 @@ def grouped(number: int) -> str:
 
 def status_line(snapshot: Snapshot) -> str:
     """Where the run stands, and why it stopped, in one line."""
-    who = "nobody runs" if snapshot.thread is None else f"{snapshot.thread_name(snapshot.thread)} in {snapshot.mode} mode"
+    runs = f"{snapshot.thread_name(snapshot.thread)} in {snapshot.mode} mode"
+    who = "nobody runs" if snapshot.thread is None else runs
     waiting = " · the guest waits for input" if snapshot.input_expected else ""
     return (
         f"{snapshot.status} · {who} · cycle {grouped(snapshot.cycle)}"

@@ -42,6 +42,7 @@ enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F
 enum {
     O_CPU, O_ENV, O_CFLAGS, O_INTERRUPT_REQUEST, O_EXCEPTION_INDEX, O_CLASS,  /* from uc, from cpu (the last five) */
     O_EIP, O_EFLAGS, O_HFLAGS, O_SEGS, O_CR, O_ERROR_CODE, O_IS_INT, O_NEXT_EIP, O_OLD_EXCEPTION, /* from env */
+    O_TR, O_VMCB,
     ENV_SIZE,
     TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT,   /* from a TranslationBlock */
     TLB_TABLES,                                                               /* backwards from env */
@@ -51,7 +52,10 @@ enum {
 /* Fields of an entry of the engine's TLB, which is 64 bytes long, and the flag that sends stores the slow way. */
 enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
-enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, IF_MASK = 1 << 9, CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
+enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9 };
+enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
+enum { SINGLE_STEP = 1, EXIT_SINGLE_STEP = 0x100 + 0x41, BLOCK_EVENT = 0xA8, DESCRIPTOR_PRESENT = 1 << 15 };
+#define EVENT_VALID ((uint32_t)1 << 31)
 enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
 
 typedef int (*emu_start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
@@ -195,6 +199,12 @@ static void sweep_tlb(Core *c)
     c->until_sweep = entries * 4 > SWEEP_BLOCKS ? (int)entries * 4 : SWEEP_BLOCKS;
 }
 
+/* May an interrupt be taken here, and has somebody asked to be told? */
+static bool window_open(Core *c)
+{
+    return c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK) && !(ENV(c, O_HFLAGS, uint32_t) & HF_INHIBIT_IRQ);
+}
+
 static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
 {
     Core *c = opaque;
@@ -216,6 +226,11 @@ static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
     if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_COUNT_MASK) && !c->split)
         take_back(c, pc);       /* the last block overwrote itself: the engine left it at this instruction */
     c->split = 0;
+    if (window_open(c)) {       /* the shadow of STI ended with a jump, behind which the engine does not look */
+        c->last = NULL;
+        stop(c, EVENT_WINDOW);
+        return;
+    }
     if (count > c->left) {
         c->last = NULL;
         stop(c, EVENT_BUDGET);
@@ -230,11 +245,23 @@ static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
         sweep_tlb(c);
 }
 
+/* A TR that names no TSS becomes one with limit 0: reading a stack from it is #TS then. The engine would abort(). */
+static void forget_unusable_tss(Core *c)
+{
+    uint8_t *tr = c->env + c->off[O_TR];
+    uint32_t flags = FIELD(tr, 20, uint32_t);
+    if (!(flags & DESCRIPTOR_PRESENT) || (flags >> 8 & 7) != 1) {
+        FIELD(tr, 16, uint32_t) = 0;
+        FIELD(tr, 20, uint32_t) = DESCRIPTOR_PRESENT | 9 << 8;
+    }
+}
+
 /* Deliver an exception through the guest's IDT, as the CPU would; the engine knows how but leaves it to its user. */
 static void deliver(Core *c)
 {
     c->left -= 1;               /* so that a guest which only faults cannot stop the clock */
     c->deliveries += 1;
+    forget_unusable_tss(c);
     ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);    /* may leave by longjmp when the delivery faults itself */
     ENV(c, O_IS_INT, int32_t) = 0;              /* the engine would move EIP by it at the next VM exit */
     c->software_at = 0;
@@ -270,17 +297,17 @@ static void on_interrupt(void *uc, uint32_t number, void *opaque)
 {
     Core *c = opaque;
     int is_int = ENV(c, O_IS_INT, int32_t) != 0;
-    if (number >= 0x100) {
-        if (c->software_at)     /* an exit while INT n was delivered: it is at INT n, which will be executed again */
-            ENV(c, O_EIP, uint64_t) = c->software_at;
+    if (number >= 0x100)
         ENV(c, O_IS_INT, int32_t) = is_int = 0;
-    }
+    if (c->software_at)         /* a fault or an exit while INT n was delivered: it is at INT n */
+        ENV(c, O_EIP, uint64_t) = c->software_at;
     c->software_at = 0;
     if (number == EXIT_RDTSC && c->native_time && read_time(c))
         return;
-    if (!is_int)
+    bool stepped = (number == SINGLE_STEP || number == EXIT_SINGLE_STEP) && ENV(c, O_EFLAGS, uint64_t) & TF_MASK;
+    if (!is_int && !stepped)    /* a single-step trap comes after the instruction, even where that jumps to itself */
         take_back(c, linear_eip(c));
-    else if (c->last) {
+    else if (is_int && c->last) {
         uint64_t at = 0;        /* EIP is behind INT n already, which ended its block */
         index_in_block(c, c->last, ~(uint64_t)0, &at);
         c->software_at = (uint32_t)(at - FIELD(c->env, c->off[O_SEGS] + 24 + 8, uint64_t));
@@ -338,7 +365,8 @@ static bool exec_interrupt(void *cpu, int request)
         c = c->next;
     if (!c)
         return false;
-    if (c->inject >= 0) {
+    bool injected = c->inject >= 0;
+    if (injected) {
         int vector = c->inject;
         c->inject = -1;
         if (!c->window)
@@ -346,7 +374,10 @@ static bool exec_interrupt(void *cpu, int request)
         c->left -= 1;
         c->deliveries += 1;
         c->last = NULL;
+        forget_unusable_tss(c);
         if (c->inject_kind == 0) {
+            /* named here, because the engine would call it an exception */
+            FIELD(c->ram, ENV(c, O_VMCB, uint32_t) + BLOCK_EVENT, uint32_t) = EVENT_VALID | (uint32_t)vector;
             ((hard_interrupt_fn)c->fn[F_HARD_INTERRUPT])(c->env, vector, 1);
         } else {
             CPU(c, O_EXCEPTION_INDEX, int32_t) = vector;
@@ -358,14 +389,14 @@ static bool exec_interrupt(void *cpu, int request)
                 ENV(c, O_OLD_EXCEPTION, int32_t) = vector;      /* a fault while delivering it is a double fault */
             ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);
             ENV(c, O_IS_INT, int32_t) = 0;
+            c->software_at = 0;
         }
-        return true;
     }
-    if (c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK) && !(ENV(c, O_HFLAGS, uint32_t) & HF_INHIBIT_IRQ)) {
+    if (window_open(c) && (c->event == EVENT_NONE || c->event == EVENT_BUDGET)) {
         c->last = NULL;
         stop(c, EVENT_WINDOW);
     }
-    return false;
+    return injected;
 }
 
 static void load_frame(Core *c, const uint32_t *frame)

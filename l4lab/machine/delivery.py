@@ -115,6 +115,7 @@ class Delivery:
         env = self._env
         while True:
             self.attempts += 1
+            _forget_unusable_tss(env)
             self._note(event)
             try:
                 if env[e.ENV_CR >> 2] & _PE:
@@ -255,7 +256,6 @@ class Delivery:
         """SS and ESP for a privilege level, from the TSS that TR names, of 32 or of 16 bits."""
         env = self._env
         at = e.ENV_TR >> 2
-        forget_unusable_tss(env)
         wide = env[at + 5] >> 11 & 1
         entry = privilege * 4 + 2 << wide
         if entry + (4 << wide) - 1 > env[at + 4]:
@@ -379,7 +379,7 @@ class Delivery:
             self._wrote(pa, pa + length)
 
 
-def forget_unusable_tss(env: memoryview) -> None:
+def _forget_unusable_tss(env: memoryview) -> None:
     """A TR that names no TSS becomes one with limit 0, so that reading a stack from it is #TS and nothing worse."""
     at = e.ENV_TR >> 2
     if not env[at + 5] & _PRESENT or env[at + 5] >> 8 & 7 != 1:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The CPU engine: Unicorn, driven so that every run is exact and repeatable.
 
-This is the only file that imports `unicorn`, and with its two cores (`_core.c`, and `pycore.py` where no compiler was at
+This is the only file that imports `unicorn`, and with its two cores (`_core.c`; `pycore.py` where no compiler was at
 hand) the only one that knows its private structures. What the rest of the machine sees is small: load the CPU from a
 register frame, run at most so many instructions, store it back, say what happened. Which addresses are mapped, what an
 exit means and who runs next are decided elsewhere.
@@ -51,6 +51,7 @@ HF_CPL, HF_INHIBIT_IRQ, HF_GUEST = 3, 1 << 3, 1 << 21
 _OFFSETS = (
     *(UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
     *(ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_SEGS, ENV_CR, ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_OLD_EXCEPTION),
+    *(ENV_TR, ENV_VM_VMCB),
     ENV_SIZE,
     *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
     TLB_TABLES,
@@ -260,8 +261,8 @@ def _kind_of_core() -> str:
 @functools.cache
 def _warn_slow() -> None:
     warnings.warn(
-        f"the native core was not built: the machine runs several times slower, with the same results. {_HOW_TO_BUILD}; "
-        "L4LAB_ENGINE=python says that this is meant.",
+        "the native core was not built: the machine runs several times slower, to the same results. "
+        f"{_HOW_TO_BUILD}. Set L4LAB_ENGINE=python if this is meant.",
         RuntimeWarning,
         stacklevel=5,
     )

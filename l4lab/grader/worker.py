@@ -41,7 +41,7 @@ def main() -> NoReturn:
         result = _examine(exercise, student)
     except Troubled as troubled:
         result = Result(trouble=troubled.trouble)
-    except (MemoryError, OutOfTime) as error:  # the file's doing, but not while it was running
+    except MemoryError as error:  # the file's doing, but it struck us
         result = Result(trouble=student.trouble(error))
     except Exception:
         traceback.print_exc()
@@ -58,7 +58,8 @@ def _examine(exercise: Exercise, student: Student) -> Result:
     _limit(exercise)
     functions = student.load(exercise.functions)
     run = main_scene.play(functions)
-    probe = probe_scene.play(functions) if run.trouble is None and not run.stuck else run
+    went_well = run.trouble is None and not run.stuck
+    probe = probe_scene.play(functions) if went_well else run  # what is wrong is to be seen in one of them already
     _unlimit()
     evidence = checks.Evidence(run, probe, getattr(student.module, "VENDOR", None))
     trouble = run.trouble or probe.trouble

@@ -119,7 +119,7 @@ class HostedThread:
             self._main(self._cpu)
         except greenlet.GreenletExit:
             return FINISHED
-        except Exception as exception:  # the student's program may raise anything; it halts this thread only
+        except BaseException as exception:  # SystemExit, Ctrl-C: whatever it is, it halts this thread only
             self.died = Died(exception)
             return self.died
         return FINISHED

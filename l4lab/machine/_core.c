@@ -23,6 +23,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #ifdef _MSC_VER
 #include <intrin.h>
@@ -51,6 +52,7 @@ enum {
 
 /* Fields of an entry of the engine's TLB, which is 64 bytes long, and the flag that sends stores the slow way. */
 enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
+enum { LOOK_BLOCKS = 256, LONGEST_RUN_MS = 100 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
 enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9 };
 enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
@@ -78,6 +80,9 @@ typedef struct Core {
     /* of the current run */
     int64_t left;               /* instructions still allowed */
     int event;
+    int until_look;             /* blocks until we look at the host's clock */
+    int64_t return_at;          /* by the host's clock */
+    bool paused;                /* that time has come */
     uint64_t software_at;       /* EIP of the INT n that is being delivered, or 0 */
     int split;                  /* the next block was ordered shorter by us, not by self-modification */
     uint8_t *last;              /* the block that began last, or NULL */
@@ -205,6 +210,24 @@ static bool window_open(Core *c)
     return c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK) && !(ENV(c, O_HFLAGS, uint32_t) & HF_INHIBIT_IRQ);
 }
 
+/* Milliseconds by the host's clock. */
+static int64_t host_ms(void)
+{
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Has the run taken so long that somebody may want to stop it? A guest that writes into its own code executes a thousand
+ * times slower than others, so the number of instructions says nothing. To come back here changes nothing in the run:
+ * it is as if the budget had been smaller. */
+static bool taken_long(Core *c)
+{
+    c->until_look = LOOK_BLOCKS;
+    c->paused = host_ms() >= c->return_at;
+    return c->paused;
+}
+
 static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
 {
     Core *c = opaque;
@@ -231,7 +254,7 @@ static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
         stop(c, EVENT_WINDOW);
         return;
     }
-    if (count > c->left) {
+    if (count > c->left || (--c->until_look <= 0 && taken_long(c))) {
         c->last = NULL;
         stop(c, EVENT_BUDGET);
         return;
@@ -425,6 +448,9 @@ static PyObject *core_run(Core *c, PyObject *args)
     load_frame(c, frame);
     c->left = deadline - (int64_t)(c->retired + c->deliveries + c->charged);
     c->event = EVENT_NONE;
+    c->until_look = LOOK_BLOCKS;
+    c->return_at = host_ms() + LONGEST_RUN_MS;
+    c->paused = false;
     ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
     ENV(c, O_IS_INT, int32_t) = 0;
     c->software_at = 0;
@@ -437,7 +463,7 @@ static PyObject *core_run(Core *c, PyObject *args)
         if (error) {
             c->info[INFO_UC_ERROR] = error;
             c->event = EVENT_ERROR;
-        } else if (c->event == EVENT_BUDGET && c->left > 0) {
+        } else if (c->event == EVENT_BUDGET && c->left > 0 && !c->paused) {
             c->event = EVENT_NONE;                              /* the next block is too long: have it cut */
             CPU(c, O_CFLAGS, uint32_t) = c->left < 0x7000 ? (uint32_t)c->left : 0x7000;
             c->split = 1;
@@ -629,7 +655,7 @@ static PyObject *get_callbacks(Core *c, void *unused)
 }
 
 static PyMethodDef methods[] = {
-    {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, deadline): run until the clock reads `deadline` or something happens; the event"},
+    {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, deadline): run until the clock reads `deadline` or something happens, or for some time; the event"},
     {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
     {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},

@@ -22,7 +22,7 @@ from l4lab.errors import LabError
 from l4lab.machine.memory import Memory
 
 # What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in _core.c.
-EVENT_BUDGET = -1  # the deadline is reached, to the instruction
+EVENT_BUDGET = -1  # the deadline is reached, to the instruction; or the run took so long that we may want to stop it
 EVENT_ERROR = -2  # the engine gave up; `info` has its error number
 EVENT_WINDOW = -3  # an interrupt could be taken now (asked for by set_window)
 EVENT_IN = -4  # IN or INS, before it happens
@@ -48,14 +48,6 @@ TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_GUEST = 3, 1 << 3, 1 << 21
 
-_OFFSETS = (
-    *(UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
-    *(ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_SEGS, ENV_CR, ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_OLD_EXCEPTION),
-    *(ENV_TR, ENV_VM_VMCB),
-    ENV_SIZE,
-    *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
-    TLB_TABLES,
-)
 _FUNCTIONS = (
     "uc_emu_start",
     "uc_emu_stop",
@@ -84,7 +76,7 @@ class Engine:
         if kind is None:
             _probe(self.kind)
         self._ram = ram  # keeps the mapping alive as long as the engine
-        self._uc = uc = _new_unicorn()
+        self._uc = uc = new_unicorn()
         uc.mem_map_ptr(0, ram.size, 7, ram.address)
         self._core = core = _attach_core(uc, ram, self.kind)
         self.env: memoryview = core.env  # the engine's CPU state, live
@@ -150,7 +142,8 @@ def _constant(name: str) -> int:
     return int(getattr(x86_const, f"UC_X86_REG_{name}"))
 
 
-def _new_unicorn() -> Any:
+def new_unicorn() -> Any:
+    """The bare engine: protected mode, with SVM, and without a place to stop at."""
     import unicorn
 
     if unicorn.__version__ != "2.1.4":
@@ -173,16 +166,16 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     from unicorn.unicorn_py3.unicorn import uclib
     from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT
 
-    functions = _function_addresses()
+    functions = function_addresses()
     core: Any
     if kind == "native":
         native = _native_core()
         assert native is not None
-        core = native(_handle(uc), ram.address, ram.size, tuple(functions.values()), _OFFSETS)
+        core = native(handle_of(uc), ram.address, ram.size, tuple(functions.values()), _offsets())
     else:
         from l4lab.machine.pycore import PyCore
 
-        core = PyCore(_handle(uc), ram, functions)
+        core = PyCore(handle_of(uc), ram, functions)
     opaque, on_block, on_interrupt, on_invalid, on_in, on_out = core.callbacks
     for kind, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
@@ -196,7 +189,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         hook = ctypes.c_size_t(0)
         extra = () if instruction is None else (ctypes.c_int(instruction),)
         status = uclib.uc_hook_add(
-            ctypes.c_void_p(_handle(uc)),
+            ctypes.c_void_p(handle_of(uc)),
             ctypes.byref(hook),
             ctypes.c_int(kind),
             ctypes.c_void_p(callback),
@@ -217,8 +210,31 @@ def _handle(uc: Any) -> int:
     return int(getattr(handle, "value", handle))
 
 
+def _offsets() -> tuple[int, ...]:
+    """What the native core needs to know, in the order of its own list."""
+    return (
+        *(UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
+        *(
+            ENV_EIP,
+            ENV_EFLAGS,
+            ENV_HFLAGS,
+            ENV_SEGS,
+            ENV_CR,
+            ENV_ERROR_CODE,
+            ENV_IS_INT,
+            ENV_NEXT_EIP,
+            ENV_OLD_EXCEPTION,
+        ),
+        *(ENV_TR, ENV_VM_VMCB),
+        ENV_SIZE,
+        *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
+        TLB_TABLES,
+    )
+
+
 @functools.cache
-def _function_addresses() -> dict[str, int]:
+def function_addresses() -> dict[str, int]:
+    """The functions that the engine exports beside its documented ones."""
     from unicorn.unicorn_py3.unicorn import uclib
 
     try:

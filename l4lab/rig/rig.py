@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import greenlet
+
 from l4lab.abi.ids import ROOT_TASK
 from l4lab.abi.vm import ExitReason
 from l4lab.errors import LabError
@@ -114,7 +116,9 @@ class Rig:
 
     def step(self) -> Stop:
         """One instruction of whoever is running; of a hosted program, up to its next system call."""
-        return self._stopped(self.kernel.run(self.machine.cycles + 1, one_entry=True))
+        with self._interruptible():
+            reason = self.kernel.run(self.machine.cycles + 1, one_entry=True)
+        return self._stopped(reason)
 
     def step_event(self) -> Stop:
         """Up to the next kernel entry."""
@@ -128,7 +132,8 @@ class Rig:
         self.kernel.stop_requested = True
 
     def _stopped(self, reason: str) -> Stop:
-        self.kernel.stop_requested = False
+        if self.kernel.stop_requested:  # even if it was the last instant: nobody asks twice
+            self.kernel.stop_requested, reason = False, "stopped"
         detail = {
             "idle": "everybody waits, and nobody will wake them without input from outside",
             "stopped": "stopped on request",
@@ -159,14 +164,16 @@ class Rig:
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C and the notebook's stop button ask for a stop: an exception in the midst of the kernel would break it.
 
-        A second one while a hosted program does not come back is raised in that program.
+        A second one while a hosted program does not come back is raised in that program, and ends it.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
+        kernel = greenlet.getcurrent()  # hosted programs run in greenlets of their own
+
         def interrupt(number: int, frame: Any) -> None:
-            if self.kernel.stop_requested:
+            if self.kernel.stop_requested and greenlet.getcurrent() is not kernel:
                 raise KeyboardInterrupt
             self.kernel.stop_requested = True
 

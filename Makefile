@@ -41,11 +41,13 @@ $(VENV)/.lab: $(SOURCES_OF_SETUP) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@$(BIN)/python -c 'import l4lab.machine._core' 2>/dev/null \
 	    || echo "WARNING: no native core (is there a C compiler, and Python.h?); the lab will run several times slower"
+	-$(BIN)/python tools/fetch_viz.py
 	@touch $@
 
 $(VENV)/.test: $(SOURCES_OF_SETUP) tools/system-packages | $(BIN)/python
 	tools/system-packages $(PYTHON) test
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	-$(BIN)/python tools/fetch_viz.py
 	@touch $@ $(VENV)/.lab
 
 clean:

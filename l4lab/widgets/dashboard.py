@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The dashboard: one widget over a live machine. The truth stays in the rig; the browser shows strings.
+
+Lives here: running the machine in slices between which the notebook stays alive, what the buttons and keys do, and how
+often the browser hears of it. Does not live here: what a panel contains (`panels.py`), and how it looks (`dashboard.js`
+and `dashboard.css`).
+
+All of the machine's work is done in the main thread. Messages from the browser may arrive in another one (Jupyter's
+subshells) while a cell blocks the main thread: so `pause` and typed bytes are notes that the next slice reads, and
+everything else is handed to the main thread's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import anywidget
+import msgspec
+import traitlets
+
+from l4lab.errors import LabError
+from l4lab.rig.rig import Rig, Stop
+from l4lab.views import text
+from l4lab.widgets import panels
+
+HERE: Final = Path(__file__).parent
+VIZ: Final = HERE / "static" / "viz.js"  # Graphviz for the browser; tools/fetch_viz.py puts it there
+
+SLICE: Final = 0.05  # seconds on the wall that the machine may keep the notebook waiting
+AHEAD: Final = 50_000_000  # nanoseconds of virtual time in a slice: a guest that only idles keeps the wall's time
+PERIOD: Final = 0.1  # seconds between two updates of the browser
+SHARE: Final = 8  # an update may take one part in so many of the time; else they come less often
+
+_PAUSED: Final = "paused"
+
+
+class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is imported without its types
+    """A machine with buttons to run, pause and step it, a console to type at, and pictures of what happens in it.
+
+    In a notebook, `Dashboard(rig)` as a cell's last line shows it. Its buttons are methods as well: `run()`, `pause()`,
+    `step()`, `step_event()`, `type(text)`; `run_for(seconds)` runs the machine within the cell.
+    """
+
+    _esm = HERE / "dashboard.js"
+    _css = HERE / "dashboard.css"
+
+    title = traitlets.Unicode().tag(sync=True)
+    state = traitlets.Enum(["paused", "running", "ended", "failed"], "paused").tag(sync=True)
+    status = traitlets.Unicode().tag(sync=True)
+    trouble = traitlets.Unicode().tag(sync=True)  # tracebacks of what failed, for whoever wants to know
+    console = traitlets.Unicode().tag(sync=True)
+    where = traitlets.Unicode().tag(sync=True)
+    threads = traitlets.Unicode().tag(sync=True)
+    graph_svg = traitlets.Unicode().tag(sync=True)  # empty where there is no `dot`:
+    graph_dot = traitlets.Unicode().tag(sync=True)  # then the browser draws this, or shows
+    graph_text = traitlets.Unicode().tag(sync=True)  # this
+    mappings = traitlets.Unicode().tag(sync=True)
+    ipc = traitlets.Unicode().tag(sync=True)
+    exit_counts = traitlets.Unicode().tag(sync=True)
+    exits = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, rig: Rig, title: str = "") -> None:
+        super().__init__(title=title)
+        self.rig = rig
+        self.error: BaseException | None = None  # what the machine raised, if it did
+        self._said = rig.status() if rig.last_stop.detail else _PAUSED  # why it stands still
+        self._input: deque[bytes] = deque()
+        self._pausing = False
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._next_show = 0.0
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:  # not in a notebook
+            self._loop = None
+        self.on_msg(self._received)
+        self._show()
+
+    def __repr__(self) -> str:
+        return f"Dashboard({self.status})"
+
+    # -- what the buttons do -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run in the background until paused; cells can be executed meanwhile."""
+        if self._loop is None:
+            raise LabError("only a notebook can run a machine in the background; here, use run_for(seconds)")
+        self._pausing, self.error = False, None
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._run())
+
+    def pause(self) -> None:
+        """Stop running, after this slice at the latest."""
+        self._pausing = True
+        self._rouse()
+
+    def step(self) -> None:
+        """One instruction; of a hosted program, up to its next system call. If nobody runs, the next event."""
+        idle = self.rig.kernel.current is None
+        self._once(self.rig.step_event if idle else self.rig.step, "after one instruction")
+
+    def step_event(self) -> None:
+        """Up to the next kernel entry: a trap, a system call, a VM exit, an interrupt."""
+        self._once(self.rig.step_event, "at a kernel event")
+
+    def type(self, typed: str | bytes) -> None:
+        """Bytes arrive at the machine's serial port as soon as it runs. Enter is a carriage return."""
+        self._input.append(typed.encode() if isinstance(typed, str) else typed)
+        self._rouse()
+
+    def run_for(self, seconds: float, until: str = "") -> Stop:
+        """Run here and now, as fast as it goes: for so many seconds of virtual time, or until the console says so."""
+        self._pausing, self._said, self.error = False, _PAUSED, None
+        wanted, searched = until.encode(), len(self.rig.console)
+        deadline = self.rig.machine.cycles + int(seconds * 1e9)
+        self.state = "running"
+        try:
+            while True:
+                stop = self._slice(deadline)
+                found = wanted and self.rig.console.find(wanted, max(searched - len(wanted), 0)) >= 0
+                if found or stop.reason not in ("deadline", "enough") or self._pausing:
+                    return stop
+                if self.rig.machine.cycles >= deadline:
+                    return stop
+                self._show_now_and_then()
+        except Exception as error:
+            self._failed(error)
+            raise
+        finally:
+            self.pause()  # a run in the background that was going on ends here too
+            self._show(running=False)
+
+    def close(self) -> None:
+        """Take the widget off the page; the machine pauses."""
+        self.pause()
+        super().close()
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Slice after slice; in between the notebook has its turn."""
+        self.state, self._said = "running", _PAUSED
+        try:
+            with self._heeding_interrupts():
+                while not self._pausing:
+                    self._wake.clear()
+                    begin, began = self.rig.machine.cycles, time.monotonic()
+                    stop = self._slice(begin + AHEAD)
+                    if stop.finished or stop.reason == "stopped":
+                        self._said = stop.detail
+                        break
+                    if stop.reason == "idle":
+                        self._show(running=True)
+                        await self._wake.wait()
+                    else:
+                        self._show_now_and_then()
+                        virtual, wall = (self.rig.machine.cycles - begin) / 1e9, time.monotonic() - began
+                        await self._rest(max(virtual - wall, 0.001))
+        except (Exception, KeyboardInterrupt) as error:
+            self._failed(error)
+        finally:
+            self._show(running=False)
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the processor to others, until something is typed or a button pressed."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+
+    def _slice(self, deadline: int) -> Stop:
+        """Type what was typed, and run for a short while."""
+        while self._input:
+            self.rig.type(self._input.popleft())
+        late = time.monotonic() + SLICE
+        return self.rig.run_until(deadline, lambda: self._pausing or time.monotonic() >= late)
+
+    def _once(self, action: Callable[[], Stop], said: str) -> None:
+        """A step of some kind, from standstill."""
+        self.pause()
+        self.error = None
+        while self._input:
+            self.rig.type(self._input.popleft())
+        try:
+            stop = action()
+            self._said = stop.detail or said
+        except Exception as error:
+            self._failed(error)
+        self._show(running=False)
+
+    def _failed(self, error: BaseException) -> None:
+        self.error = error
+        self._said = f"{type(error).__name__}: {error}"
+
+    def _rouse(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    @contextmanager
+    def _heeding_interrupts(self) -> Iterator[None]:
+        """The notebook's stop button pauses the machine also while it rests: Jupyter heeds it within cells only."""
+
+        def interrupt(*_: Any) -> None:
+            self.pause()
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            if signal.getsignal(signal.SIGINT) is interrupt:  # else a cell is running, and it is the cell's now
+                signal.signal(signal.SIGINT, before)
+
+    # -- showing ------------------------------------------------------------------------------------------------------
+
+    def _show_now_and_then(self) -> None:
+        if time.monotonic() >= self._next_show:
+            self._show(running=True)
+
+    def _show(self, running: bool = False) -> None:
+        """Send the browser what has changed."""
+        began = time.monotonic()
+        over = self.rig.over()
+        if running:
+            state, said = "running", "running"
+        elif self.error is not None:
+            state, said = "failed", self._said
+        elif over is not None:
+            state, said = "ended", over.detail
+        else:
+            state, said = "paused", self._said
+        snapshot = msgspec.structs.replace(self.rig.snapshot(), status=said)
+        with self.hold_sync():
+            self.state = state
+            self.status = text.status_line(snapshot)
+            self.trouble = self._tracebacks()
+            for name, shown in panels.contents(snapshot).items():
+                setattr(self, name, shown)
+        now = time.monotonic()
+        self._next_show = now + max(PERIOD, SHARE * (now - began))
+
+    def _tracebacks(self) -> str:
+        """Of hosted programs that raised, whose threads are halted now; then of the machine itself."""
+        told = [f"{thread.name} raised, and halted:\n{died.text}" for thread, died in self.rig.kernel.deaths]
+        if self.error is not None:
+            told.append("".join(traceback.format_exception(self.error)))
+        return "\n".join(told)
+
+    # -- the browser ---------------------------------------------------------------------------------------------------
+
+    def _received(self, _: Any, message: dict[str, Any], __: Any) -> None:
+        """A button was pressed, or something typed. Runs in any thread."""
+        match message:
+            case {"type": str(typed)}:
+                self.type(typed)
+            case {"command": "pause"}:
+                self.pause()
+            case {"command": "run" | "step" | "step_event" as command}:
+                action: Callable[[], None] = getattr(self, command)
+                if self._loop is None:
+                    action()
+                else:
+                    self._loop.call_soon_threadsafe(action)
+            case {"command": "viz"}:
+                source = VIZ.read_bytes() if VIZ.exists() else b""
+                self.send({"viz": bool(source)}, buffers=[source])

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stands in each panel of the dashboard: pure functions from a snapshot to markup.
+
+Lives here: which views make up a panel. What a view looks like is decided in `l4lab.views`, where the panels stand on
+the page in `dashboard.js` and `dashboard.css`, and when a new snapshot is taken in `dashboard.py`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import graphviz
+
+from l4lab.rig.snapshot import Snapshot
+from l4lab.views import console, disassembly, ipc, registers, spaces, svg, text, threads, vmexits
+from l4lab.words import hex32, size_text
+
+SPACE_HEADINGS = ("Space", "Address", "Size", "Rights", "From", "Physical address")
+
+
+def contents(snapshot: Snapshot) -> dict[str, str]:
+    """The markup, DOT or text of each panel, by the name of the widget's trait."""
+    dot = spaces.as_dot(snapshot)
+    return {
+        "console": console.as_text(snapshot.console),
+        "where": where(snapshot),
+        "threads": threads.as_html(snapshot),
+        "graph_dot": dot,
+        "graph_svg": drawn(dot),
+        "graph_text": text.spaces(snapshot),
+        "mappings": mappings(snapshot),
+        "ipc": ipc.sequence(snapshot),
+        "exit_counts": vmexits.histogram(snapshot.exit_counts),
+        "exits": vmexits.as_html(snapshot),
+    }
+
+
+def where(snapshot: Snapshot) -> svg.Markup:
+    """Who runs, in which mode; what it executes next; its registers."""
+    match snapshot.mode:
+        case "idle":
+            who = "Nobody runs: every thread waits."
+        case "hosted":
+            who = f"{snapshot.thread_name(snapshot.thread)}, a hosted program: its instructions are Python."
+        case mode:
+            who = f"{snapshot.thread_name(snapshot.thread)}, in {mode} mode"
+    parts = [svg.element("p", who, class_="l4-who")]
+    if snapshot.disassembly:
+        parts.append(disassembly.as_html(snapshot.disassembly[:10]))
+    if snapshot.registers:
+        parts.append(registers.as_html(snapshot))
+    return svg.group(*parts)
+
+
+def mappings(snapshot: Snapshot) -> svg.Markup:
+    """A row for each mapping, space by space."""
+    rows = [
+        (
+            view.name + (" (VM)" if view.is_vm else ""),
+            hex32(region.va),
+            size_text(region.size),
+            region.rights.text,
+            snapshot.space_name(region.parent),
+            hex32(region.pa),
+        )
+        for view in snapshot.spaces
+        for region in spaces.merge(view.regions)
+    ]
+    if not rows:
+        return svg.element("p", "Nothing is mapped yet.")
+    return svg.table("What is mapped where, and from whom", SPACE_HEADINGS, rows)
+
+
+@lru_cache(maxsize=16)
+def drawn(dot: str) -> str:
+    """The picture as SVG if Graphviz's `dot` is installed; else nothing, and the browser draws it."""
+    try:
+        picture: str = graphviz.Source(dot).pipe(format="svg", encoding="utf-8")
+    except graphviz.ExecutableNotFound:
+        return ""
+    return picture[picture.index("<svg") :]  # without the XML declaration, which HTML does not know

@@ -13,8 +13,11 @@ from l4lab.views.example import example
 
 MESSAGES = 30  # in one chart; older ones are counted, not drawn
 LEFT = 100  # pixels: the time stamps
-LANE, ROW, TOP = 170, 30, 34  # pixels: between lifelines, between messages, above the first
-LETTER = 6.7  # pixels: one character of the labels' type
+LANE, WIDE_LANE = 170, 260  # pixels between lifelines: at least; at most, where there are few
+LANES = 780  # pixels that the lifelines share if they can
+LOOP = 45  # pixels to the right of the last lifeline's lane, for a message that it sends to itself
+ROW, TOP = 30, 34  # pixels: between messages, above the first
+LETTER, WIDE_LETTER = 6.7, 7.4  # pixels: one character of the labels' type, and of the names' type on average
 WORDS = 2  # message words written beside a label; the others are in the tooltip
 
 STYLES: dict[IpcKind, tuple[str, str | None]] = {  # colour, dash pattern
@@ -29,18 +32,23 @@ STYLES: dict[IpcKind, tuple[str, str | None]] = {  # colour, dash pattern
 def sequence(snapshot: Snapshot) -> svg.Markup:
     """The latest messages between the threads that took part in them."""
     shown = snapshot.ipc[-MESSAGES:]
-    lanes = {thread: index for index, thread in enumerate(lifelines(snapshot, shown))}
+    involved = lifelines(snapshot, shown)
+    lane = min(max(LANES / max(len(involved), 1), LANE), WIDE_LANE)
+    at = {thread: LEFT + (index + 0.5) * lane for index, thread in enumerate(involved)}
     bottom = TOP + max(len(shown), 1) * ROW + 12
-    width = LEFT + max(len(lanes), 2) * LANE
+    width = LEFT + max(len(involved), 2) * lane + LOOP
     parts = []
-    for thread, index in lanes.items():
-        x = _x(index)
+    for thread, x in at.items():
+        name = snapshot.thread_name(thread)
         parts += [
             svg.line(x, 24, x, bottom),
-            svg.box(x - LANE / 2 + 8, 2, LANE - 16, 22),
-            svg.label(x, 17, svg.shorten(snapshot.thread_name(thread), 20), anchor="middle"),
+            svg.box(x - lane / 2 + 8, 2, lane - 16, 22),
+            svg.group(
+                svg.element("title", f"{name}, {thread:#x}"),
+                svg.label(x, 17, svg.shorten(name, int((lane - 24) / WIDE_LETTER)), anchor="middle"),
+            ),
         ]
-    parts += [_arrow(snapshot, message, lanes, TOP + (row + 1) * ROW) for row, message in enumerate(shown)]
+    parts += [_arrow(snapshot, message, at, TOP + (row + 1) * ROW) for row, message in enumerate(shown)]
     earlier = len(snapshot.ipc) - len(shown)
     if earlier > 0:
         parts.append(svg.label(4, TOP + 4, f"{earlier} earlier", muted=True))
@@ -58,18 +66,14 @@ def lifelines(snapshot: Snapshot, messages: tuple[IpcView, ...]) -> list[int]:
     return list(dict.fromkeys(alive + involved))
 
 
-def _x(lane: int) -> float:
-    return LEFT + (lane + 0.5) * LANE
-
-
-def _arrow(snapshot: Snapshot, message: IpcView, lanes: dict[int, int], y: float) -> svg.Markup:
-    """One message: its time, its line, its head, its label above the line."""
+def _arrow(snapshot: Snapshot, message: IpcView, at: dict[int, float], y: float) -> svg.Markup:
+    """One message: its time, its line, its head, its label above the line. `at`: where each thread's lifeline is."""
     colour, dash = STYLES[message.kind]
-    start, end = _x(lanes[message.sender]), _x(lanes[message.receiver])
+    start, end = at[message.sender], at[message.receiver]
     stroke = f"stroke: {colour}; stroke-width: 1.6; fill: none"
     if start == end:  # a thread may send to itself through its own exception handler
         path, tip, back = f"M{start} {y - 12} h26 v12 h-20", end, 1
-        left, room = start + 32, LANE / 2 - 34
+        left, room = start + 32, LANE / 2 + LOOP - 34
     else:
         back = -1 if end > start else 1
         path, tip = f"M{start} {y} H{end + 6 * back}", end

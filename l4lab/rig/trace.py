@@ -92,7 +92,7 @@ class Trace:
         last = [(len(self._recent), _ENCODER.encode(self._recent))] if self._recent else []
         try:
             with open(path, "wb") as file:
-                file.write(_MAGIC)
+                file.write(_MAGIC + self.dropped.to_bytes(8, "little"))
                 for count, packed in [*self._chunks, *last]:
                     file.write(count.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed)
         except OSError as error:
@@ -110,7 +110,8 @@ class Trace:
         if not data.startswith(_MAGIC):
             raise LabError(f"{path} is not a trace. Give a file written by --trace.")
         trace = cls()
-        at = len(_MAGIC)
+        at = len(_MAGIC) + 8
+        trace.dropped = int.from_bytes(data[len(_MAGIC) : at], "little")
         while at < len(data):
             count, size = int.from_bytes(data[at : at + 4], "little"), int.from_bytes(data[at + 4 : at + 8], "little")
             packed = data[at + 8 : at + 8 + size]

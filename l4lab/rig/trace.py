@@ -8,7 +8,7 @@ Two runs with the same inputs give the same bytes. What happened is read back as
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,8 @@ class Trace:
         self._chunks: deque[tuple[int, bytes]] = deque()  # (number of events, packed)
         self._bytes = 0
         self._recent: list[Event] = []
-        self.append = self._recent.append  # take note of an event: the kernel does so several times in each entry
+        # Take note of an event: the kernel does so several times in each entry.
+        self.append: Callable[[Event], object] = self._recent.append
         self.dropped = 0
 
     def settle(self) -> None:

@@ -52,14 +52,16 @@ def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
     """Write the registers that the item's mask names, with the rules of reference section 9.7."""
     if item.id == ItemId.GPREGS:
         regs = thread.regs
+        before = regs[EFLAGS]
         for index, value in zip(item.indices, values, strict=False):
-            if index == EFLAGS:
-                mask = VM_EFLAGS_MASK if thread.vcpu else USER_EFLAGS_MASK
-                if thread.vcpu and (value ^ regs[EFLAGS]) & 1 << 17:
-                    thread.vcpu.vmcs.stale = True  # virtual-8086 mode changes what the CPU derives
-                regs[EFLAGS] = value & mask | regs[EFLAGS] & ~mask
-            elif index < FRAME_WORDS:
+            if index < FRAME_WORDS:
                 regs[index] = value
+        if item.mask & 1 << EFLAGS:
+            after = regs[EFLAGS]
+            mask = VM_EFLAGS_MASK if thread.vcpu else USER_EFLAGS_MASK
+            if thread.vcpu and (after ^ before) & 1 << 17:
+                thread.vcpu.vmcs.stale = True  # virtual-8086 mode changes what the CPU derives
+            regs[EFLAGS] = after & mask | before & ~mask
     elif thread.vcpu is not None and item.id in _WRITE:
         put = _WRITE[item.id]
         count = len(ITEM_REGISTERS[ItemId(item.id)])

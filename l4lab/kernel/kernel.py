@@ -14,6 +14,7 @@ from typing import Protocol
 from l4lab.abi import kip
 from l4lab.abi.calls import CONVENTIONS, SystemCall
 from l4lab.abi.frame import EAX, EIP
+from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.errors import Refused
 from l4lab.kernel import control, events, faults, ipc, threadcontrol, vm
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
@@ -38,7 +39,8 @@ _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 *
 class EventSink(Protocol):
     """Where the kernel reports what happened."""
 
-    append: Callable[[events.Event], object]  # take note of an event
+    def append(self, event: events.Event, /) -> object:
+        """Take note of an event."""
 
     def settle(self) -> None:
         """A good moment to put away what has been noted."""
@@ -102,6 +104,13 @@ class Kernel:
                     return thread
         return None
 
+    def global_id(self, word: int, asker: Tcb) -> ThreadId:
+        """An identifier as the stubs pass it on: a local one made global, any other as it is."""
+        if word & LOCAL_BITS or not word:
+            return ThreadId.decode(word)
+        thread = self.find(word, asker)
+        return ThreadId.decode(word) if thread is None else thread.id
+
     def new_space(self, name: str) -> Space:
         """A fresh, uninitialised address space."""
         space = Space(name, self.machine.memory, self.frames, self.area)
@@ -112,6 +121,7 @@ class Kernel:
         """The last thread is gone: take all mappings back, also from those who got them from here."""
         self.mappings.forget(space)
         space.release()
+        self.machine.user.forget_translations()  # the next space may get the same page directory
         self.spaces.remove(space)
 
     def make_ready(self, thread: Tcb) -> None:
@@ -128,7 +138,7 @@ class Kernel:
         else:
             self.sched.add(thread)
 
-    def halt(self, thread: Tcb, why: str, quietly: bool = False) -> None:
+    def halt(self, thread: Tcb, why: str) -> None:
         """The thread does not run any more."""
         if thread.state in (ThreadState.WAITING, ThreadState.POLLING):
             ipc.cancel(self, thread)

@@ -12,12 +12,12 @@ from l4lab.views import svg, text
 from l4lab.views.example import example
 
 MESSAGES = 30  # in one chart; older ones are counted, not drawn
-LEFT = 100  # pixels: the time stamps
+LEFT = 125  # pixels: the time stamps, up to a quarter of an hour of nanoseconds
 LANE, WIDE_LANE = 170, 260  # pixels between lifelines: at least; at most, where there are few
 LANES = 780  # pixels that the lifelines share if they can
 LOOP = 45  # pixels to the right of the last lifeline's lane, for a message that it sends to itself
 ROW, TOP = 30, 34  # pixels: between messages, above the first
-LETTER, WIDE_LETTER = 6.7, 7.4  # pixels: one character of the labels' type, and of the names' type on average
+WIDE_LETTER = 7.4  # pixels: one character of the names' type, on average
 WORDS = 2  # message words written beside a label; the others are in the tooltip
 
 STYLES: dict[IpcKind, tuple[str, str | None]] = {  # colour, dash pattern
@@ -82,7 +82,7 @@ def _arrow(snapshot: Snapshot, message: IpcView, at: dict[int, float], y: float)
     words = " ".join(f"{word:x}" for word in message.words)
     brief = " ".join(f"{word:x}" for word in message.words[:WORDS])
     caption = f"{message.kind}: {message.label}"
-    if brief and len(caption) + len(brief) + 3 <= room / LETTER:
+    if brief and len(caption) + len(brief) + len(" (…)") <= room / svg.LETTER:
         caption += f" ({brief}{'…' if len(message.words) > WORDS else ''})"
     who = f"{snapshot.thread_name(message.sender)} to {snapshot.thread_name(message.receiver)}"
     return svg.group(
@@ -90,7 +90,7 @@ def _arrow(snapshot: Snapshot, message: IpcView, at: dict[int, float], y: float)
         svg.label(LEFT - 12, y + 4, text.grouped(message.cycle), anchor="end", mono=True, muted=True),
         svg.element("path", d=path, stroke_dasharray=dash, style=stroke),
         svg.element("path", d=head, style=f"fill: {colour}"),
-        svg.label(left, y - 5, svg.shorten(caption, int(room / LETTER)), mono=True),
+        svg.label(left, y - 5, svg.shorten(caption, int(room / svg.LETTER)), mono=True),
         class_=f"l4-ipc-{message.kind}",
     )
 

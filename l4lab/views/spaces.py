@@ -20,6 +20,7 @@ from l4lab.words import hex32, size_text
 PER_EDGE = 3  # mappings named on one edge of the graph
 ROWS = 40  # mappings in one memory map
 LEFT, WIDTH, RIGHT = 84, 250, 210  # pixels: addresses, boxes, where from
+NAME = 15  # characters of a space's name at the right
 
 
 def merge(regions: Iterable[Region]) -> list[Region]:
@@ -43,21 +44,23 @@ def _continues(first: Region, second: Region) -> bool:
 def as_dot(snapshot: Snapshot) -> str:
     """A node per space, an edge from giver to taker; a virtual machine has a double border and says so.
 
-    The node's classes are for a style sheet, which gives the picture the colours of the notebook's theme.
+    All in black, which is what `dot` knows: whoever shows the picture puts the ink of the page's theme there.
     """
     lines = [
-        "digraph spaces {",
-        '  graph [rankdir=LR, bgcolor=transparent, tooltip="Address spaces: who mapped what to whom"]',
+        'digraph "Address spaces: who mapped what to whom" {',
+        "  graph [rankdir=LR, bgcolor=transparent]",
         '  node [shape=box, style=rounded, fontname="sans-serif", fontsize=12]',
         '  edge [fontname="monospace", fontsize=10]',
     ]
+    if not snapshot.spaces:
+        lines.append('  none [shape=plaintext, label="No address spaces yet."]')
     known = {view.id for view in snapshot.spaces}
     for view in snapshot.spaces:
         merged = merge(view.regions)
-        size = size_text(sum(region.size for region in merged))
+        size = text.rough_size(sum(region.size for region in merged))
         border = ", peripheries=2" if view.is_vm else ""
         kind = " (virtual machine)" if view.is_vm else ""
-        lines.append(f"  s{view.id} [label={quoted(f'{view.name}{kind}', f'{size} mapped')}{border}]")
+        lines.append(f"  s{view.id} [label={quoted(f'{svg.shorten(view.name, 40)}{kind}', f'{size} mapped')}{border}]")
         givers = {region.parent for region in merged if region.parent is not None}
         for parent in sorted(givers & known):
             given = [region for region in merged if region.parent == parent]
@@ -69,9 +72,12 @@ def as_dot(snapshot: Snapshot) -> str:
 
 
 def quoted(*lines: str) -> str:
-    """A DOT string of centred lines: what could end it or begin an escape is escaped, control characters go."""
+    """A DOT string of centred lines: what could end it or begin an escape is escaped, control characters go.
+
+    Graphviz takes `&name;` for a character, as HTML does, so the ampersand is written as one.
+    """
     safe = (
-        "".join(" " if ord(letter) < 0x20 else letter for letter in line).replace("\\", "\\\\").replace('"', '\\"')
+        " ".join(svg.speakable(line).split()).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
         for line in lines
     )
     return '"' + "\\n".join(safe) + '"'
@@ -82,7 +88,8 @@ def memory_map(snapshot: Snapshot, view: SpaceView) -> svg.Markup:
     pieces = _pieces(snapshot, view)
     hidden = len(pieces) - ROWS
     y = 20.0
-    parts = [svg.label(LEFT, 12, "mapping"), svg.label(LEFT + WIDTH + 8, 12, "from, at physical address")]
+    heading = f"{svg.shorten(view.name, 24)}{': guest-physical' if view.is_vm else ''}"
+    parts = [svg.label(LEFT, 12, heading), svg.label(LEFT + WIDTH + 8, 12, "from, at physical address")]
     end = 0
     for start, size, name, origin in pieces[:ROWS]:
         if start > end:
@@ -93,7 +100,7 @@ def memory_map(snapshot: Snapshot, view: SpaceView) -> svg.Markup:
             svg.label(LEFT - 6, y + 13, f"{start:08x}", anchor="end", mono=True),
             svg.box(LEFT, y, WIDTH, height, dash=None if origin else "4 3"),
             svg.label(LEFT + 6, y + 13, svg.shorten(f"{size_text(size)} {name}", 36), mono=True),
-            svg.label(LEFT + WIDTH + 8, y + 13, svg.shorten(origin, 32), mono=True),
+            svg.label(LEFT + WIDTH + 8, y + 13, origin, mono=True),
         ]
         y += height + 2
         end = start + size
@@ -121,14 +128,14 @@ def _pieces(snapshot: Snapshot, view: SpaceView) -> list[tuple[int, int, str, st
 
 
 def _origin(snapshot: Snapshot, region: Region) -> str:
-    return f"← {snapshot.space_name(region.parent)} {hex32(region.pa)}"
+    return f"← {svg.shorten(snapshot.space_name(region.parent), NAME)} {hex32(region.pa)}"
 
 
 def _gap(y: float, size: int) -> svg.Markup:
     """Unmapped addresses: a dashed line down, and how many."""
     return svg.group(
         svg.line(LEFT + 10, y, LEFT + 10, y + 20, dash="2 3"),
-        svg.label(LEFT + 18, y + 14, f"{size_text(size)} not mapped", muted=True),
+        svg.label(LEFT + 18, y + 14, f"{text.rough_size(size)} not mapped", muted=True),
     )
 
 

@@ -18,6 +18,7 @@ SURFACE = "var(--jp-layout-color2, rgba(128, 128, 128, 0.12))"  # a box that sta
 RULE = "var(--jp-border-color1, rgba(128, 128, 128, 0.5))"  # lines that only separate
 MONO = "var(--jp-code-font-family, ui-monospace, 'DejaVu Sans Mono', monospace)"
 SANS = "var(--jp-ui-font-family, system-ui, sans-serif)"
+LETTER = 6.7  # pixels: the width of one character of MONO
 
 # Marks: at least 3:1 against JupyterLab's lightest and darkest background (WCAG 2.1, 1.4.11), so one set does for both.
 BLUE, RED, GREEN, VIOLET, ORANGE = "#1e88e5", "#e53935", "#43a047", "#ab47bc", "#d9730d"
@@ -33,9 +34,14 @@ class Markup(str):
     __slots__ = ()
 
 
+def speakable(text: str) -> str:
+    """The text with U+FFFD for each character that XML forbids."""
+    return _UNSPEAKABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def escape(text: str) -> Markup:
-    """Text as it may stand in an element or a quoted attribute; characters that XML forbids become U+FFFD."""
-    return Markup(html.escape(_UNSPEAKABLE.sub("\N{REPLACEMENT CHARACTER}", text)))
+    """Text as it may stand in an element or a quoted attribute."""
+    return Markup(html.escape(speakable(text)))
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from l4lab.abi import ids
 from l4lab.rig.snapshot import DisasmLine, Region, Snapshot, SpaceView
 from l4lab.views.example import example
 from l4lab.words import hex32, size_text
@@ -24,6 +25,31 @@ def virtual_time(ns: int) -> str:
 def grouped(number: int) -> str:
     """A count with its digits in threes: 184 467."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def rough_size(size: int) -> str:
+    """A size to be read at a glance: exact where that is short, otherwise to three digits and marked as such."""
+    exact = size_text(size)
+    if len(exact) <= len("1024K"):
+        return exact
+    unit, log2 = next((unit, log2) for unit, log2 in (("G", 30), ("M", 20), ("K", 10)) if size >> log2)
+    return f"≈{size / (1 << log2):.{4 if size >> log2 > 999 else 3}g}{unit}"
+
+
+def partner(snapshot: Snapshot, thread: int | None) -> str:
+    """Whom a thread waits for: a thread's name, or the ABI's name for any of them."""
+    match thread:
+        case ids.ANY_THREAD:
+            return "anyone"
+        case ids.ANY_LOCAL_THREAD:
+            return "anyone in its space"
+        case _:
+            return snapshot.thread_name(thread)
+
+
+def home(snapshot: Snapshot, space: int) -> str:
+    """A thread's address space; a dash for one that has none, as the kernel's interrupt threads."""
+    return snapshot.space_name(space) if space >= 0 else "–"
 
 
 def status_line(snapshot: Snapshot) -> str:
@@ -62,8 +88,8 @@ def threads(snapshot: Snapshot) -> str:
             view.kind,
             view.state,
             f"prio {view.priority}",
-            f"in {snapshot.space_name(view.space)}",
-            "" if view.partner is None else f"partner {snapshot.thread_name(view.partner)}",
+            f"in {home(snapshot, view.space)}",
+            "" if view.partner is None else f"partner {partner(snapshot, view.partner)}",
             "" if view.pager is None else f"pager {snapshot.thread_name(view.pager)}",
         )
         for view in snapshot.threads

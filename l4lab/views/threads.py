@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from l4lab.rig.snapshot import Snapshot
+from l4lab.views import text
 from l4lab.views.example import example
 from l4lab.views.svg import Markup, element, table
 
@@ -21,13 +22,14 @@ def as_html(snapshot: Snapshot) -> Markup:
             KINDS[view.kind],
             view.state.lower(),
             str(view.priority),
-            snapshot.space_name(view.space),
-            snapshot.thread_name(view.partner),
+            text.home(snapshot, view.space),
+            text.partner(snapshot, view.partner),
             snapshot.thread_name(view.pager),
         )
         for view in snapshot.threads
     ]
-    return table(f"Threads; ▶ runs, in {snapshot.mode} mode", HEADINGS, rows)
+    runs = "nobody runs" if snapshot.thread is None else f"▶ runs, in {snapshot.mode} mode"
+    return table(f"Threads; {runs}", HEADINGS, rows)
 
 
 if __name__ == "__main__":

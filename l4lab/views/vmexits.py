@@ -13,7 +13,7 @@ from l4lab.words import hex32
 
 BAR, ROW = 200, 22  # pixels: the longest bar, the distance of two bars
 NAMES = 22  # characters
-LEFT, RIGHT = 165, 120  # pixels: for the names, for the counts
+LEFT, RIGHT = 165, 145  # pixels: for the names, for the counts
 
 HEADINGS = ("Cycle", "CPU", "Reason", "Guest IP", "Detail")
 
@@ -39,9 +39,11 @@ def histogram(counts: Mapping[str, int]) -> Markup:
 
 
 def share(count: int, total: int) -> str:
-    """A part of a whole in percent; what would round to nothing says so."""
+    """A part of a whole in percent; what would round to nothing or to all of it says so."""
     percent = 100 * count / total if total else 0.0
-    return "<1 %" if 0 < percent < 1 else f"{percent:.0f} %"
+    if 0 < percent < 1:
+        return "<1 %"
+    return ">99 %" if 99 < percent < 100 else f"{percent:.0f} %"
 
 
 def as_html(snapshot: Snapshot) -> Markup:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l4lab.abi.ids import ANY_THREAD
 from l4lab.rig.snapshot import Snapshot
 from l4lab.views import console, disassembly, registers, text, threads
+from l4lab.views.example import MONITOR
 
 SPACES = """\
 guest (virtual machine)
@@ -34,6 +36,26 @@ def test_the_status_line_says_who_where_when_and_why(snapshot: Snapshot) -> None
 def test_virtual_time_is_never_rounded(ns: int, shown: str) -> None:
     """Each time is in its best unit, with all the digits it has."""
     assert shown == text.virtual_time(ns)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "0"), (4096, "4K"), (4112 << 10, "4112K"), (3 << 30, "3G"), (258032 << 10, "≈252M"), (1_047_000, "≈1022K")],
+)
+def test_a_size_is_exact_where_that_is_short(size: int, shown: str) -> None:
+    """Sizes that need many digits are rounded, and say so."""
+    assert shown == text.rough_size(size)
+
+
+@pytest.mark.parametrize(("thread", "shown"), [(ANY_THREAD, "anyone"), (MONITOR, "monitor"), (None, "–")])
+def test_waiting_for_anyone_is_said_in_words(snapshot: Snapshot, thread: int | None, shown: str) -> None:
+    """A partner is a name, also where the ABI has a number for all threads."""
+    assert shown == text.partner(snapshot, thread)
+
+
+def test_a_thread_without_a_space_has_a_dash(snapshot: Snapshot) -> None:
+    """The kernel's interrupt threads live nowhere."""
+    assert ["guest", "–"] == [text.home(snapshot, 4), text.home(snapshot, -1)]
 
 
 def test_changed_registers_have_a_star(snapshot: Snapshot) -> None:

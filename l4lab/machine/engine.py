@@ -205,7 +205,8 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     return core
 
 
-def _handle(uc: Any) -> int:
+def handle_of(uc: Any) -> int:
+    """Where the engine's own structure lies in this process."""
     handle = uc._uch
     return int(getattr(handle, "value", handle))
 

@@ -86,6 +86,7 @@ class PyCore:
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
         self._direct = False  # it is for our caller, whatever mode the CPU is in
+        self._watching = False  # stop as soon as IF is set
         self._executed = 0  # instructions retired when it was noted
         self._port_state: list[int] | None = None
         # of all runs
@@ -204,7 +205,7 @@ class PyCore:
         if self._order.value != _NO_ORDER:
             # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
             self._counter.value -= 1
-        if self._window and self._number is None and self._env[_EFLAGS] & _IF:
+        if self._watching and self._number is None and self._env[_EFLAGS] & _IF:
             self._note(e.EVENT_WINDOW, retired=True)
         return False
 
@@ -243,7 +244,9 @@ class PyCore:
     def _run_engine(self, count: int) -> int | None:
         """Let the CPU run at most `count` instructions; the event, or None if there is reason to go on."""
         env = self._env
+        self._watching = self._window
         if self._window and env[_EFLAGS] & _IF:  # in the shadow of STI or MOV SS: it ends with the next instruction
+            self._watching = False
             count = 1
         self._number, self._direct, self._port_state = None, False, None
         self._order.value = _NO_ORDER

@@ -32,10 +32,10 @@ export default {
     root.append(toolbar(model), make("div", "l4-grid"));
     root.lastChild.append(
       consolePanel(model),
-      panel("Where we are", "l4-where", ...["where", "threads"].map((name) => markup(model, name))),
-      panel("Address spaces", "l4-spaces", graph(model), markup(model, "mappings")),
-      panel("VM exits", "l4-exits", ...["exit_counts", "exits"].map((name) => markup(model, name))),
-      panel("Messages (IPC)", "l4-ipc", markup(model, "ipc", true)),
+      panel("Where we are", "l4-where", who(model), row(markup(model, "disassembly"), markup(model, "registers"))),
+      panel("VM exits", "l4-exits", row(markup(model, "exit_counts"), markup(model, "exits"))),
+      panel("Messages (IPC)", "l4-ipc", markup(model, "ipc")),
+      panel("Threads and address spaces", "l4-spaces", graph(model), row(markup(model, "mappings"), markup(model, "threads"))),
     );
     root.addEventListener("keydown", (event) => {
       const button = BUTTONS.find(({ key }) => key === event.key);
@@ -110,10 +110,28 @@ function panel(heading, className, ...contents) {
   return details;
 }
 
-/** A scrollable piece of markup from Python. `atEnd`: new things appear at its end, so that stays in sight. */
-function markup(model, name, atEnd = false) {
+/** Side by side where there is room. */
+function row(...boxes) {
+  const row = make("div", "l4-row");
+  row.append(...boxes);
+  return row;
+}
+
+function who(model) {
+  const line = make("p", "l4-who");
+  follow(model, ["who"], () => (line.textContent = model.get("who")));
+  return line;
+}
+
+/** A scrollable piece of markup from Python. */
+function markup(model, name) {
   const box = scrollable(`l4-box l4-box-${name}`, name.replace("_", " "));
-  follow(model, [name], () => replace(box, atEnd, () => (box.innerHTML = model.get(name))));
+  follow(model, [name], () => {
+    const top = box.scrollTop;
+    box.innerHTML = model.get(name);
+    box.scrollTop = top;
+    box.hidden = !model.get(name);
+  });
   return box;
 }
 
@@ -123,14 +141,6 @@ function scrollable(className, label) {
   box.setAttribute("role", "region");
   box.setAttribute("aria-label", label);
   return box;
-}
-
-/** Change what is in a box; it goes on showing its end if it did, and the same place otherwise. */
-function replace(box, atEnd, change) {
-  const wasAtEnd = box.scrollTop + box.clientHeight >= box.scrollHeight - 4;
-  const top = box.scrollTop;
-  change();
-  box.scrollTop = atEnd && wasAtEnd ? box.scrollHeight : top;
 }
 
 /** The address spaces as drawn by `dot`, or by Graphviz in the browser, or in words. */
@@ -175,6 +185,7 @@ function load(model) {
 
 // Typing goes to an invisible text area: so input methods, pasting and screen readers work as anywhere else.
 function consolePanel(model) {
+  const terminal = make("div", "l4-terminal");
   const screen = make("div", "l4-screen");
   const output = make("pre", "l4-output");
   output.setAttribute("role", "log");
@@ -184,7 +195,8 @@ function consolePanel(model) {
   for (const [name, value] of [["autocapitalize", "off"], ["autocomplete", "off"], ["spellcheck", "false"], ["rows", "1"]])
     input.setAttribute(name, value);
   const hint = make("p", "l4-hint");
-  screen.append(output, input);
+  screen.append(output);
+  terminal.append(screen, input);
 
   const send = (typed) => model.send({ type: typed });
   input.addEventListener("keydown", (event) => {
@@ -205,20 +217,18 @@ function consolePanel(model) {
     if (getSelection().isCollapsed) input.focus({ preventScroll: true }); // else: somebody wants to copy
   });
 
-  follow(model, ["console"], () =>
-    replace(screen, true, () => {
-      const before = output.textContent;
-      const after = model.get("console");
-      if (after.startsWith(before)) output.append(after.slice(before.length)); // keeps what is selected
-      else output.textContent = after;
-    }),
-  );
+  follow(model, ["console"], () => {
+    const before = output.textContent;
+    const after = model.get("console");
+    if (after.startsWith(before)) output.append(after.slice(before.length)); // keeps what is selected
+    else output.textContent = after;
+  });
   follow(model, ["state"], () => {
     const running = model.get("state") === "running";
     const fate = running ? "" : " The machine stands still: it reads them when it runs.";
     hint.textContent = `Click here or Tab to it, and keys go to the guest; Shift+Tab leaves.${fate}`;
   });
-  return panel("Guest console", "l4-console", screen, hint);
+  return panel("Guest console", "l4-console", terminal, hint);
 }
 
 /** What a key sends; null if it is the browser's: copying, pasting, leaving, and letters, which arrive as input. */

@@ -28,6 +28,7 @@ import traitlets
 
 from l4lab.errors import LabError
 from l4lab.rig.rig import Rig, Stop
+from l4lab.rig.snapshot import Snapshot
 from l4lab.views import text
 from l4lab.widgets import panels
 
@@ -57,7 +58,9 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     status = traitlets.Unicode().tag(sync=True)
     trouble = traitlets.Unicode().tag(sync=True)  # tracebacks of what failed, for whoever wants to know
     console = traitlets.Unicode().tag(sync=True)
-    where = traitlets.Unicode().tag(sync=True)
+    who = traitlets.Unicode().tag(sync=True)
+    disassembly = traitlets.Unicode().tag(sync=True)
+    registers = traitlets.Unicode().tag(sync=True)
     threads = traitlets.Unicode().tag(sync=True)
     graph_svg = traitlets.Unicode().tag(sync=True)  # empty where there is no `dot`:
     graph_dot = traitlets.Unicode().tag(sync=True)  # then the browser draws this, or shows
@@ -77,6 +80,8 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._next_show = 0.0
+        self._shown: Snapshot | None = None
+        self._seen: dict[int | None, dict[str, int]] = {}  # thread: its registers when it was last shown
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:  # not in a notebook
@@ -234,7 +239,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
             state, said = "ended", over.detail
         else:
             state, said = "paused", self._said
-        snapshot = msgspec.structs.replace(self.rig.snapshot(), status=said)
+        snapshot = msgspec.structs.replace(self._look(), status=said)
         with self.hold_sync():
             self.state = state
             self.status = text.status_line(snapshot)
@@ -243,6 +248,18 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
                 setattr(self, name, shown)
         now = time.monotonic()
         self._next_show = now + max(PERIOD, SHARE * (now - began))
+
+    def _look(self) -> Snapshot:
+        """The system now; a register has changed if it is not what it was when its thread was last shown."""
+        snapshot, before = self.rig.snapshot(), self._shown
+        if before is not None and before.cycle == snapshot.cycle and before.thread == snapshot.thread:
+            previous = before.previous  # the same instant once more
+        else:
+            if before is not None:
+                self._seen[before.thread] = before.registers
+            previous = self._seen.get(snapshot.thread, {})
+        self._shown = msgspec.structs.replace(snapshot, previous=previous)
+        return self._shown
 
     def _tracebacks(self) -> str:
         """Of hosted programs that raised, whose threads are halted now; then of the machine itself."""

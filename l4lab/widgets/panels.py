@@ -10,11 +10,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 import graphviz
+import msgspec
 
 from l4lab.rig.snapshot import Snapshot
 from l4lab.views import console, disassembly, ipc, registers, spaces, svg, text, threads, vmexits
 from l4lab.words import hex32, size_text
 
+MESSAGES = 12  # in the chart: so many that its heads and its legend stay in sight
+INSTRUCTIONS = 10
 SPACE_HEADINGS = ("Space", "Address", "Size", "Rights", "From", "Physical address")
 
 
@@ -23,33 +26,32 @@ def contents(snapshot: Snapshot) -> dict[str, str]:
     dot = spaces.as_dot(snapshot)
     return {
         "console": console.as_text(snapshot.console),
-        "where": where(snapshot),
+        "who": who(snapshot),
+        "disassembly": disassembly.as_html(snapshot.disassembly[:INSTRUCTIONS]) if snapshot.disassembly else "",
+        "registers": registers.as_html(snapshot),
         "threads": threads.as_html(snapshot),
         "graph_dot": dot,
         "graph_svg": drawn(dot),
         "graph_text": text.spaces(snapshot),
         "mappings": mappings(snapshot),
-        "ipc": ipc.sequence(snapshot),
+        "ipc": ipc.sequence(msgspec.structs.replace(snapshot, ipc=snapshot.ipc[-MESSAGES:])),
         "exit_counts": vmexits.histogram(snapshot.exit_counts),
         "exits": vmexits.as_html(snapshot),
     }
 
 
-def where(snapshot: Snapshot) -> svg.Markup:
-    """Who runs, in which mode; what it executes next; its registers."""
+def who(snapshot: Snapshot) -> str:
+    """Who runs, and in which mode."""
+    name = snapshot.thread_name(snapshot.thread)
     match snapshot.mode:
         case "idle":
-            who = "Nobody runs: every thread waits."
+            return "Nobody runs: every thread waits."
         case "hosted":
-            who = f"{snapshot.thread_name(snapshot.thread)}, a hosted program: its instructions are Python."
+            return f"{name} runs, a hosted program: its instructions are Python."
+        case "guest":
+            return f"{name} runs in guest mode: these are the virtual machine's instructions and registers."
         case mode:
-            who = f"{snapshot.thread_name(snapshot.thread)}, in {mode} mode"
-    parts = [svg.element("p", who, class_="l4-who")]
-    if snapshot.disassembly:
-        parts.append(disassembly.as_html(snapshot.disassembly[:10]))
-    if snapshot.registers:
-        parts.append(registers.as_html(snapshot))
-    return svg.group(*parts)
+            return f"{name} runs in {mode} mode."
 
 
 def mappings(snapshot: Snapshot) -> svg.Markup:

@@ -25,6 +25,8 @@ def label_text(label: int) -> str:
         protocols.SIGMA0_REQUEST: "sigma0 request",
         protocols.IO_PAGE_FAULT: "I/O page fault",
         protocols.SIGMA0_EXTENDED: "sigma0 extended",
+        vm.LAUNCH_LABEL: "VM launch",
+        vm.REPLY_LABEL: "VM reply",
     }
     if label in names:
         return names[label]

@@ -93,6 +93,7 @@ class Space:
     def become_vm(self) -> None:
         """From now on this is a virtual machine: the guest must see neither KIP nor UTCBs, nor the kernel's area."""
         self.is_vm = True
+        self.name = self.name.replace("space", "VM")
         for va in (self.kip_area.base, *self._utcb_frames):
             if self.initialised and self.tables.lookup(va):
                 self.tables.unmap(va, 12)

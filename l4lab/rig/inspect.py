@@ -38,7 +38,9 @@ CODE_BYTES = 96  # read for the disassembly
 _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
 
 
-def take_snapshot(k: Kernel, trace: Trace, console: bytes, status: str, previous: dict[str, int]) -> Snapshot:
+def take_snapshot(
+    k: Kernel, trace: Trace, console: bytes, status: str, previous: dict[str, int], idle: bool
+) -> Snapshot:
     """The system at this instant."""
     current = k.current
     latest = trace.latest(LOOK_BACK)
@@ -65,7 +67,7 @@ def take_snapshot(k: Kernel, trace: Trace, console: bytes, status: str, previous
             "injections": counters.injections,
         },
         console=console.decode("latin-1"),
-        input_expected=current is None,
+        input_expected=idle,
     )
 
 

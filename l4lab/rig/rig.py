@@ -187,7 +187,14 @@ class Rig:
 
     def snapshot(self) -> Snapshot:
         """An immutable picture of the system as it stands."""
-        snapshot = take_snapshot(self.kernel, self.trace, bytes(self.console[-65536:]), self.status(), self._previous)
+        snapshot = take_snapshot(
+            self.kernel,
+            self.trace,
+            bytes(self.console[-65536:]),
+            self.status(),
+            self._previous,
+            self.last_stop.reason == "idle",
+        )
         self._previous = dict(snapshot.registers)
         return snapshot
 

@@ -37,15 +37,19 @@ SECOND = 1_000_000_000  # cycles
 PAGE = 4096
 
 
-class Trace(list[events.Event]):
+class Trace:
     """All events of a run."""
+
+    def __init__(self) -> None:
+        self.events: list[events.Event] = []
+        self.append: Callable[[events.Event], object] = self.events.append
 
     def settle(self) -> None:
         """Nothing to put away."""
 
     def of(self, kind: type[E]) -> list[E]:
         """The events of one kind."""
-        return [event for event in self if isinstance(event, kind)]
+        return [event for event in self.events if isinstance(event, kind)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,10 @@ class Root(L4):
     def create(
         self, space: ThreadId = NIL_THREAD, priority: int = 100, pager: ThreadId = NIL_THREAD, id_: int = 0
     ) -> ThreadId:
-        """An active thread in a space (nilthread: the root task's own); it waits for its pager, who by default is root."""
+        """An active thread in a space (nilthread: root's own); it waits for its pager, who by default is root."""
         id_ = id_ or self.new_id()
         area = self.system.areas.get(space, UTCB_AREA)
-        slot = next(self._slots.setdefault(area.base if not space else space, itertools.count()))
+        slot = next(self._slots.setdefault(space if space else area.base, itertools.count()))
         self.thread_control(id_, space or self.my_id, self.my_id, pager or self.my_id, area.base + u.SIZE * slot)
         self.schedule(id_, priority)
         return ThreadId.decode(id_)

@@ -18,6 +18,7 @@ from l4lab.abi.kip import API_FLAGS, API_VERSION, KERNEL_DESC_POINTER
 from l4lab.abi.message import CtrlXferItem, ItemType
 from l4lab.abi.time import TimePeriod, microseconds
 from l4lab.abi.utcb import MESSAGE_REGISTERS
+from l4lab.abi.vm import ITEM_REGISTERS, VM_FAULT_WORDS, ItemId
 from l4lab.errors import Refused
 from l4lab.kernel import ctrlxfer, events, ipc, vm
 from l4lab.kernel.space import USER_LIMIT
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 VM = 1 << 30  # SpaceControl: this space is a virtual machine
 MIN_AREA_LOG2 = 12
+MIN_FRAMES = 2  # page tables of the KIP; and the blocks of virtual CPUs
+ITEM_WORDS = MESSAGE_REGISTERS - 1 - VM_FAULT_WORDS  # what register items may take of a fault's message
 
 
 def sys_space_control(k: Kernel, caller: Tcb) -> None:
@@ -41,6 +44,7 @@ def sys_space_control(k: Kernel, caller: Tcb) -> None:
     if space_id.is_local or thread is None or thread.id != space_id:
         raise Refused(ErrorCode.INVALID_SPACE)
     space = thread.space
+    k.frames.require(MIN_FRAMES + len(space.threads))
     if not space.initialised:
         if not _is_area(utcb_area):
             raise Refused(ErrorCode.UTCB_AREA)
@@ -100,7 +104,7 @@ def sys_exchange_registers(k: Kernel, caller: Tcb) -> None:
         _exchange_items(caller, dest, control)
     if control & ExregsControl.ACT_ON_HALT:
         if control & ExregsControl.HALT:
-            k.halt(dest, "by ExchangeRegisters", quietly=True)
+            k.halt(dest, "by ExchangeRegisters")
         elif dest.state is ThreadState.HALTED:
             dest.state = ThreadState.RUNNING
             k.make_ready(dest)
@@ -143,7 +147,7 @@ def _exchange_items(caller: Tcb, dest: Tcb, control: int) -> None:
 
     if control & ExregsControl.CONFIGURE_ITEMS:
         while (item := item_at(at)) is not None:
-            dest.fault_items[item.id] = item.indices
+            dest.fault_items[item.id] = _items_that_fit(item)
             at += 1
             if not item.more:
                 break
@@ -158,6 +162,20 @@ def _exchange_items(caller: Tcb, dest: Tcb, control: int) -> None:
             at = end
             if not item.more:
                 break
+
+
+def _items_that_fit(configuration: CtrlXferItem) -> tuple[int, ...]:
+    """The items of a configuration that exist, up to what a message can hold."""
+    items: list[int] = []
+    left = ITEM_WORDS
+    for item in configuration.indices:
+        if item in _ITEMS and 1 + len(ITEM_REGISTERS[ItemId(item)]) <= left:
+            left -= 1 + len(ITEM_REGISTERS[ItemId(item)])
+            items.append(item)
+    return tuple(items)
+
+
+_ITEMS = frozenset(ItemId)
 
 
 # -- scheduling --------------------------------------------------------------------------------------------------------

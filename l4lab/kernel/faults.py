@@ -34,7 +34,6 @@ def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
     if thread.space.is_sigma0:
         if address < k.kernel_memory:
             k.mappings.own_page(thread.space, address)
-            k.make_ready(thread)
         else:
             k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
         return
@@ -53,11 +52,10 @@ def items_for(thread: Tcb, fault: int) -> list[int]:
     return [word for item in wanted for word in ctrlxfer.encode(thread, item)]
 
 
-def resume_after_fault(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+def resume_after_fault(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
     """The pager or monitor has answered: take its mappings and registers; then the thread tries again."""
     tag = MsgTag.decode(words[0])
-    if tag.typed:
-        apply_items(k, sender, thread, words[1 + tag.untyped :], EVERYTHING)
+    return apply_items(k, sender, thread, words[1 + tag.untyped :], EVERYTHING) if tag.typed else 0
 
 
 def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
@@ -82,7 +80,7 @@ def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
     ipc.call_for(k, thread, handler, words, _resume_with_frame)
 
 
-def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
     """The answer has the same layout as the message: its registers become the thread's (Q23: as far as u goes)."""
     untyped = MsgTag.decode(words[0]).untyped
     regs = thread.regs
@@ -91,11 +89,12 @@ def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) ->
             regs[EFLAGS] = words[mr] & USER_EFLAGS_MASK | regs[EFLAGS] & ~USER_EFLAGS_MASK
         elif register is not None:
             regs[register] = words[mr]
+    return 0
 
 
-def start_message(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+def start_message(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
     """The first message to a new thread: two untyped words are IP and SP; register items are taken in any case."""
     tag = MsgTag.decode(words[0])
     if tag.untyped == 2:
         thread.regs[EIP], thread.regs[5] = words[1], words[2]
-    resume_after_fault(k, thread, words, sender)
+    return resume_after_fault(k, thread, words, sender)

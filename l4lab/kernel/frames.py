@@ -42,6 +42,11 @@ class FrameAllocator:
         """The frames that are out."""
         return set(self._used)
 
+    def require(self, count: int) -> None:
+        """Refuse now what will take up to so many frames, rather than half way through."""
+        if len(self._free) < count:
+            raise Refused(OUT_OF_MEMORY, f"{len(self._free)} frames of the kernel are left, not {count}")
+
     def allocate(self) -> int:
         """A frame filled with zeros, by its physical address."""
         if not self._free:

@@ -50,14 +50,14 @@ class Interrupts:
             return
         if k.find(handler, None) is None:
             raise Refused(ErrorCode.INVALID_THREAD)
-        if number not in self._threads:
-            frame = k.register_frames.allocate()
-            regs = k.machine.memory.u32[frame >> 2 : (frame >> 2) + 10]
-            thread = Tcb(line, k.kernel_space, frame, regs, state=ThreadState.HALTED, priority=PRIORITY)
-            thread.name = f"irq {number}"
-            self._threads[number] = thread
-            k.threads[number] = thread
-            k.trace.append(events.ThreadCreated(k.now, line, k.kernel_space.name, "interrupt"))
+        self._detach(k, number)  # from the handler before, who may not have answered yet
+        frame = k.register_frames.allocate()
+        regs = k.machine.memory.u32[frame >> 2 : (frame >> 2) + 10]
+        thread = Tcb(line, k.kernel_space, frame, regs, state=ThreadState.HALTED, priority=PRIORITY)
+        thread.name = f"irq {number}"
+        self._threads[number] = thread
+        k.threads[number] = thread
+        k.trace.append(events.ThreadCreated(k.now, line, k.kernel_space.name, "interrupt"))
         self._handlers[number] = handler
         self._set_mask(k, number, False)
 
@@ -83,10 +83,11 @@ class Interrupts:
             thread.state = ThreadState.RUNNING
             ipc.call_for(k, thread, self._handlers[number], [INTERRUPT << 16], self._acknowledged)
 
-    def _acknowledged(self, k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+    def _acknowledged(self, k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
         """The handler's answer, whatever it says: the line may interrupt again."""
         thread.state = ThreadState.HALTED
         self._set_mask(k, thread.id.thread_no, False)
+        return 0
 
     def failed(self, k: Kernel, thread: Tcb) -> None:
         """The handler is gone: the line stays masked."""
@@ -99,6 +100,7 @@ class Interrupts:
         thread = self._threads.pop(number, None)
         if thread is not None:
             ipc.cancel(k, thread)
+            ipc.drop_senders(k, thread)
             del k.threads[number]
             k.register_frames.free(thread.frame)
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from l4lab.abi import utcb as u
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
-from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ThreadId
-from l4lab.abi.message import IpcErrorCode, MsgTag
+from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
+from l4lab.abi.message import IpcErrorCode
 from l4lab.abi.time import ZERO, instant, microseconds
 from l4lab.kernel import events
 from l4lab.kernel.thread import MR, OnReply, Tcb, ThreadState
@@ -31,7 +30,7 @@ SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
 _ERROR = 1 << 15  # of the tag
 _NEVER = 0
 _CYCLES_PER_US = 1000
-_BY_THE_SENDER = 0x1000 | 0xFFF | 0xFFFF0000  # tag bits that arrive: label, counts, and whether it was propagated
+_BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
 RUNNING, WAITING, POLLING = ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING
 
 
@@ -44,7 +43,7 @@ def sys_ipc(k: Kernel, caller: Tcb) -> None:
     elif from_:
         receive(k, caller, from_, times & 0xFFFF)
     else:
-        regs[EAX] = NIL_THREAD
+        _done(caller)
 
 
 def call_for(k: Kernel, thread: Tcb, partner: int, words: list[int], on_reply: OnReply) -> None:
@@ -118,9 +117,12 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
         receiver.wake_ticket += 1
         receiver.state = RUNNING
         sender.outgoing = None
-        take(k, receiver, words, sender)
+        error = take(k, receiver, words, sender)
         if receiver.state is RUNNING:
             k.hand_over(receiver)
+        if error:
+            fail(k, sender, error, SEND)
+            return
     else:
         error = transfer(k, sender, receiver, words)
         sender.outgoing = None
@@ -131,14 +133,13 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
         complete(k, receiver, sender)
     sender.wake_ticket += 1
     if sender.then_receive is None:
-        sender.regs[EAX] = NIL_THREAD
+        _done(sender)
         if sender.state is not RUNNING:
             sender.state = RUNNING
             k.make_ready(sender)
     else:
         from_, timeout = sender.then_receive
         sender.then_receive = None
-        was_polling = sender.state is POLLING
         sender.state = RUNNING
         if from_ == receiver.id and timeout == _NEVER:
             # A call: whoever has just taken our message does not stand in our queue.
@@ -146,8 +147,6 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
             sender.state = WAITING
             return
         receive(k, sender, from_, timeout)
-        if was_polling and sender.state is RUNNING:
-            k.make_ready(sender)
 
 
 def message_of(sender: Tcb) -> list[int]:
@@ -174,13 +173,22 @@ def complete(k: Kernel, receiver: Tcb, sender: Tcb) -> None:
     k.hand_over(receiver)
 
 
+def _done(sender: Tcb) -> None:
+    """A send without a receive phase is done. MR0 to MR2 travel in registers on every return, message or none:
+    programs put them back into their UTCB without asking."""
+    utcb, regs = sender.utcb, sender.regs
+    assert utcb is not None, f"{sender!r} has no UTCB"
+    regs[EAX] = NIL_THREAD
+    utcb[MR] = regs[ESI] = regs[ESI] & _BY_THE_SENDER
+    regs[EBX], regs[EBP] = utcb[MR + 1], utcb[MR + 2]
+
+
 # -- what ends a wait ----------------------------------------------------------------------------------------------
 
 
 def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
     """End a thread's IPC with an error. `code` may carry an offset in bits 4 and up, as ErrorCode does."""
-    blocked = thread.state is not RUNNING
-    if thread.state is POLLING:
+    if thread.send_to is not None:
         _leave_queue(thread)
     thread.state = RUNNING
     thread.wake_ticket += 1
@@ -198,10 +206,10 @@ def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
         if thread.utcb is not None:
             tag = thread.utcb[MR] if code & 7 > IpcErrorCode.CANCELLED else 0
             thread.utcb[MR] = thread.regs[ESI] = tag | _ERROR
+            thread.regs[EBX], thread.regs[EBP] = thread.utcb[MR + 1], thread.utcb[MR + 2]
         thread.refuse(error)
         thread.regs[EAX] = NIL_THREAD
-    if blocked:
-        k.make_ready(thread)
+    k.make_ready(thread)
 
 
 def expire(k: Kernel, thread: Tcb) -> None:
@@ -239,8 +247,3 @@ def _set_timer(k: Kernel, thread: Tcb, timeout: int) -> None:
     else:
         when = now + (microseconds(timeout) or 0) * _CYCLES_PER_US
     k.sched.wake_at(when, thread)
-
-
-def sender_id(sender: Tcb) -> ThreadId:
-    """Under which name a thread sends: its own, or with propagation another's (X.2 manual, section Propagation)."""
-    return ThreadId.decode(sender.tcr(u.VIRTUAL_SENDER)) if MsgTag.decode(sender.regs[ESI]).propagated else sender.id

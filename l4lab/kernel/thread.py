@@ -37,8 +37,9 @@ class ThreadState(Enum):
     HALTED = auto()  # stopped by ExchangeRegisters, by an exception that nobody handles, or at its end
 
 
-# What a kernel-issued IPC does with the answer: the words as the sender wrote them, MR0 first.
-OnReply = Callable[["Kernel", "Tcb", list[int], "Tcb"], None]
+# What a kernel-issued IPC does with the answer: the words as the sender wrote them, MR0 first. 0, or the error code
+# that the sender gets: the thread for which the kernel called goes on in any case.
+OnReply = Callable[["Kernel", "Tcb", list[int], "Tcb"], int]
 
 
 @dataclass(slots=True, eq=False)

@@ -21,14 +21,14 @@ from l4lab.kernel.thread import Tcb, ThreadState
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
+MOST_FRAMES = 8  # what one call may need: directory, KIP and UTCB tables, UTCB, register frames, a virtual CPU's block
+
 
 def sys_thread_control(k: Kernel, caller: Tcb) -> None:
     """Create, modify or delete the thread `dest`."""
     regs = caller.regs
-    dest, pager, scheduler, space_id, location = (
-        *(ThreadId.decode(regs[EAX]), ThreadId.decode(regs[ECX]), ThreadId.decode(regs[EDX])),
-        *(ThreadId.decode(regs[ESI]), regs[EDI]),
-    )
+    dest, location = ThreadId.decode(regs[EAX]), regs[EDI]
+    pager, scheduler, space_id = (k.global_id(regs[register], caller) for register in (ECX, EDX, ESI))
     if not caller.space.privileged:
         raise Refused(ErrorCode.NO_PRIVILEGE)
     if dest.is_nil or dest.is_local:
@@ -39,8 +39,9 @@ def sys_thread_control(k: Kernel, caller: Tcb) -> None:
         raise Refused(ErrorCode.INVALID_THREAD)
     else:
         thread = k.threads.get(dest.thread_no)
+        k.frames.require(MOST_FRAMES)
         if space_id.is_nil:
-            if thread is caller:
+            if thread is caller or (thread is not None and _holds_all_memory(thread)):
                 raise Refused(ErrorCode.INVALID_THREAD)
             if thread is not None:
                 delete(k, thread)
@@ -49,6 +50,11 @@ def sys_thread_control(k: Kernel, caller: Tcb) -> None:
         else:
             _modify(k, thread, dest, space_id, scheduler, pager, location)
     regs[EAX] = 1
+
+
+def _holds_all_memory(thread: Tcb) -> bool:
+    """Is it the last thread of sigma0's space, from which all mappings are derived?"""
+    return thread.space.is_sigma0 and len(thread.space.threads) == 1
 
 
 def _create(k: Kernel, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int) -> None:
@@ -83,8 +89,11 @@ def _modify(
     if location != UNCHANGED and (not inactive or (space.initialised and not space.holds_utcb(location))):
         raise Refused(ErrorCode.UTCB_AREA)
     utcb = location if location != UNCHANGED else thread.utcb_location
-    if space is not thread.space and not inactive and not (space.initialised and space.holds_utcb(utcb)):
-        raise Refused(ErrorCode.UTCB_AREA)
+    if space is not thread.space:
+        if not inactive and not (space.initialised and space.holds_utcb(utcb)):
+            raise Refused(ErrorCode.UTCB_AREA)
+        if _holds_all_memory(thread) or thread.program is not None:  # a Python function cannot be taken elsewhere
+            raise Refused(ErrorCode.INVALID_SPACE)
     if not pager.is_nil and inactive:
         if not space.initialised:
             raise Refused(ErrorCode.INVALID_SPACE)
@@ -144,9 +153,10 @@ def activate(k: Kernel, thread: Tcb, pager: ThreadId) -> None:
         thread.program = program
         thread.name = program.name
         program.start(k, thread, thread.utcb)
+    # Nobody can have sent to it yet, and its pager need not exist yet.
     thread.on_reply = start_message
-    thread.state = ThreadState.RUNNING
-    ipc.receive(k, thread, pager, 0)
+    thread.wait_for = pager
+    thread.state = ThreadState.WAITING
 
 
 def delete(k: Kernel, thread: Tcb) -> None:

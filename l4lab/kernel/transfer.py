@@ -15,6 +15,7 @@ from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage
 from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, typed_item
 from l4lab.abi.utcb import MESSAGE_REGISTERS
+from l4lab.errors import Refused
 from l4lab.kernel import ctrlxfer, events
 from l4lab.kernel.thread import MR, Tcb
 
@@ -52,7 +53,10 @@ def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, typed: list[int], accepto
         elif isinstance(item, MapItem):
             if at + 1 >= len(typed) or acceptor.window.is_nil:
                 return IpcErrorCode.MESSAGE_OVERFLOW
-            hand_over(k, sender, receiver, item, Fpage.decode(typed[at + 1]), acceptor.window)
+            try:
+                hand_over(k, sender, receiver, item, Fpage.decode(typed[at + 1]), acceptor.window)
+            except Refused:  # no frame is left for a page table
+                return IpcErrorCode.MESSAGE_OVERFLOW
         else:
             # String items come with the next issue; until then no receiver has a buffer for them.
             return IpcErrorCode.MESSAGE_OVERFLOW

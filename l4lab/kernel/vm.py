@@ -104,12 +104,12 @@ def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason) -> None:
     ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume)
 
 
-def _resume(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> None:
+def _resume(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
     """The monitor has replied: its register items become the guest's state, and the guest is entered again."""
     tag = MsgTag.decode(words[0])
-    if tag.typed:
-        apply_items(k, sender, thread, words[1 + tag.untyped :], _REGISTERS_ONLY)
+    error = apply_items(k, sender, thread, words[1 + tag.untyped :], _REGISTERS_ONLY) if tag.typed else 0
     vcpu = thread.vcpu
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
         k.trace.append(events.VmEntry(k.now, thread.id, info if info & _VALID else 0))
+    return error

@@ -42,6 +42,7 @@ class UserMode:
         self._segments = b""
         self._flags = 0
         self._cr3 = self._generation = -1
+        self._paused = -1  # the frame of who was stopped by a deadline, and has not trapped
         self._fpu_owner = -1
         self._fpu: dict[int, bytes] = {}
 
@@ -106,16 +107,19 @@ class UserMode:
         if frame != self._fpu_owner:
             self._switch_fpu(frame)
         while True:
-            # Whatever a program loaded into segment registers is gone after a trap, as if the kernel had reloaded them.
-            engine.env[_SEGMENT_STATE] = self._segments
-            engine.env32[e.ENV_HFLAGS >> 2] = self._flags
+            if frame != self._paused:
+                # What a program loaded into segment registers is gone after a trap, as if the kernel reloaded them.
+                # Not so where the run was only paused: who looks on must not change what happens.
+                engine.env[_SEGMENT_STATE] = self._segments
+                engine.env32[e.ENV_HFLAGS >> 2] = self._flags
             event: int = engine.run(frame, deadline)
+            self._paused = frame if event == e.EVENT_BUDGET else -1
             if event != GENERAL_PROTECTION or engine.info[e.INFO_IS_INT] or not self._read_time(frame, cr3):
                 return event
 
     def forget_translations(self) -> None:
         """Another CPU state was loaded meanwhile: the TLB holds nothing of ours."""
-        self._cr3 = -1
+        self._cr3 = self._paused = -1
 
     def forget_fpu(self, frame: int) -> None:
         """The thread with this frame is gone."""

@@ -43,6 +43,8 @@ def contents(snapshot: Snapshot) -> dict[str, str]:
 def who(snapshot: Snapshot) -> str:
     """Who runs, and in which mode."""
     name = snapshot.thread_name(snapshot.thread)
+    if any(view.id == snapshot.thread and view.state != "RUNNING" for view in snapshot.threads):
+        return f"{name} has just entered the kernel, from {snapshot.mode} mode, and waits."
     match snapshot.mode:
         case "idle":
             return "Nobody runs: every thread waits."

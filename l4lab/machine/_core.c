@@ -57,6 +57,7 @@ enum { EXIT_RDTSC = 0x100 + 0x6E };
 enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9 };
 enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
 enum { SINGLE_STEP = 1, EXIT_SINGLE_STEP = 0x100 + 0x41, BLOCK_EVENT = 0xA8, DESCRIPTOR_PRESENT = 1 << 15 };
+enum { TYPE_EXTERNAL = 0, TYPE_SOFTWARE = 4 };
 #define EVENT_VALID ((uint32_t)1 << 31)
 enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
 
@@ -279,12 +280,21 @@ static void forget_unusable_tss(Core *c)
     }
 }
 
+/* The event in delivery, as the control block names it, where the engine would name it wrongly: it takes an external
+ * interrupt for an exception, and gives INT 13 an error code. */
+static void name_event(Core *c, int type, int vector)
+{
+    FIELD(c->ram, ENV(c, O_VMCB, uint32_t) + BLOCK_EVENT, uint32_t) = EVENT_VALID | (uint32_t)type << 8 | (uint32_t)vector;
+}
+
 /* Deliver an exception through the guest's IDT, as the CPU would; the engine knows how but leaves it to its user. */
 static void deliver(Core *c)
 {
     c->left -= 1;               /* so that a guest which only faults cannot stop the clock */
     c->deliveries += 1;
     forget_unusable_tss(c);
+    if (ENV(c, O_IS_INT, int32_t))
+        name_event(c, TYPE_SOFTWARE, CPU(c, O_EXCEPTION_INDEX, int32_t));
     ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);    /* may leave by longjmp when the delivery faults itself */
     ENV(c, O_IS_INT, int32_t) = 0;              /* the engine would move EIP by it at the next VM exit */
     c->software_at = 0;
@@ -399,8 +409,7 @@ static bool exec_interrupt(void *cpu, int request)
         c->last = NULL;
         forget_unusable_tss(c);
         if (c->inject_kind == 0) {
-            /* named here, because the engine would call it an exception */
-            FIELD(c->ram, ENV(c, O_VMCB, uint32_t) + BLOCK_EVENT, uint32_t) = EVENT_VALID | (uint32_t)vector;
+            name_event(c, TYPE_EXTERNAL, vector);
             ((hard_interrupt_fn)c->fn[F_HARD_INTERRUPT])(c->env, vector, 1);
         } else {
             CPU(c, O_EXCEPTION_INDEX, int32_t) = vector;
@@ -408,6 +417,8 @@ static bool exec_interrupt(void *cpu, int request)
             ENV(c, O_IS_INT, int32_t) = c->inject_kind == 2;
             c->software_at = c->inject_kind == 2 ? ENV(c, O_EIP, uint64_t) : 0;
             ENV(c, O_NEXT_EIP, uint64_t) = (uint32_t)(ENV(c, O_EIP, uint64_t) + c->inject_length);
+            if (c->inject_kind == 2)
+                name_event(c, TYPE_SOFTWARE, vector);
             if (c->inject_kind == 1)
                 ENV(c, O_OLD_EXCEPTION, int32_t) = vector;      /* a fault while delivering it is a double fault */
             ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import warnings
 from typing import Any, Protocol
@@ -187,7 +188,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         if not callback:  # the core in Python counts by other means
             continue
         hook = ctypes.c_size_t(0)
-        extra = () if instruction is None else (ctypes.c_int(instruction),)
+        extra = () if instruction is None else (ctypes.c_int(int(instruction)),)
         status = uclib.uc_hook_add(
             ctypes.c_void_p(handle_of(uc)),
             ctypes.byref(hook),
@@ -250,10 +251,9 @@ def function_addresses() -> dict[str, int]:
 def _native_core() -> Any:
     """The class of the native core; None where it was not built."""
     try:
-        from l4lab.machine import _core
+        return importlib.import_module("l4lab.machine._core").Core
     except ImportError:
         return None
-    return _core.Core
 
 
 _HOW_TO_BUILD = (

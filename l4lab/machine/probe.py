@@ -73,7 +73,7 @@ def _peek(address: int, size: int) -> bytes:
 
 
 def _pointers() -> None:
-    """The engine's handle leads to its CPU, the CPU to its state and to its table of functions."""
+    """The engine's handle leads to its CPU, the CPU to its state, its TLB and its table of functions."""
     from unicorn import x86_const
 
     uc = e.new_unicorn()
@@ -86,6 +86,11 @@ def _pointers() -> None:
     look_out = e.function_addresses()["x86_cpu_exec_interrupt_x86_64"]
     _expect("its interrupt function in the table", 1, struct.unpack("<64Q", _peek(functions, 512)).count(look_out))
     _expect("cflags_next_tb", 0xFFFFFFFF, struct.unpack("<I", _peek(cpu + e.CPU_CFLAGS, 4))[0])
+    for mode in range(3):
+        mask, first = struct.unpack("<2Q", _peek(cpu + e.CPU_ENV - e.TLB_TABLES + 16 * mode, 16))
+        entries = (mask >> 6) + 1
+        _expect("the size of a TLB", (0, 0), (mask & 63, entries & entries - 1))
+        _peek(first + mask, 64)
     _expect("interrupt_request", 0, struct.unpack("<I", _peek(cpu + e.CPU_INTERRUPT_REQUEST, 4))[0])
 
 
@@ -137,7 +142,7 @@ class _Bench:
         engine.write_msr(0xC0000080, 1 << 12)  # EFER.SVME
         engine.write_msr(0xC0010117, _SAVE_AREA)
         for offset, form, value in (
-            *((0x00, "<I", 0x00080001), (0x04, "<I", 0x00040002), (0x08, "<I", 0x00004000)),  # CR, DR, exceptions
+            *((0x00, "<I", 0x00080001), (0x04, "<I", 0x00040002), (0x08, "<I", 0x01000000)),  # CR, DR, exceptions
             *((0x0C, "<Q", 0x21_0004_0000), (0x40, "<Q", _MAP), (0x48, "<Q", _MAP), (0x50, "<Q", 0x123456789)),
             *((0x58, "<I", 1), (0x90, "<Q", 1), (0xB0, "<Q", _DIRECTORY)),
             *((0x400 + 0xD0, "<Q", 1 << 12), (0x400 + 0x158, "<Q", 0x10), (0x400 + 0x170, "<Q", 2)),
@@ -320,7 +325,7 @@ def _guest_state(b: _Bench) -> None:
         *(("the block", e.ENV_VM_VMCB, _BLOCK), ("nested CR3", e.ENV_NESTED_CR3, _DIRECTORY)),
         *(("intercepts", e.ENV_INTERCEPT, 0x00040000), ("more intercepts", e.ENV_INTERCEPT + 4, 0x21)),
         *(("of CR", e.ENV_INTERCEPT_CR, 0x00080001), ("of DR", e.ENV_INTERCEPT_DR, 0x00040002)),
-        *(("of exceptions", e.ENV_INTERCEPT_EXCEPTIONS, 0x4000), ("the TSC offset", e.ENV_TSC_OFFSET, 0x23456789)),
+        *(("of exceptions", e.ENV_INTERCEPT_EXCEPTIONS, 0x01000000), ("the TSC offset", e.ENV_TSC_OFFSET, 0x23456789)),
     ):
         _expect(name, hex(value), hex(b.word(at)))
 

@@ -38,8 +38,7 @@ _BOTH = (
     *("ENV_NEXT_EIP", "ENV_INTERCEPT_DR", "ENV_INTERCEPT_EXCEPTIONS"),
 )
 _CASES = [
-    *(("native", name) for name in (*_BOTH, "TB_PC", "TB_ICOUNT", "TB_CODE", "TB_STRUCT", "TLB_TABLES")),
-    *(("native", name) for name in ("CPU_EXCEPTION_INDEX", "TB_CODE_SIZE")),
+    *(("native", name) for name in (*_BOTH, "TB_ICOUNT", "TB_CODE_SIZE", "TLB_TABLES")),
     *(("python", name) for name in (*_BOTH, "UC_COUNTER", "ENV_RETURN_ADDRESS")),
 ]
 

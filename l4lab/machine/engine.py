@@ -178,7 +178,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
 
         core = PyCore(handle_of(uc), ram, functions)
     opaque, on_block, on_interrupt, on_invalid, on_in, on_out = core.callbacks
-    for kind, callback, instruction in (
+    for event, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
         (UC_HOOK_INTR, on_interrupt, None),
         (UC_HOOK_INSN_INVALID, on_invalid, None),
@@ -188,11 +188,11 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         if not callback:  # the core in Python counts by other means
             continue
         hook = ctypes.c_size_t(0)
-        extra = () if instruction is None else (ctypes.c_int(int(instruction)),)
+        extra = () if instruction is None else (ctypes.c_int(instruction),)
         status = uclib.uc_hook_add(
             ctypes.c_void_p(handle_of(uc)),
             ctypes.byref(hook),
-            ctypes.c_int(kind),
+            ctypes.c_int(event),
             ctypes.c_void_p(callback),
             ctypes.c_void_p(opaque),
             ctypes.c_uint64(1),  # begin > end: everywhere

@@ -221,8 +221,7 @@ def sys_thread_switch(k: Kernel, caller: Tcb) -> None:
     dest = k.find(caller.regs[EAX], caller)
     caller.slice_left = 0
     if dest is not None and dest.state is ThreadState.RUNNING and dest is not caller:
-        k.sched.remove(dest)
-        k.hand_over(dest)
+        k.favour(dest, caller)
 
 
 # -- memory, time, kernel interface ----------------------------------------------------------------------------------

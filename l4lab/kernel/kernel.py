@@ -87,6 +87,8 @@ class Kernel:
         self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
         self._device_deadline = 0  # when to look at the devices again
         self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
+        self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
+        self._favour = 0  # that priority
         self._utcb_slot = self.area.slot_frame >> 2
         self._words = machine.memory.u32
         self._next_epoch = TLB_EPOCH
@@ -137,6 +139,13 @@ class Kernel:
             self._next = thread
         else:
             self.sched.add(thread)
+
+    def favour(self, thread: Tcb, by: Tcb) -> None:
+        """ThreadSwitch: `thread`, which stands in a ready queue, runs in the place of `by`, with its priority."""
+        self._favour = max(self._favour, by.priority) if by is self._favoured else by.priority
+        self._favoured = thread
+        self.sched.remove(thread)
+        self.hand_over(thread)
 
     def halt(self, thread: Tcb, why: str) -> None:
         """The thread does not run any more."""
@@ -222,6 +231,8 @@ class Kernel:
         if chosen is not None and chosen.slice_left <= 0:
             chosen.slice_left, why = chosen.time_slice, "slice"
             self.sched.add(chosen)
+            if chosen is self._favoured:
+                self._favoured = None
             chosen = None
         if handed is not None:
             if chosen is None or handed.priority > chosen.priority:
@@ -230,7 +241,8 @@ class Kernel:
                 chosen = handed
             else:
                 self.sched.add_first(handed)
-        if chosen is None or self.sched.highest > chosen.priority:
+        highest = self.sched.highest
+        if chosen is None or (highest > chosen.priority and (chosen is not self._favoured or highest > self._favour)):
             if chosen is not None:
                 self.sched.add_first(chosen)
             chosen = self.sched.pick()
@@ -244,6 +256,8 @@ class Kernel:
     def _switch_to(self, thread: Tcb) -> Tcb:
         """The thread gets the processor: %gs:0 leads to its UTCB."""
         self.trace.append(events.Switched(self.now, thread.id))
+        if thread is not self._favoured:
+            self._favoured = None
         if thread.slice_left <= 0:
             thread.slice_left = thread.time_slice
         self._words[self._utcb_slot] = thread.local_id

@@ -39,13 +39,15 @@ def sys_thread_control(k: Kernel, caller: Tcb) -> None:
         raise Refused(ErrorCode.INVALID_THREAD)
     else:
         thread = k.threads.get(dest.thread_no)
-        k.frames.require(MOST_FRAMES)
         if space_id.is_nil:
             if thread is caller or (thread is not None and _holds_all_memory(thread)):
                 raise Refused(ErrorCode.INVALID_THREAD)
             if thread is not None:
                 delete(k, thread)
-        elif thread is None:
+            regs[EAX] = 1
+            return
+        k.frames.require(MOST_FRAMES)
+        if thread is None:
             _create(k, dest, space_id, scheduler, pager, location)
         else:
             _modify(k, thread, dest, space_id, scheduler, pager, location)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The three kinds of error, each with its own reader. They are never mixed.
 
-    Refused       the guest program's mistake: becomes an X.2 error code, the kernel goes on
-    KernelPanic   ours: an invariant broke; the machine stays put, to be looked at
-    LabError      the student's or the instructor's: the message ends with what to try next
+Refused       the guest program's mistake: becomes an X.2 error code, the kernel goes on
+KernelPanic   ours: an invariant broke; the machine stays put, to be looked at
+LabError      the student's or the instructor's: the message ends with what to try next
 """
 
 from __future__ import annotations

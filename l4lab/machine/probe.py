@@ -193,6 +193,9 @@ def _events(b: _Bench) -> None:
     b.load(b"\x41\x0f\x0b", eip=_CODE + 0x200)
     _expect("the event of UD2", 6, b.run(100))
     b.expect(_CODE + 0x201, 6)
+    b.load(b"\x33\xc9\xb0\x7f\x04\x7f\xf7\xf1", eip=_CODE + 0x300)  # xor, an addition that overflows, div ecx
+    _expect("the event of a division by zero", 0, b.run(100))
+    _expect("EFLAGS", hex(0x892), hex(b.frame(1)))
 
 
 def _ports(b: _Bench) -> None:

@@ -39,6 +39,7 @@ _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _EAX, _ECX, _EDX, _ESI, _EDI = (2 * n for n in (0, 1, 2, 6, 7))  # words of the CPU state
 _EIP, _EFLAGS, _HFLAGS, _DR6 = (at >> 2 for at in (e.ENV_EIP, e.ENV_EFLAGS, e.ENV_HFLAGS, e.ENV_DR + 48))
 _IS_INT, _ERROR_CODE, _OLD_EXCEPTION = (at >> 2 for at in (e.ENV_IS_INT, e.ENV_ERROR_CODE, e.ENV_OLD_EXCEPTION))
+_CC_OP, _FLAGS_ARE_READY = e.ENV_CC_OP >> 2, 1
 _RETURN_ADDRESS = e.ENV_RETURN_ADDRESS >> 2
 _CS_BASE = (e.ENV_SEGS + 24 + 8) >> 2
 # What a port instruction changes, beside memory that it has written already when the port is reached.
@@ -198,6 +199,10 @@ class PyCore:
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
         self._executed = self._counter.value - (0 if retired else 1)
+        if not retired:
+            # The engine computed the flags when it counted this instruction, and then went back to the instruction's
+            # record of how to compute them, which is from before.
+            self._env[_CC_OP] = _FLAGS_ARE_READY
         self._emu_stop(self._uc)
 
     def _between_blocks(self, cpu: int, request: int) -> bool:

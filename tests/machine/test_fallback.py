@@ -45,6 +45,7 @@ SEGMENTS = {  # access byte, flags
 VECTORS = (0, 3, 4, 6, 13, 14, 0x20, 0x21, 0x80)
 PIECES = (
     *(b"\x90", b"\x41", b"\xcd\x20", b"\xcd\x21", b"\xcd\x80", b"\xcd\x03", b"\xcc", b"\xfb", b"\xfa", b"\x9c\x9d"),
+    b"\xb0\x7f\x04\x7f",  # an addition that overflows
     b"\x31\xc9\xf7\xf1",  # division by zero
     b"\xa3\x00\x80\x00\x00",  # a store to DATA, in 32-bit code
     b"\xa1\x00\x00\x50\x00",  # a load from nowhere

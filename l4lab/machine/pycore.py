@@ -210,6 +210,7 @@ class PyCore:
         if self._order.value != _NO_ORDER:
             # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
             self._counter.value -= 1
+            self._env[_CC_OP] = _FLAGS_ARE_READY  # see _note
         if self._watching and self._number is None and self._env[_EFLAGS] & _IF:
             self._note(e.EVENT_WINDOW, retired=True)
         return False

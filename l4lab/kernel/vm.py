@@ -75,6 +75,7 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     assert thread.vcpu is not None
     vmcs = thread.vcpu.vmcs
     waiting = vmcs.entry_info & _VALID
+    retired = k.machine.engine.retired if waiting else 0
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
     k.now = k.clock.cycles
     if waiting and not vmcs.entry_info & _VALID:
@@ -82,6 +83,8 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     if reason is None:
         return False
     if reason is ExitReason.EPT_VIOLATION:
+        if waiting and vmcs.idt_info & _VALID and k.machine.engine.retired == retired:
+            vmcs.entry_info |= _VALID  # the page that was missing was needed to deliver the event: once more, then
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
     else:
         fault(k, thread, vmcs, reason)

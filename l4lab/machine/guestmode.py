@@ -33,6 +33,7 @@ RDTSC, RDPMC, CPUID, RSM, INVD, PAUSE, HLT, INVLPG, MSR, TASK_SWITCH, SHUTDOWN =
     *(0x6E, 0x6F, 0x72, 0x73, 0x76, 0x77, 0x78, 0x79, 0x7C, 0x7D, 0x7F),
 )
 VMRUN, VMMCALL, SKINIT, MONITOR, MWAIT, WBINVD, NESTED_FAULT = 0x80, 0x81, 0x86, 0x8A, 0x8B, 0x89, 0x400
+SOFTWARE = 0x75  # INT n, INT3, INTO
 _FIRST = 0x60  # the exit code of bit 0 of the intercept word
 _ALWAYS = (RDTSC, CPUID, INVD, WBINVD, MSR, TASK_SWITCH, SHUTDOWN, RSM, *range(VMRUN, SKINIT + 1))
 
@@ -53,6 +54,7 @@ _CONTROLLED = (
 
 # Interruption types, and the vectors that push an error code.
 EXTERNAL, NMI, HARDWARE_EXCEPTION, SOFTWARE_INTERRUPT, PRIVILEGED_SOFTWARE, SOFTWARE_EXCEPTION = 0, 2, 3, 4, 5, 6
+BREAKPOINT, OVERFLOW = 3, 4
 VALID, ERROR_CODE_VALID = 1 << 31, 1 << 11
 WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _KIND = {
@@ -209,6 +211,8 @@ class GuestMode:
             for control, code in _CONTROLLED:
                 if vmcs.cpu_controls & control:
                     intercept |= 1 << code - _FIRST
+            if vmcs.exception_bitmap & 1 << BREAKPOINT:  # AMD's exception intercepts leave INT3 out
+                intercept |= 1 << SOFTWARE - _FIRST
             state[e.ENV_INTERCEPT >> 2], state[(e.ENV_INTERCEPT >> 2) + 1] = intercept & 0xFFFFFFFF, intercept >> 32
             state[e.ENV_INTERCEPT_CR >> 2] = self._cr_intercepts(vmcs)
             state[e.ENV_INTERCEPT_DR >> 2] = 0xFFFFFFFF if vmcs.cpu_controls & MOV_DR_EXITING else 0
@@ -282,6 +286,8 @@ class GuestMode:
             return self._register_exit(vmcs, code)
         instruction = self._instruction(vmcs)
         vmcs.exit_length = instruction.length
+        if code == SOFTWARE:
+            return self._software_interrupt(vmcs, instruction)
         if code in (INVD, WBINVD):
             if instruction.name == "wbinvd":
                 return self._skip(vmcs)
@@ -337,6 +343,15 @@ class GuestMode:
         if kind == SOFTWARE_EXCEPTION:
             vmcs.exit_length = 1
         return ExitReason.EXCEPTION_OR_NMI
+
+    def _software_interrupt(self, vmcs: Vmcs, instruction: Instruction) -> ExitReason | None:
+        """INT3 is an exception, which the bitmap covers; INT n and INTO go on to the guest."""
+        code = self.read_code(vmcs, MAX_LENGTH)[: instruction.length]
+        if code.endswith(b"\xcc"):
+            return self._exception_exit(vmcs, BREAKPOINT)
+        vector = OVERFLOW if code.endswith(b"\xce") and instruction.name == "into" else code[-1]
+        self._engine.inject(vector, _KIND[SOFTWARE_INTERRUPT], 0, instruction.length)
+        return None
 
     def _register_exit(self, vmcs: Vmcs, code: int) -> ExitReason | None:
         """MOV to and from CR and DR, CLTS, LMSW, SMSW: an exit, or done here when masks and shadows say so."""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Device interrupts as messages, and sigma0 asked by real programs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+from l4lab.abi.calls import ErrorCode
+from l4lab.abi.fpage import NILPAGE, Fpage
+from l4lab.abi.ids import NIL_THREAD, SIGMA0, ThreadId, global_id, interrupt_id
+from l4lab.abi.message import Acceptor, Message
+from l4lab.abi.protocols import INTERRUPT, any_page, sigma0_granted, sigma0_request
+from l4lab.abi.time import period
+from l4lab.kernel import events
+from l4lab.kernel.boot import KERNEL_MEMORY
+from l4lab.testing import MEMORY, Root, System
+from l4lab.user.l4 import L4, CallRefused, IpcFailed, Received
+
+UART = interrupt_id(4)
+DATA = int(MEMORY.base) + 0x1000
+
+NATIVE_DRIVER = f"""
+    mov edx, 0x3f9
+    mov al, 1
+    out dx, al                      ; an interrupt for each byte that arrives ...
+    mov edx, 0x3fc
+    mov al, 8
+    out dx, al                      ; ... let through to the controller
+    mov ebx, {DATA}
+    xor eax, eax
+ next:
+    mov edi, gs:[0]
+    mov edx, {int(UART)}
+    xor ecx, ecx
+    xor esi, esi
+    mov [{DATA + 0x100}], ebx
+    call Ipc
+    mov ebx, [{DATA + 0x100}]
+    mov [{DATA + 0x104}], esi
+    mov edx, 0x3f8
+    in al, dx
+    mov [ebx], al
+    inc ebx
+    mov eax, {int(UART)}
+    jmp next
+"""
+
+
+def hosted_driver(l4: L4) -> None:
+    """The same in Python."""
+    l4.port_out(0x3F9, 1, 1)
+    l4.port_out(0x3FC, 1, 8)
+    at = DATA
+    received = l4.receive(UART)
+    while True:
+        l4.store_word(DATA + 0x104, received.tag)
+        l4.store(at, bytes((l4.port_in(0x3F8, 1),)))
+        at += 1
+        received = l4.call(UART, [0])
+
+
+@pytest.mark.parametrize("kind", ["native", "hosted"])
+def test_a_driver_hears_of_each_byte(kind: str) -> None:
+    """Does an interrupt come as a message from the line's thread, and again after it was acknowledged?"""
+
+    def root(r: Root) -> None:
+        driver = r.native(NATIVE_DRIVER, priority=200).id if kind == "native" else r.hosted(hosted_driver, priority=200)
+        r.thread_control(UART, UART, pager=driver)
+
+    system = System(root)
+    system.run(1_000_000)
+    for byte in b"abc":
+        system.machine.uart.receive(bytes((byte,)))
+        system.kernel.input_arrived()
+        system.run(1_000_000)
+
+    assert b"abc" == b"".join(word.to_bytes(4, "little") for word in system.words(DATA))[:3]
+    assert [INTERRUPT << 16] == system.words(DATA + 0x104)
+    assert [4, 4, 4] == [event.line for event in system.trace.of(events.Interrupt)]
+
+
+def test_a_line_can_change_hands_in_the_midst_of_an_interrupt() -> None:
+    """When the line is given away before its handler has answered: does the next interrupt reach the other?"""
+    got: list[Received] = []
+
+    def root(r: Root) -> None:
+        def other(l4: L4) -> None:
+            got.append(l4.receive(UART))
+
+        r.port_out(0x3F9, 1, 1)
+        r.port_out(0x3FC, 1, 8)
+        r.thread_control(UART, UART, pager=r.my_id)
+        got.append(r.receive(UART))
+        r.port_in(0x3F8, 1)
+        r.thread_control(UART, UART, pager=r.hosted(other, priority=200))
+        r.sleep(5000)
+        r.thread_control(UART, UART, pager=UART)
+        r.sleep(5000)
+
+    system = System(root)
+    for _ in range(4):
+        system.run(2_000_000)
+        system.machine.uart.receive(b"x")
+        system.kernel.input_arrived()
+    system.run()
+
+    assert [UART, UART] == [received.sender for received in got]
+    assert UART.thread_no not in system.kernel.threads
+
+
+def test_a_driver_that_goes_away_leaves_its_line_masked() -> None:
+    """When the handler is deleted while the line waits for its answer, does everything go on without interrupts?"""
+
+    def root(r: Root) -> None:
+        driver = r.hosted(
+            lambda l4: (l4.port_out(0x3F9, 1, 1), l4.port_out(0x3FC, 1, 8), l4.receive(UART), l4.sleep(10**6))[0]
+        )
+        r.thread_control(UART, UART, pager=driver)
+        r.sleep(3000)
+        r.thread_control(driver, NIL_THREAD)
+        r.sleep(3000)
+
+    system = System(root)
+    for _ in range(3):
+        system.run(2_000_000)
+        system.machine.uart.receive(b"x")
+        system.kernel.input_arrived()
+
+    assert "idle" == system.run()
+    assert 1 == len(system.trace.of(events.Interrupt))
+
+
+@pytest.mark.parametrize("line", [global_id(4, 2), global_id(2), global_id(20)], ids=["version", "cascade", "kernel's"])
+def test_what_is_no_line_is_refused(line: ThreadId) -> None:
+    """Are a wrong version, the cascade, and the kernel's thread numbers refused?"""
+    codes: list[int] = []
+
+    def root(r: Root) -> None:
+        with suppress(CallRefused):
+            r.thread_control(line, line, pager=r.my_id)
+        codes.append(r.tcr(-36))
+
+    System(root).run()
+
+    assert [ErrorCode.INVALID_THREAD] == codes
+
+
+@pytest.mark.parametrize("kind", ["native", "hosted"])
+def test_sigma0_gives_a_page_to_the_first_who_asks(kind: str) -> None:
+    """Does a request give the page, usable at once, and nilpage to the next; and not what is the kernel's?"""
+    got: list[int] = []
+    page, window = Fpage.at(0x80_0000), Fpage.at(0x1000_0000)
+
+    def root(r: Root) -> None:
+        def ask(l4: L4, wanted: Fpage) -> Fpage:
+            l4.accept(Acceptor.of(window))
+            return sigma0_granted(l4.call(SIGMA0, sigma0_request(wanted)).words)
+
+        if kind == "native":
+            r.native(
+                f"""
+                mov edi, gs:[0]
+                mov dword ptr [edi - 64], {int(Acceptor.of(window)):#x}
+                mov dword ptr [edi + 4], {int(page):#x}
+                mov dword ptr [edi + 8], 0
+                mov eax, {int(SIGMA0)}
+                mov edx, eax
+                xor ecx, ecx
+                mov esi, {int(sigma0_request(page).tag):#x}
+                call Ipc
+                mov dword ptr [{int(window.base)}], 0x1234
+                ud2""",
+                r.space(),
+            )
+        else:
+            r.hosted(lambda l4: (ask(l4, page), l4.store_word(window.base, 0x1234))[1], r.space())
+        with suppress(IpcFailed):
+            while True:
+                received = r.wait(period(1000))
+                at = Fpage.at(received.untyped[0] & -4096)
+                r.send(received.sender, Message().append_map(at, at.base))
+        got.append(ask(r, page))
+        got.append(ask(r, Fpage.at(r.system.machine.memory.size - KERNEL_MEMORY)))
+        got.append(ask(r, any_page(12)) & ~0xFFF)
+
+    system = System(root)
+    system.run()
+
+    assert 0x1234 == system.machine.memory.u32[page.base >> 2]
+    assert [NILPAGE, NILPAGE] == got[:2]
+    assert got[2] not in (NILPAGE, page.base)

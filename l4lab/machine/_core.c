@@ -341,9 +341,10 @@ static void on_interrupt(void *uc, uint32_t number, void *opaque)
     if (!is_int && !stepped)    /* a single-step trap comes after the instruction, even where that jumps to itself */
         take_back(c, linear_eip(c));
     else if (is_int && c->last) {
-        uint64_t at = 0;        /* EIP is behind INT n already, which ended its block */
-        index_in_block(c, c->last, ~(uint64_t)0, &at);
+        uint64_t at = 0, reached;   /* EIP is behind INT n, which ended its block, or INTO, which need not have */
+        walk_block(c, c->last, ~(uint64_t)0, index_in_block(c, c->last, linear_eip(c), &reached), &at);
         c->software_at = (uint32_t)(at - FIELD(c->env, c->off[O_SEGS] + 24 + 8, uint64_t));
+        take_back(c, linear_eip(c));
     }
     c->last = NULL;
     if (number < 0x100 && (ENV(c, O_HFLAGS, uint32_t) & HF_GUEST)) {
@@ -426,6 +427,8 @@ static bool exec_interrupt(void *cpu, int request)
             c->software_at = 0;
         }
     }
+    if (injected && c->left <= 0)
+        stop(c, EVENT_BUDGET);
     if (window_open(c) && (c->event == EVENT_NONE || c->event == EVENT_BUDGET)) {
         c->last = NULL;
         stop(c, EVENT_WINDOW);

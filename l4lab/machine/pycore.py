@@ -29,7 +29,7 @@ from l4lab.machine.memory import Memory
 _EXIT_RDTSC = e.VM_EXIT + 0x6E
 _PAGE_FAULTS = frozenset((14, e.VM_EXIT + 0x4E, e.VM_EXIT + 0x400))  # in the guest's tables or the host's
 _SINGLE_STEPS = frozenset((1, e.VM_EXIT + 0x41))
-_TF, _IF, _RF = 1 << 8, 1 << 9, 1 << 16
+_TF, _IF, _RF, _ARITHMETIC = 1 << 8, 1 << 9, 1 << 16, 0x8D5  # OF SF ZF AF PF CF
 _REQUEST = 1 << 11  # of CPUState.interrupt_request: one that the engine itself never sets
 _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translated as any other
 _NONE = 0xFFFFFFFF
@@ -39,7 +39,7 @@ _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _EAX, _ECX, _EDX, _ESI, _EDI = (2 * n for n in (0, 1, 2, 6, 7))  # words of the CPU state
 _EIP, _EFLAGS, _HFLAGS, _DR6 = (at >> 2 for at in (e.ENV_EIP, e.ENV_EFLAGS, e.ENV_HFLAGS, e.ENV_DR + 48))
 _IS_INT, _ERROR_CODE, _OLD_EXCEPTION = (at >> 2 for at in (e.ENV_IS_INT, e.ENV_ERROR_CODE, e.ENV_OLD_EXCEPTION))
-_CC_OP, _FLAGS_ARE_READY = e.ENV_CC_OP >> 2, 1
+_CC_SRC, _CC_OP, _FLAGS_ARE_READY = e.ENV_CC_SRC >> 2, e.ENV_CC_OP >> 2, 1  # ready: they are what CC_SRC holds
 _RETURN_ADDRESS = e.ENV_RETURN_ADDRESS >> 2
 _CS_BASE = (e.ENV_SEGS + 24 + 8) >> 2
 # What a port instruction changes, beside memory that it has written already when the port is reached.
@@ -194,7 +194,7 @@ class PyCore:
         self._direct = True
         self._info[e.INFO_PORT], self._info[e.INFO_SIZE], self._info[e.INFO_VALUE] = port, size, value
         env = self._env
-        self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _HFLAGS)]
+        self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _CC_SRC, _HFLAGS)]
 
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
@@ -303,8 +303,8 @@ class PyCore:
         env = self._env
         for at, value in zip(_PORT_STATE, saved, strict=False):
             env[at] = value
-        eflags, hflags = saved[-2:]
-        env[_EFLAGS] = env[_EFLAGS] & ~_RF | eflags & _RF
+        eflags, arithmetic, hflags = saved[-3:]
+        env[_EFLAGS] = env[_EFLAGS] & ~(_RF | _ARITHMETIC) | eflags & _RF | arithmetic & _ARITHMETIC
         env[_HFLAGS] |= hflags & e.HF_INHIBIT_IRQ
 
     def _read_time(self) -> int | None:

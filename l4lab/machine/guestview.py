@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest as its own instructions see it: linear addresses, the bytes at EIP, operands of the instruction there.
+
+What lives here: looking, without changing anything, at the guest that is loaded. What the CPU does about the
+instruction is guestmode.py's; telling one instruction from another is decode.py's.
+"""
+
+from __future__ import annotations
+
+from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EIP, ESI, ESP
+from l4lab.machine import engine as e
+from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
+from l4lab.machine.engine import Engine
+from l4lab.machine.memory import PAGE_SIZE, Memory
+from l4lab.machine.mmu import READ, NestedPageFault, PageFault, walk, walk_nested
+from l4lab.machine.vmcs import CR0_PG, CR0_WP, Vmcs
+
+_FRAME_INDEX = {"eax": EAX, "ecx": ECX, "edx": EDX, "ebx": EBX, "esp": ESP, "ebp": EBP, "esi": ESI, "edi": EDI}
+
+
+class GuestView:
+    """The memory and the code of virtual CPUs."""
+
+    def __init__(self, memory: Memory, engine: Engine) -> None:
+        self._memory = memory
+        self._u32 = memory.u32
+        self._engine = engine
+
+    def translate(self, vmcs: Vmcs, linear: int, access: int = READ) -> int:
+        """Physical address behind a guest-linear address; PageFault or NestedPageFault. Leaves A and D alone."""
+        nested = vmcs.state[e.ENV_NESTED_CR3 >> 2]
+        cr0 = vmcs.control_register(0)
+        if not cr0 & CR0_PG:
+            return walk(self._memory, nested, linear, access | 4, set_ad=False)
+        return walk_nested(
+            self._memory, nested, vmcs.control_register(3), linear, access, wp=bool(cr0 & CR0_WP), set_ad=False
+        )
+
+    def read_linear(self, vmcs: Vmcs, linear: int, length: int) -> bytes:
+        """Guest memory at a linear address; shorter where a page is missing."""
+        data = b""
+        while len(data) < length:
+            at = linear + len(data) & 0xFFFFFFFF
+            size = min(length - len(data), PAGE_SIZE - at % PAGE_SIZE)
+            try:
+                physical = self.translate(vmcs, at)
+            except (PageFault, NestedPageFault):
+                break
+            data += bytes(self._memory.u8[physical : physical + size])
+        return data
+
+    def read_code(self, vmcs: Vmcs, length: int) -> bytes:
+        """The bytes at the guest's EIP."""
+        eip = self._u32[(vmcs.frame >> 2) + EIP]
+        return self.read_linear(vmcs, vmcs.segment("cs")[1] + eip & 0xFFFFFFFF, length)
+
+    def bits(self, vmcs: Vmcs) -> int:
+        """Is the guest's code 16 or 32 bits wide?"""
+        return 32 if vmcs.state[e.ENV_HFLAGS >> 2] & 1 << 4 else 16
+
+    def _instruction(self, vmcs: Vmcs) -> Instruction:
+        linear = vmcs.segment_base("cs") + self._u32[(vmcs.frame >> 2) + EIP] & 0xFFFFFFFF
+        # The CPU has just fetched it; only at the end of a page, or when the TLB lost it, do we walk the tables.
+        found = decode(self._engine.code_at(linear), self.bits(vmcs))
+        if found is None:
+            found = decode(self.read_code(vmcs, MAX_LENGTH), self.bits(vmcs))
+        if found is None:  # it ran a moment ago; another CPU's or a DMA's store may have changed it since
+            return Instruction(1, "", b"\0", 0, 0, False, None, 0, 4)
+        return found
+
+    def _effective_address(self, vmcs: Vmcs, instruction: Instruction) -> int:
+        if instruction.memory is None:
+            return 0
+        segment, base, index, scale, displacement = instruction.memory
+        frame = self._u32[vmcs.frame >> 2 : (vmcs.frame >> 2) + 10]
+        offset = displacement
+        for name, factor in ((base, 1), (index, scale)):
+            if name:
+                value = frame[_FRAME_INDEX[name if name.startswith("e") else "e" + name]]
+                offset += (value & 0xFFFF if not name.startswith("e") else value) * factor
+        segment = segment or ("ss" if base in ("esp", "ebp", "bp") else "ds")
+        mask = 0xFFFF if instruction.address_size == 2 else 0xFFFFFFFF
+        return vmcs.segment(segment)[1] + (offset & mask) & 0xFFFFFFFF
+
+    def _operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
+        if instruction.memory is None:
+            return self._u32[(vmcs.frame >> 2) + 9 - instruction.register] & 0xFFFF
+        data = self.read_linear(vmcs, self._effective_address(vmcs, instruction), 2)
+        return int.from_bytes(data.ljust(2, b"\xff"), "little")

@@ -12,6 +12,7 @@ from l4lab.abi.message import IpcErrorCode, MapItem
 from l4lab.abi.time import ZERO, period, point
 from l4lab.kernel import events
 from l4lab.testing import Root, Trace, run
+from l4lab.user.l4 import L4
 
 from .twins import KINDS, PAIRS, A, B, C, Ipc, error, play
 
@@ -265,6 +266,36 @@ def test_a_server_with_many_clients() -> None:
 
 def _call(label: int) -> str:
     return f"mov edi, gs:[0]\n mov eax, ROOT\n mov edx, ROOT\n xor ecx, ecx\n mov esi, {label << 16}\n call Ipc\n"
+
+
+def test_a_thread_that_meets_three_others_in_one_kernel_entry_is_queued_once() -> None:
+    """When a sender's message is taken and another message for it waits already: does it run once, and get it?"""
+    got: list[tuple[int, int]] = []
+
+    def root(r: Root) -> None:
+        server = r.new_id()
+
+        def waits(l4: L4) -> None:
+            got.append((1, l4.receive(server).label))
+
+        def sends_and_waits(l4: L4) -> None:
+            got.append((2, l4.ipc(server, ANY_THREAD, [2 << 16]).label))
+
+        waiter = r.hosted(waits, priority=200)
+        sender = r.hosted(sends_and_waits, priority=200)
+        r.hosted(lambda l4: l4.send(sender, [3 << 16]), priority=200)
+
+        def serves(l4: L4) -> None:
+            got.append((4, l4.ipc(waiter, sender, [4 << 16]).label))
+
+        r.hosted(serves, id_=server, start=False)
+        r.sleep(100)
+        r.send(server, [2, 0, 0])
+        r.sleep(100)
+
+    run(root)
+
+    assert [(1, 4), (2, 3), (4, 2)] == sorted(got)
 
 
 IDS = st.sampled_from([NIL_THREAD, A, B, C, ANY_THREAD, NOBODY, ANY_LOCAL_THREAD])

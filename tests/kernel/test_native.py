@@ -11,7 +11,7 @@ import pytest
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import ErrorCode, ExregsControl
 from l4lab.abi.fpage import Fpage
-from l4lab.abi.ids import NIL_THREAD
+from l4lab.abi.ids import NIL_THREAD, SIGMA0
 from l4lab.abi.kip import API_VERSION
 from l4lab.abi.message import Acceptor, Message
 from l4lab.abi.protocols import ARCH_EXCEPTION, PAGE_FAULT, thread_start
@@ -623,3 +623,41 @@ def test_entries_cost_what_they_cost() -> None:
 
     # mov, call, int, ret, rdtsc
     assert [5 + ENTRY_CYCLES] == run(root).words(DATA)
+
+
+def test_sigma0_and_hosted_programs_stay_where_they_are() -> None:
+    """Is it refused to delete or move the last thread of sigma0's space, and to move a hosted program?"""
+    codes: list[int] = []
+
+    def root(r: Root) -> None:
+        other = r.space()
+        hosted = r.hosted(lambda l4: l4.sleep(10**6))
+        r.sleep(10)
+        for dest, space in ((SIGMA0, NIL_THREAD), (SIGMA0, r.my_id), (hosted, other), (r.my_id, NIL_THREAD)):
+            try:
+                r.thread_control(dest, space)
+            except CallRefused as refused:
+                codes.append(refused.code)
+
+    run(root)
+
+    assert 4 == len(codes)
+
+
+def test_a_native_thread_moves_to_another_space() -> None:
+    """Does a native thread that is moved go on there, with its message registers and the new space's memory?"""
+
+    def root(r: Root) -> None:
+        source = f"mov edi, gs:[0]\n mov dword ptr [edi + 20], 77\n spin: inc dword ptr [{DATA}]\n"
+        source += f"mov eax, [edi + 20]\n mov [{DATA + 4}], eax\n jmp spin"
+        space = r.space()
+        n = r.native(source)
+        r.sleep(100)
+        r.store_word(DATA + 4, 0)
+        r.thread_control(n.id, space)
+        r.serve(2)
+        r.sleep(100)
+
+    system = run(root, 40_000_000)
+
+    assert 77 == system.words(DATA + 4)[0]

@@ -109,7 +109,7 @@ def where(rig: Rig) -> str:
     """Where the machine stands, and what programs died of, in lines."""
     from l4lab.views import text
 
-    snapshot = rig.snapshot()
+    snapshot = rig.snapshot(of_guest=True)
     current = [line for line in snapshot.disassembly if line.current]
     deaths = "".join(died.text for _, died in rig.kernel.deaths)
     registers = rig.outcome.registers + "\n" if rig.outcome is not None else text.registers(snapshot)

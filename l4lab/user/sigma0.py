@@ -130,7 +130,7 @@ class Sigma0:
         return sigma0_grant(given, given.base if isinstance(given, Fpage) else 0).words()
 
     def _memory(self, thread: int, wanted: Fpage) -> Fpage:
-        # TODO(issue 3): MR2 asks for a memory attribute, which takes MemoryControl
+        # MR2, a memory attribute, changes nothing: the emulated machine has no caches
         if not PAGE_LOG2 <= wanted.log2 <= 32 or wanted.extended:
             return NILPAGE
         if not is_any_page(wanted):

@@ -208,8 +208,7 @@ static void sweep_tlb(Core *c)
 /* May an interrupt be taken here, and has somebody asked to be told? */
 static bool window_open(Core *c)
 {
-    uint32_t flags = ENV(c, O_HFLAGS, uint32_t);    /* a guest's window is none of ring 3's business */
-    return c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK) && (flags & HF_GUEST) && !(flags & HF_INHIBIT_IRQ);
+    return c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK) && !(ENV(c, O_HFLAGS, uint32_t) & HF_INHIBIT_IRQ);
 }
 
 /* Milliseconds by the host's clock. */

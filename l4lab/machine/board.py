@@ -72,6 +72,7 @@ class Machine:
         """Make `world` the CPU state in the engine."""
         old = self._loaded
         self.engine.swap(old.context, world.context)
+        self.guest.withdraw()
         old.state = memoryview(old.context).cast("I")
         world.state = self.engine.env32
         self._loaded = world

@@ -201,6 +201,11 @@ class GuestMode(GuestView):
             if vmcs.stale:
                 self._prepare(vmcs)
 
+    def withdraw(self) -> None:
+        """Another CPU state is loaded: what was ordered for the last guest, an interrupt window above all, is void."""
+        self._engine.set_window(False)
+        self._set = (-1, 0)
+
     def _prepare(self, vmcs: Vmcs) -> None:
         """Bring the engine's derived state in line with the controls and control registers."""
         if vmcs.stale:

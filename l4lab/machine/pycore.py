@@ -245,8 +245,7 @@ class PyCore:
 
     def _window_open(self) -> bool:
         env = self._env
-        flags = env[_HFLAGS]  # a guest's window is none of ring 3's business
-        return self._window and bool(env[_EFLAGS] & _IF and flags & e.HF_GUEST) and not flags & e.HF_INHIBIT_IRQ
+        return self._window and bool(env[_EFLAGS] & _IF) and not env[_HFLAGS] & e.HF_INHIBIT_IRQ
 
     def _run_engine(self, count: int) -> int | None:
         """Let the CPU run at most `count` instructions; the event, or None if there is reason to go on."""

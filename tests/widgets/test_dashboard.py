@@ -151,6 +151,7 @@ def test_stepping_an_idle_machine_goes_to_the_next_event() -> None:
     """Where nobody runs there is no instruction: the clock goes on until something happens."""
     board = tinyos()
     board.run_for(5, until=PROMPT)
+    board.rig.run_until(1 << 62, lambda: board.rig.kernel.current is None)
     before = board.rig.kernel.entries
     board.step()
 

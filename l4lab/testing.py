@@ -165,11 +165,14 @@ class Root(L4):
     def serve(self, count: int | None = None) -> Received:
         """Be everybody's pager: whoever faults gets the page of the same address. The first other message.
 
-        With `count`, the last page fault after so many.
+        Who wants what is not root's waits for ever. With `count`, the last page fault after so many.
         """
         received = self.wait()
         served = 0
         while is_page_fault(received.label):
+            if not MEMORY.covers(received.untyped[0]):
+                received = self.wait()
+                continue
             page = Fpage.at(received.untyped[0] & -PAGE)
             served += 1
             if served == count:

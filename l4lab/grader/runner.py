@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 
-import l4lab
 from l4lab.errors import LabError
 from l4lab.grader.exercise import Exercise
 from l4lab.grader.result import Result, Trouble
@@ -60,7 +59,7 @@ def run(exercise: Exercise, path: Path) -> tuple[Result, str]:
 
 def _start(exercise: Exercise, path: Path, descriptor: int, scratch: str) -> subprocess.Popen[bytes]:
     """The process, the leader of its own group. It finds this very package, and none of the student's (-P)."""
-    search = os.pathsep.join(filter(None, (str(Path(l4lab.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    search = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "l4lab.grader.worker", exercise.name, str(path), str(descriptor)],
         stdin=subprocess.DEVNULL,

@@ -26,13 +26,18 @@ def board(page: Page) -> Iterator[Locator]:
     board = page.locator(BOARD).first
     yield board
     if board.get_by_role("button", name="Pause", exact=True).count():
-        press(board, "Pause")
-    expect(board.get_by_role("button", name="Run", exact=True)).to_be_visible()
+        pause(board)
 
 
 def press(board: Locator, name: str) -> None:
     """Click a button of the toolbar."""
     board.get_by_role("button", name=name, exact=True).click()
+
+
+def pause(board: Locator) -> None:
+    """Pause, and wait until the machine stands still: the button is Run again."""
+    press(board, "Pause")
+    expect(board.get_by_role("button", name="Run", exact=True)).to_be_visible()
 
 
 def cycle(board: Locator) -> int:
@@ -88,7 +93,7 @@ def test_step_event_runs_to_the_next_kernel_entry(board: Locator) -> None:
 def test_the_guest_is_seen_from_all_sides(board: Locator) -> None:
     """Each panel shows something of a running guest: messages, exits, threads, spaces."""
     reach_prompt(board)
-    press(board, "Pause")
+    pause(board)
 
     expect(board.get_by_role("img", name="Messages between threads")).to_contain_text("exit")
     expect(board.get_by_role("img", name="VM exits by reason")).to_contain_text("CPUID")
@@ -109,7 +114,7 @@ def test_run_boots_to_the_prompt_and_typing_gets_an_answer(board: Locator) -> No
 def test_pause_stops_the_clock(board: Locator) -> None:
     """After Pause nothing moves any more."""
     reach_prompt(board)
-    press(board, "Pause")
+    pause(board)
     expect(board.locator(".l4-state")).to_contain_text("Paused")
     clock = cycle(board)
     board.page.wait_for_timeout(300)

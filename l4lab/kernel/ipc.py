@@ -19,7 +19,9 @@ from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.abi.message import IpcErrorCode
 from l4lab.abi.time import ZERO, instant, microseconds
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
 from l4lab.kernel import events
+from l4lab.kernel.events import Message
 from l4lab.kernel.thread import MR, OnReply, Tcb, ThreadState
 from l4lab.kernel.transfer import transfer
 
@@ -31,7 +33,10 @@ _ERROR = 1 << 15  # of the tag
 _NEVER = 0
 _CYCLES_PER_US = 1000
 _BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
-RUNNING, WAITING, POLLING = ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING
+RUNNING, WAITING, POLLING, ABORTED = (
+    *(ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING, ThreadState.ABORTED),
+)
+MR1 = MR0_FROM_LOCATION + 4
 
 
 def sys_ipc(k: Kernel, caller: Tcb) -> None:
@@ -39,36 +44,46 @@ def sys_ipc(k: Kernel, caller: Tcb) -> None:
     regs = caller.regs
     to, times, from_ = regs[EAX], regs[ECX], regs[EDX]
     if to:
-        send(k, caller, to, times >> 16, (from_, times & 0xFFFF) if from_ else None)
+        send(k, caller, to, times >> 16, from_, times & 0xFFFF)
     elif from_:
         receive(k, caller, from_, times & 0xFFFF)
     else:
         _done(caller)
 
 
-def call_for(k: Kernel, thread: Tcb, partner: int, words: list[int], on_reply: OnReply) -> None:
+def call_for(k: Kernel, thread: Tcb, partner: int, words: tuple[int, ...], on_reply: OnReply) -> None:
     """The kernel calls `partner` in the thread's name, with both timeouts never; `on_reply` gets the answer."""
     assert thread.on_reply is None, f"{thread!r} is in a kernel-issued call already"
     thread.outgoing = words
     thread.on_reply = on_reply
-    send(k, thread, partner, _NEVER, (partner, _NEVER))
+    send(k, thread, partner, _NEVER, partner, _NEVER)
 
 
 # -- the two phases ------------------------------------------------------------------------------------------------
 
 
-def send(k: Kernel, sender: Tcb, to: int, timeout: int, then_receive: tuple[int, int] | None) -> None:
-    """Send phase. On success the receive phase follows, or the sender goes on."""
-    receiver = k.find(to, sender)
-    if receiver is None or receiver.state is ThreadState.ABORTED:
+def send(k: Kernel, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:
+    """Send phase. On success the receive phase follows if there is one (`from_`), or the sender goes on."""
+    receiver = k.threads.get(to >> 14)
+    if receiver is None or receiver.word != to:
+        receiver = k.find(to, sender)
+    if receiver is None or receiver.state is ABORTED:
         fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
-        return
-    sender.then_receive = then_receive
-    if receiver.state is WAITING and accepts(receiver, sender):
-        deliver(k, sender, receiver)
+    elif receiver.state is WAITING and (receiver.wait_for == sender.word or accepts(receiver, sender)):
+        if not deliver(k, sender, receiver):
+            return
+        if from_ == to and then_timeout == _NEVER:  # a call: whoever has just taken our message sends none to us
+            sender.wake_ticket += 1
+            sender.wait_for = receiver.word
+            sender.state = WAITING
+        elif from_:
+            receive(k, sender, from_, then_timeout)
+        else:
+            _done(sender)
     elif timeout == ZERO:
         fail(k, sender, IpcErrorCode.TIMEOUT, SEND)
     else:
+        sender.then_receive = from_, then_timeout
         sender.state = POLLING
         sender.send_to = receiver
         receiver.senders.append(sender)  # at the tail: priority does not reorder senders
@@ -82,14 +97,14 @@ def receive(k: Kernel, receiver: Tcb, from_: int, timeout: int) -> None:
         if partner is None:
             fail(k, receiver, IpcErrorCode.NO_PARTNER, RECEIVE)
             return
-        from_ = partner.id
+        from_ = partner.word
     receiver.wait_for = from_
-    for sender in receiver.senders:
-        if accepts(receiver, sender):
-            receiver.state = WAITING
-            _leave_queue(sender)
-            deliver(k, sender, receiver)
-            return
+    if receiver.senders:
+        for sender in receiver.senders:
+            if accepts(receiver, sender):
+                receiver.state = WAITING
+                _take_from_queue(k, sender, receiver)
+                return
     if timeout == ZERO:
         fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
         return
@@ -97,80 +112,73 @@ def receive(k: Kernel, receiver: Tcb, from_: int, timeout: int) -> None:
     _set_timer(k, receiver, timeout)
 
 
+def _take_from_queue(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
+    """A thread that stood in the queue may send; then it goes on to its receive phase, or is done."""
+    _leave_queue(sender)
+    if not deliver(k, sender, receiver):
+        return
+    sender.state = RUNNING
+    assert sender.then_receive is not None, f"{sender!r} was in nobody's queue"
+    from_, timeout = sender.then_receive
+    sender.then_receive = None
+    if from_:
+        receive(k, sender, from_, timeout)
+    else:
+        _done(sender)
+        k.make_ready(sender)
+
+
 def accepts(receiver: Tcb, sender: Tcb) -> bool:
     """Would the waiting receiver take a message of this sender?"""
     wanted = receiver.wait_for
     return (
-        wanted == ANY_THREAD or wanted == sender.id or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
+        wanted == ANY_THREAD or wanted == sender.word or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
     )
 
 
-def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
-    """Both are ready: move the message, then let both go on."""
-    assert receiver.state is WAITING, f"{receiver!r} does not wait"
+def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> bool:
+    """Both are ready: move the message, and let the receiver go on. False: it failed, and both know."""
     words = sender.outgoing or message_of(sender)
-    k.trace.append(events.Message(k.now, sender.id, receiver.id, words))
+    k.trace.append(Message(k.now, sender.word, receiver.word, words))
     k.counters.ipc_messages += 1
-    if receiver.on_reply is not None:
-        take = receiver.on_reply
+    take = receiver.on_reply
+    if take is None:
+        error = transfer(k, sender, receiver, words)
+        if error:
+            fail(k, receiver, error, RECEIVE)
+        else:
+            _complete(receiver, sender, words[0])
+            k.hand_over(receiver)
+    else:  # the answer to a call that the kernel made for the receiver
         receiver.on_reply = None
-        receiver.wake_ticket += 1
         receiver.state = RUNNING
-        sender.outgoing = None
         error = take(k, receiver, words, sender)
         if receiver.state is RUNNING:
             k.hand_over(receiver)
-        if error:
-            fail(k, sender, error, SEND)
-            return
-    else:
-        error = transfer(k, sender, receiver, words)
-        sender.outgoing = None
-        if error:
-            fail(k, receiver, error, RECEIVE)
-            fail(k, sender, error, SEND)
-            return
-        complete(k, receiver, sender)
-    sender.wake_ticket += 1
-    if sender.then_receive is None:
-        _done(sender)
-        if sender.state is not RUNNING:
-            sender.state = RUNNING
-            k.make_ready(sender)
-    else:
-        from_, timeout = sender.then_receive
-        sender.then_receive = None
-        sender.state = RUNNING
-        if from_ == receiver.id and timeout == _NEVER:
-            # A call: whoever has just taken our message does not stand in our queue.
-            sender.wait_for = from_
-            sender.state = WAITING
-            return
-        receive(k, sender, from_, timeout)
+    sender.outgoing = None
+    if error:
+        fail(k, sender, error, SEND)
+        return False
+    return True
 
 
-def message_of(sender: Tcb) -> list[int]:
+def message_of(sender: Tcb) -> tuple[int, ...]:
     """The message in a thread's registers: MR0 travels in ESI, the rest lies in the UTCB."""
     assert sender.utcb is not None, f"{sender!r} has no UTCB"
-    tag = sender.regs[ESI]
+    tag = sender.regs[ESI] & _BY_THE_SENDER
     count = (tag & 0x3F) + (tag >> 6 & 0x3F)
-    words: list[int] = sender.utcb[MR : MR + 1 + count].tolist()  # 65 and more are an overflow: see transfer()
-    words[0] = tag
-    return words
+    if count >= MESSAGE_REGISTERS:
+        count = MESSAGE_REGISTERS - 1  # an overflow: see transfer()
+    return tag, *WORDS[count].unpack_from(sender.utcb, MR1)
 
 
-def complete(k: Kernel, receiver: Tcb, sender: Tcb) -> None:
-    """The message is in the receiver's message registers: load the three that travel in registers; let it run."""
-    utcb = receiver.utcb
+def _complete(receiver: Tcb, sender: Tcb, tag: int) -> None:
+    """The message is in the receiver's message registers: load the three that travel in registers."""
+    utcb, regs = receiver.utcb, receiver.regs
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    regs = receiver.regs
-    tag = utcb[MR] & _BY_THE_SENDER
-    utcb[MR] = tag
     regs[ESI], regs[EBX], regs[EBP] = tag, utcb[MR + 1], utcb[MR + 2]
-    regs[EAX] = sender.local_id if sender.space is receiver.space and sender.local_id else sender.id
-    receiver.wake_ticket += 1
+    regs[EAX] = sender.local_id if sender.space is receiver.space and sender.local_id else sender.word
     receiver.state = RUNNING
-    k.hand_over(receiver)
 
 
 def _done(sender: Tcb) -> None:
@@ -191,10 +199,9 @@ def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
     if thread.send_to is not None:
         _leave_queue(thread)
     thread.state = RUNNING
-    thread.wake_ticket += 1
     thread.then_receive = None
     error = (code & 7) << 1 | phase | code & ~15
-    k.trace.append(events.IpcError(k.now, thread.id, error))
+    k.trace.append(events.IpcError(k.now, thread.word, error))
     if thread.outgoing is not None or thread.on_reply is not None:
         # A call that the kernel made for it: the thread resumes where it was, and what caused the call recurs.
         thread.outgoing = None
@@ -246,4 +253,4 @@ def _set_timer(k: Kernel, thread: Tcb, timeout: int) -> None:
         when = instant(timeout, now // _CYCLES_PER_US) * _CYCLES_PER_US
     else:
         when = now + (microseconds(timeout) or 0) * _CYCLES_PER_US
-    k.sched.wake_at(when, thread)
+    k.wake_at(when, thread)

@@ -8,13 +8,12 @@ message registers as data. (X.2 manual, section IPC; reference section 5.5.)
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage
 from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, typed_item
-from l4lab.abi.utcb import MESSAGE_REGISTERS
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
 from l4lab.errors import Refused
 from l4lab.kernel import ctrlxfer, events
 from l4lab.kernel.thread import MR, Tcb
@@ -25,36 +24,33 @@ if TYPE_CHECKING:
 _TYPED = 0x3F << 6
 
 
-def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: list[int]) -> int:
+def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: tuple[int, ...]) -> int:
     """Put a message into the receiver's message registers. 0, or the error code of the overflow."""
+    tag = words[0]
+    count = len(words)
+    if count == MESSAGE_REGISTERS and (tag & 0x3F) + (tag >> 6 & 0x3F) >= count:
+        return IpcErrorCode.MESSAGE_OVERFLOW
     utcb = receiver.utcb
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    tag = words[0]
-    if (tag & 0x3F) + (tag >> 6 & 0x3F) >= MESSAGE_REGISTERS:
-        return IpcErrorCode.MESSAGE_OVERFLOW
-    if not tag & _TYPED and sender.outgoing is None and sender.utcb is not None:
-        utcb[MR : MR + len(words)] = sender.utcb[MR : MR + len(words)]
-        utcb[MR] = tag
-        return 0
-    utcb[MR : MR + len(words)] = memoryview(array("I", words))
+    WORDS[count].pack_into(utcb, MR0_FROM_LOCATION, *words)
     if not tag & _TYPED or sender.outgoing is not None:
         return 0  # the kernel's own items are for the receiver to read
-    return apply_items(k, sender, receiver, words[1 + (tag & 0x3F) :], Acceptor.decode(utcb[MR + u.BR0 // 4]))
+    return apply_items(k, sender, receiver, words, Acceptor.decode(utcb[MR + u.BR0 // 4]))
 
 
-def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, typed: list[int], acceptor: Acceptor) -> int:
-    """Act upon typed items. 0, or an error code."""
-    at = 0
-    while at < len(typed):
-        item = typed_item(typed[at])
+def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: tuple[int, ...], acceptor: Acceptor) -> int:
+    """Act upon the typed items of a message. 0, or an error code."""
+    at, end = 1 + (words[0] & 0x3F), len(words)
+    while at < end:
+        item = typed_item(words[at])
         if isinstance(item, CtrlXferItem):
             if acceptor.ctrlxfer:
-                ctrlxfer.write(receiver, item, typed[at + 1 : at + item.words])
+                ctrlxfer.write(receiver, item, words[at + 1 : at + item.words])
         elif isinstance(item, MapItem):
-            if at + 1 >= len(typed) or acceptor.window.is_nil:
+            if at + 1 >= end or acceptor.window.is_nil:
                 return IpcErrorCode.MESSAGE_OVERFLOW
             try:
-                hand_over(k, sender, receiver, item, Fpage.decode(typed[at + 1]), acceptor.window)
+                hand_over(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
             except Refused:  # no frame is left for a page table
                 return IpcErrorCode.MESSAGE_OVERFLOW
         else:

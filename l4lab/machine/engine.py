@@ -86,7 +86,7 @@ class Engine:
         self.reset_state = bytes(self.env)  # protected mode, ring 0, paging off
         self.clock: Clock = core
         self.run = core.run  # run(frame_address, deadline) -> event
-        self.charge = core.charge  # charge(cycles): move the clock without running
+        self.charge = core.charge  # charge(cycles): move the clock without running; what it reads then
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
         self.set_cr3 = core.set_cr3
         self.flush_tlb = core.flush_tlb

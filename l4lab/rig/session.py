@@ -155,7 +155,7 @@ class Session:
         rig, terminal = self.rig, self.terminal
         begin, begin_wall = rig.machine.cycles, time.monotonic()
         self._next_look = begin_wall + _AWAKE
-        stop = rig.run_until(min(begin + _SLICE if self._paced else _NEVER, self._settle), self._enough)
+        stop = rig.run_until(min(begin + _SLICE if self._paced else _NEVER, self._settle), watch=self._enough)
         self._search()  # what the last instant printed
         if rig.machine.cycles >= self._settle or stop.reason == "idle":
             self._decide()
@@ -170,7 +170,7 @@ class Session:
                 self._listen(terminal, stop, max(virtual - wall, 0.0) if self._paced else 0.0)
 
     def _enough(self) -> bool:
-        """Is there anything to do? Asked at each kernel entry, so it must not take long."""
+        """Is there anything to do? Asked after each byte of output, so it must not take long."""
         if len(self.rig.console) > self._searched:
             settle = self._settle
             self._search()

@@ -42,26 +42,19 @@ class Fault:
     Also for page faults, whose two words are an address and an IP. `words` begins with the tag.
     """
 
-    __slots__ = ("_gpregs", "_items", "words")
+    __slots__ = ("_gpregs", "_items", "label", "reason", "words")
 
     def __init__(self, words: Sequence[int]) -> None:
         self.words = words
+        tag = words[0]
+        self.label = tag >> 16  # which kind of fault
+        self.reason = 0xFF7 - (tag >> 20)  # the basic exit reason, also one that `ExitReason` does not know
         self._items: dict[int, dict[int, int]] | None = None
         # GPREGS comes first wherever it is configured, because items come by ascending number.
-        first = 1 + (words[0] & 0x3F)  # behind the untyped words
+        first = 1 + (tag & 0x3F)  # behind the untyped words
         self._gpregs = first + 1 if len(words) > first and words[first] == _ALL_GPREGS else 0
 
     # -- what happened ---------------------------------------------------------------------------------------------
-
-    @property
-    def label(self) -> int:
-        """Which kind of fault."""
-        return self.words[0] >> 16
-
-    @property
-    def reason(self) -> int:
-        """The basic exit reason, also one that `ExitReason` does not know."""
-        return 0xFF7 - (self.words[0] >> 20)
 
     @property
     def reason_name(self) -> str:
@@ -197,6 +190,10 @@ class Reply:
         """Set a word of the register frame."""
         self._gpregs[index] = value & MASK
 
+    def gprs(self, values: Mapping[int, int]) -> None:
+        """Set several words of the register frame at once; they are words already."""
+        self._gpregs.update(values)
+
     def skip(self, fault: Fault, length: int | None = None) -> None:
         """The instruction has been done for the guest: go on after it.
 
@@ -250,8 +247,9 @@ class Reply:
         words = [0, *self.typed]
         if self._gpregs:
             words += item_words(ItemId.GPREGS, self._gpregs)
-        for item, registers in sorted(self._others.items()):
-            words += item_words(item, registers)
+        if self._others:
+            for item, registers in sorted(self._others.items()):
+                words += item_words(item, registers)
         words[0] = label << 16 | len(words) - 1 << 6
         return words
 

@@ -29,7 +29,7 @@ UNSUPPORTED_CPU = 1 << 25 | 1 << 28  # I/O and MSR bitmaps
 def encode(thread: Tcb, item: int) -> tuple[int, ...]:
     """The item with all its registers, as words of a message."""
     if item == GPREGS:
-        return _GPREGS_HEADER, *thread.regs.tolist()
+        return GPREGS_HEADER, *thread.regs.tolist()
     if thread.vcpu is None:
         return ()
     return _HEADERS[item], *_READ[item](thread.vcpu.vmcs)
@@ -235,7 +235,8 @@ _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.OTHERREGS: _write_other,
 }
 GPREGS = ItemId.GPREGS
+ONLY_GPREGS = (GPREGS,)
 _HEADERS: dict[int, int] = {
     item: int(CtrlXferItem.make(id=item, mask=(1 << len(ITEM_REGISTERS[item])) - 1)) for item in ItemId
 }
-_GPREGS_HEADER = _HEADERS[ItemId.GPREGS]
+GPREGS_HEADER = _HEADERS[ItemId.GPREGS]

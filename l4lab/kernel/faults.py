@@ -15,6 +15,7 @@ from l4lab.abi.frame import EFLAGS, EIP, USER_EFLAGS_MASK
 from l4lab.abi.message import MsgTag
 from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, PAGE_FAULT, FaultId
 from l4lab.kernel import ctrlxfer, events, ipc
+from l4lab.kernel.ctrlxfer import GPREGS_HEADER, ONLY_GPREGS
 from l4lab.kernel.thread import Tcb
 from l4lab.kernel.transfer import EVERYTHING, apply_items
 
@@ -45,8 +46,8 @@ def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
 def items_for(thread: Tcb, fault: int) -> tuple[int, ...]:
     """The register items that the monitor or pager wants with this fault's message."""
     wanted = thread.fault_items.get(fault, ())
-    if len(wanted) == 1:
-        return ctrlxfer.encode(thread, wanted[0])
+    if wanted == ONLY_GPREGS:  # what most exits carry
+        return GPREGS_HEADER, *thread.regs.tolist()
     return tuple(word for item in wanted for word in ctrlxfer.encode(thread, item)) if wanted else ()
 
 

@@ -69,7 +69,7 @@ def send(k: Kernel, sender: Tcb, to: int, timeout: int, from_: int, then_timeout
         receiver = k.find(to, sender)
     if receiver is None or receiver.state is ABORTED:
         fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
-    elif receiver.state is WAITING and (receiver.wait_for == sender.word or accepts(receiver, sender)):
+    elif receiver.state is WAITING and (receiver.wait_for == ANY_THREAD or accepts(receiver, sender)):
         if not deliver(k, sender, receiver):
             return
         if from_ == to and then_timeout == _NEVER:  # a call: whoever has just taken our message sends none to us

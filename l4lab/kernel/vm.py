@@ -21,13 +21,14 @@ from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
 from l4lab.kernel.events import VmEntry, VmExit
 from l4lab.kernel.faults import items_for, page_fault
-from l4lab.kernel.thread import Tcb
+from l4lab.kernel.thread import MR, Tcb
 from l4lab.kernel.transfer import apply_items
 from l4lab.machine.vmcs import Vmcs
 
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
+EPT_VIOLATION = ExitReason.EPT_VIOLATION
 _LABEL: dict[ExitReason, int] = {
     reason: label_of(reason) << 16 for reason in ExitReason if reason is not ExitReason.EPT_VIOLATION
 }
@@ -41,6 +42,7 @@ _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
 }
 _REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
 _VALID = 1 << 31
+_PAGER = MR + u.PAGER // 4
 
 
 class VirtualCpu:
@@ -90,7 +92,7 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
         k.counters.injections += 1
     if reason is None:
         return False
-    if reason is ExitReason.EPT_VIOLATION:
+    if reason is EPT_VIOLATION:
         if waiting and vmcs.idt_info & _VALID and k.machine.engine.retired == retired:
             vmcs.entry_info |= _VALID  # the page that was missing was needed to deliver the event: once more, then
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
@@ -108,7 +110,8 @@ def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason) -> None:
     information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])
     words = (_LABEL[reason] | len(items) << 6 | 3, qualification, length, information, *items)
-    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume)
+    assert thread.utcb is not None, f"{thread!r} has no UTCB"
+    ipc.call_for(k, thread, thread.utcb[_PAGER], words, _resume)
 
 
 def _resume(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:

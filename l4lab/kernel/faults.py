@@ -16,7 +16,7 @@ from l4lab.abi.message import MsgTag
 from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, PAGE_FAULT, FaultId
 from l4lab.kernel import ctrlxfer, events, ipc
 from l4lab.kernel.ctrlxfer import GPREGS_HEADER, ONLY_GPREGS
-from l4lab.kernel.thread import Tcb
+from l4lab.kernel.thread import OnReply, Tcb
 from l4lab.kernel.transfer import EVERYTHING, apply_items
 
 if TYPE_CHECKING:
@@ -28,19 +28,25 @@ _WRITE_BIT = 2  # of a page fault's error code
 
 def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
     """Ask the thread's pager for the page at `address`."""
-    ip = thread.regs[EIP]
+    ask_pager(k, thread, address, None, write, resume_after_fault)
+
+
+def ask_pager(k: Kernel, thread: Tcb, address: int, ip: int | None, write: bool, on_reply: OnReply) -> bool:
+    """Send the page fault. `ip`: of the fault, if it is not the thread's. False: the page is there without asking."""
+    ip = thread.regs[EIP] if ip is None else ip
     rights = WRITE if write else READ_OR_EXECUTE
     k.trace.append(events.PageFault(k.now, thread.word, address, ip, rights))
     k.counters.page_faults += 1
     if thread.space.is_sigma0:
         if address < k.kernel_memory:
             k.mappings.own_page(thread.space, address)
-        else:
-            k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
-        return
+            return False
+        k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
+        return True
     items = items_for(thread, FaultId.PAGE_FAULT)
     words = ((PAGE_FAULT | rights) << 16 | len(items) << 6 | 2, address, ip, *items)
-    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, resume_after_fault)
+    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, on_reply)
+    return True
 
 
 def items_for(thread: Tcb, fault: int) -> tuple[int, ...]:

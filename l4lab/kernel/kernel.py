@@ -7,7 +7,7 @@ This is the file to begin with. Everything that the kernel knows hangs on `Kerne
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,8 +26,9 @@ from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, Request
 from l4lab.kernel.interrupts import Interrupts
 from l4lab.kernel.kip_stubs import CALL_VECTOR, IPC_VECTOR
 from l4lab.kernel.mapping import MappingDatabase
-from l4lab.kernel.sched import Scheduler
+from l4lab.kernel.sched import Scheduler, Sleeper
 from l4lab.kernel.space import KernelArea, Space
+from l4lab.kernel.strings import Copy
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine import engine as e
 from l4lab.machine.board import Machine
@@ -101,6 +102,7 @@ class Kernel:
         self._utcb_slot = self.area.slot_frame >> 2
         self._words = machine.memory.u32
         self._next_epoch = TLB_EPOCH
+        self._transfers: deque[Copy] = deque()  # messages with strings that can go on
         self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
 
     # -- threads ---------------------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class Kernel:
 
     def halt(self, thread: Tcb, why: str) -> None:
         """The thread does not run any more."""
-        if thread.state in (ThreadState.WAITING, ThreadState.POLLING):
+        if thread.state in (ThreadState.WAITING, ThreadState.POLLING, ThreadState.TRANSFERRING):
             ipc.cancel(self, thread)
         if self._next is thread:
             self._next = None
@@ -227,6 +229,9 @@ class Kernel:
             return "enough"
         if now >= self._device_deadline:
             self._look_at_devices()
+        while self._transfers:
+            ipc.continue_transfer(self, self._transfers.popleft())
+            now = self.now = self.clock.cycles
         while (timer := self.sched.next_timer()) <= now:
             ipc.expire(self, self.sched.expire())
         if now >= self._next_epoch:
@@ -249,8 +254,13 @@ class Kernel:
         self.stop_requested = True
         self._horizon = 0
 
-    def wake_at(self, cycle: int, thread: Tcb) -> None:
-        """Wake the blocked thread at `cycle`."""
+    def continue_later(self, copy: Copy) -> None:
+        """A pager has answered in the midst of a message: copy on before anybody runs."""
+        self._transfers.append(copy)
+        self._horizon = 0
+
+    def wake_at(self, cycle: int, thread: Sleeper) -> None:
+        """Wake the blocked thread, or end the transfer, at `cycle`."""
         self.sched.wake_at(cycle, thread)
         if cycle < self._horizon:
             self._horizon = cycle

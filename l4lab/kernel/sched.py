@@ -9,11 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
+from typing import Any, Protocol
 
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 
 PRIORITIES = 256
-Timer = tuple[int, int, Tcb, int]  # (cycle, order of setting, thread, its ticket then)
+
+
+class Sleeper(Protocol):
+    """Whoever can have a timer: a thread, or a transfer of strings."""
+
+    state: ThreadState
+    wake_ticket: int
+
+
+Timer = tuple[int, int, Any, int]  # (cycle, order of setting, whose, its ticket then)
 
 
 class Scheduler:
@@ -77,7 +87,7 @@ class Scheduler:
 
     # -- timers --------------------------------------------------------------------------------------------------------
 
-    def wake_at(self, cycle: int, thread: Tcb) -> None:
+    def wake_at(self, cycle: int, thread: Sleeper) -> None:
         """Wake the thread at `cycle`, unless it blocks anew or goes on before."""
         self._set += 1
         heappush(self._timers, (cycle, self._set, thread, thread.wake_ticket))
@@ -89,11 +99,11 @@ class Scheduler:
             heappop(timers)  # stale: the thread went on before
         return timers[0][0] if timers else NEVER_ENDS
 
-    def with_timers(self) -> list[Tcb]:
+    def with_timers(self) -> list[Sleeper]:
         """All that some timer will wake."""
         return [timer[2] for timer in self._timers if _waits(timer)]
 
-    def expire(self) -> Tcb:
+    def expire(self) -> Any:
         """Take out the thread whose timer is the next; the caller has seen that its time has come."""
         return heappop(self._timers)[2]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from l4lab.kernel.hosted import HostedThread
     from l4lab.kernel.kernel import Kernel
     from l4lab.kernel.space import Space
+    from l4lab.kernel.strings import Copy
     from l4lab.kernel.vm import VirtualCpu
 
 MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the 128 words of a UTCB
@@ -34,6 +35,9 @@ class ThreadState(Enum):
     RUNNING = auto()  # runs, or would like to
     POLLING = auto()  # wants to send; stands in the receiver's queue
     WAITING = auto()  # wants to receive
+    TRANSFERRING = (
+        auto()
+    )  # is in the midst of a message with strings, and the partner's pager has been asked for a page
     HALTED = auto()  # stopped by ExchangeRegisters, by an exception that nobody handles, or at its end
 
 
@@ -65,6 +69,9 @@ class Tcb:
     then_receive: tuple[int, int] | None = None  # POLLING: from whom afterwards (0: nobody), 16-bit timeout
     outgoing: tuple[int, ...] | None = None  # a message of the kernel's; None: what lies in the message registers
     on_reply: OnReply | None = None  # a kernel-issued IPC: who takes the answer in place of the thread
+    copying: Copy | None = None  # a message with strings, of which this thread is the one end or the other
+    virtual_sender: int = 0  # propagation: in whose name it sends, until its message is taken
+    intended_receiver: int = 0  # redirection: for whom the message was that the redirector gets
     senders: deque[Tcb] = field(default_factory=deque)  # who stands in my queue, oldest first
     wake_ticket: int = 0  # counts waits, at the beginning of each; a timer that holds an older number is stale
     # written by sched.py only

@@ -8,14 +8,16 @@ message registers as data. (X.2 manual, section IPC; reference section 5.5.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage
-from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, typed_item
+from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, StringItem, typed_item
 from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
 from l4lab.errors import Refused
-from l4lab.kernel import ctrlxfer, events
+from l4lab.kernel import ctrlxfer, events, strings
+from l4lab.kernel.strings import Copy
 from l4lab.kernel.thread import MR, Tcb
 
 if TYPE_CHECKING:
@@ -38,9 +40,17 @@ def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: tuple[int, ...]) -> i
     return apply_items(k, sender, receiver, words, Acceptor.decode(utcb[MR + u.BR0 // 4]))
 
 
-def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: tuple[int, ...], acceptor: Acceptor) -> int:
-    """Act upon the typed items of a message. 0, or an error code."""
-    at, end = 1 + (words[0] & 0x3F), len(words)
+def continue_items(k: Kernel, copy: Copy) -> int:
+    """The transfer goes on with a string that was interrupted, and what follows it. 0, an error code, or SUSPENDED."""
+    receiver = copy.receiver
+    assert receiver.utcb is not None, f"{receiver!r} has no UTCB"
+    acceptor = Acceptor.decode(receiver.utcb[MR + u.BR0 // 4])
+    return strings.advance(k, copy) or apply_items(k, copy.sender, receiver, copy.words, acceptor, copy.at)
+
+
+def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: Sequence[int], acceptor: Acceptor, at: int = 0) -> int:
+    """Act upon the typed items of a message, from word `at` on. 0, an error code, or SUSPENDED (see `strings`)."""
+    at, end = at or 1 + (words[0] & 0x3F), len(words)
     while at < end:
         item = typed_item(words[at])
         if isinstance(item, CtrlXferItem):
@@ -53,8 +63,14 @@ def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: tuple[int, ...], a
                 hand_over(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
             except Refused:  # no frame is left for a page table
                 return IpcErrorCode.MESSAGE_OVERFLOW
+        elif isinstance(item, StringItem) and receiver.on_reply is None and sender.outgoing is None:
+            copy = sender.copying or strings.begin(sender, receiver, words)
+            error = strings.take_up(copy, at) or strings.advance(k, copy)
+            if error:
+                return error
+            at = copy.at
+            continue
         else:
-            # String items come with the next issue; until then no receiver has a buffer for them.
             return IpcErrorCode.MESSAGE_OVERFLOW
         at += item.words
     return 0

@@ -137,9 +137,10 @@ def _describes_a_block(address: int) -> bool:
     if address < 0x1000:
         return False
     try:
-        return struct.unpack("<Q", _peek(address + e.TB_CODE, 8))[0] == address + e.TB_STRUCT
+        (code,) = struct.unpack("<Q", _peek(address + e.TB_CODE, 8))
     except _Wrong:
         return False
+    return bool(code == address + e.TB_STRUCT)
 
 
 def _numbers(data: bytes) -> list[int]:

@@ -158,7 +158,7 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> bool:
     take = receiver.on_reply
     if take is None:
         error = transfer(k, sender, receiver, words)
-        if error or sender.copying is not None:
+        if error or (sender.copying is not None and sender.outgoing is None):
             return end_of_transfer(k, sender, receiver, error)
         complete(k, receiver, sender, words[0])
     else:  # the answer to a call that the kernel made for the receiver

@@ -218,7 +218,7 @@ class GuestMode(GuestView):
         for control, code in _CONTROLLED:
             if vmcs.cpu_controls & control:
                 intercept |= 1 << code - _FIRST
-        if vmcs.exception_bitmap & 1 << BREAKPOINT:  # AMD's exception intercepts leave INT3 out
+        if vmcs.exception_bitmap & (1 << BREAKPOINT | 1 << OVERFLOW):  # AMD's intercepts leave INT3 and INTO out
             intercept |= 1 << SOFTWARE - _FIRST
         state[e.ENV_INTERCEPT >> 2], state[(e.ENV_INTERCEPT >> 2) + 1] = intercept & 0xFFFFFFFF, intercept >> 32
         state[e.ENV_INTERCEPT_CR >> 2] = self._cr_intercepts(vmcs)
@@ -353,11 +353,13 @@ class GuestMode(GuestView):
         return ExitReason.EXCEPTION_OR_NMI
 
     def _software_interrupt(self, vmcs: Vmcs, instruction: Instruction) -> ExitReason | None:
-        """INT3 is an exception, which the bitmap covers; INT n and INTO go on to the guest."""
+        """INT3 and INTO are exceptions, which the bitmap covers; INT n goes on to the guest."""
         code = self.read_code(vmcs, MAX_LENGTH)[: instruction.length]
-        if code.endswith(b"\xcc"):
-            return self._exception_exit(vmcs, BREAKPOINT)
-        vector = OVERFLOW if code.endswith(b"\xce") and instruction.name == "into" else code[-1]
+        vector = {"int3": BREAKPOINT, "into": OVERFLOW}.get(instruction.name)
+        if vector is not None and vmcs.exception_bitmap >> vector & 1:
+            return self._exception_exit(vmcs, vector)
+        if vector is None:
+            vector = code[-1]
         self._engine.inject(vector, _KIND[SOFTWARE_INTERRUPT], 0, instruction.length)
         return None
 
@@ -435,7 +437,7 @@ class GuestMode(GuestView):
         """The instruction faults: through the exception bitmap as any fault, else into the guest's own IDT."""
         if vmcs.exception_bitmap >> vector & 1:
             vmcs.exit_info = VALID | HARDWARE_EXCEPTION << 8 | vector
-            if error is not None:
+            if error is not None and vmcs.control_register(0) & CR0_PE:
                 vmcs.exit_info |= ERROR_CODE_VALID
                 vmcs.exit_error = error
             vmcs.exit_length = 0

@@ -31,12 +31,13 @@ KERNEL = 0  # nobody gets it
 FREE = -1  # conventional memory, ports: anyone who asks first, for this address or for any
 DEDICATED = -2  # memory of devices and firmware: anyone who asks first, but only by address
 SHARED = -3  # everyone, any number of times
+LOADED = -4  # what the boot loader has filled: anyone who asks first for this address, or simply reads it
 
 _OWNER_OF_TYPE = {
     MemoryType.CONVENTIONAL: FREE,
     MemoryType.SHARED: SHARED,
     MemoryType.DEDICATED: DEDICATED,
-    MemoryType.BOOT_LOADER: DEDICATED,
+    MemoryType.BOOT_LOADER: LOADED,
     MemoryType.ARCHITECTURE: DEDICATED,
 }  # all other types are the kernel's
 
@@ -81,7 +82,7 @@ class Ownership:
 
     def may_have(self, begin: int, end: int, thread: int, *, dedicated: bool) -> bool:
         """May a thread have all of begin..end-1?"""
-        allowed = {FREE, SHARED, thread} | ({DEDICATED} if dedicated else set())
+        allowed = {FREE, SHARED, LOADED, thread} | ({DEDICATED} if dedicated else set())
         first = bisect_right(self.starts, begin) - 1
         last = bisect_right(self.starts, end - 1) - 1
         return end <= self.end and allowed.issuperset(self.owners[first : last + 1])

@@ -35,7 +35,9 @@ def exec_(
     until: Annotated[str | None, typer.Option(metavar="REGEX", help="End when the console matches.")] = None,
     send: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="Type a line when all wait for input, or REGEX=>TEXT at a match; repeatable."),
+        typer.Option(
+            metavar="TEXT", help="Type a line when all wait for input, or REGEX=>TEXT at a match; repeatable."
+        ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after so many seconds.")] = None,
     stats: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what it took, as JSON.")] = None,

@@ -3,13 +3,15 @@
  * What every program in C begins with: its first instructions and its stack, the one function that makes system
  * calls, and what a C compiler takes for granted (memcpy and its like, division of 64-bit numbers).
  *
- * The kernel starts the root task at _start with no stack. If main returns, the program waits for ever.
+ * The kernel starts the root task at _start with no stack. If main returns, the program waits for ever. Before, all of
+ * the program is touched: sigma0 gives its pages to this thread only, so no other thread must be the first to need one.
  */
 #include <l4/l4.h>
 
 #define STACK_SIZE 16384
 
 int main(void);
+extern char __executable_start[], _end[]; /* the linker's: where the program begins and ends */
 
 L4_KernelInterfacePage_t *l4_kip;
 char l4_stack[STACK_SIZE] __attribute__((aligned(16)));
@@ -23,6 +25,8 @@ __asm__(".globl _start\n"
 __attribute__((noreturn, used)) void l4_start(void)
 {
     l4_kip = L4_KernelInterface(0, 0, 0);
+    for (volatile char *page = __executable_start; page < _end; page += 4096)
+        *page;
     main();
     for (;;)
         L4_Sleep(L4_Never);

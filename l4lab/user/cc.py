@@ -23,10 +23,11 @@ COMPILERS = ("gcc", "clang", "i686-linux-gnu-gcc", "cc")
 _PATIENCE = 60.0  # seconds
 # No library, no position independence, no vector unit: a program has what is in its file, at the address that it says.
 _OPTIONS = (
-    "-m32 -march=i686 -mno-sse -std=gnu99 -O2 -g0 -Wall -ffreestanding -fno-pic -fno-stack-protector "
-    "-fno-asynchronous-unwind-tables -fcf-protection=none -static -nostdlib -no-pie "
-    "-Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,noseparate-code"
-).split()
+    *("-m32", "-march=i686", "-mno-sse", "-std=gnu99", "-O2", "-g0", "-Wall"),
+    *("-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
+    *("-static", "-nostdlib", "-no-pie"),
+    *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,noseparate-code"),
+)
 
 
 def build(source: Path, out: Path, base: int = BASE, options: Sequence[str] = ()) -> str:

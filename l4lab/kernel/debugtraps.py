@@ -7,7 +7,7 @@ each of them does. There is no debugger to enter; an INT3 that asks for none of 
 
     CC 3C 00   print the character in AL            CC 3C 08   a character into EAX, or -1 if none has arrived
     CC 3C 01   print the text at EAX                CC 3C 0D   a character into EAX, waiting for it
-    CC EB xx B8 address   print the text there      CC 90 ...  the same, a NOP before
+    CC EB xx B8 address   announce the text there   CC 90 ...  any of these, a NOP before
 
 The console is the machine's serial port: what is printed leaves there, what is read has arrived there, and a driver
 that serves the port at the same time takes its share. (Reference sections 4.5 and 15.)
@@ -52,7 +52,7 @@ def breakpoint_trap(k: Kernel, thread: Tcb) -> bool:
     if code[:1] == bytes((_NOP,)):
         code = code[1:]
     if len(code) >= 7 and code[0] == _JUMP and code[2] == _LOAD_EAX:
-        _print(k, _text_at(k, thread, int.from_bytes(code[3:7], "little")))
+        _print(k, b"--- " + _text_at(k, thread, int.from_bytes(code[3:7], "little")) + b" ---\n")
         return True
     if len(code) < 2 or code[0] != _COMPARE_AL:
         return False

@@ -52,7 +52,7 @@ def test_characters_and_texts_are_printed(nop: str) -> None:
     message: .asciz "panic"
     """
     # `jmp over` is the short form, and `mov eax, message` is B8 with the address, as the convention wants
-    assert "ABC\npanic!" == console(source)
+    assert "ABC\n--- panic ---\n!" == console(source)
 
 
 def test_registers_are_left_alone() -> None:

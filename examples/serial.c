@@ -60,6 +60,8 @@ int main(void)
     L4_Word_t words[64];
     L4_MsgTag_t tag;
 
+    /* Where ports are given out like memory, they are sigma0's, too. */
+    L4_Sigma0_GetPage(L4_nilthread, L4_IoFpageLog2(COM1, 3));
     if (!L4_ThreadControl(thread, me, me, me, (void *)utcb) || !L4_AssociateInterrupt(L4_GlobalId(LINE, 1), thread)) {
         print("serial: no driver, error %lu\n", L4_ErrorCode());
         return 1;

@@ -6,9 +6,10 @@ Shows: ports, interrupts by ThreadControl and Ipc, a string in message registers
 
 from __future__ import annotations
 
-from l4lab.abi.ids import ROOT_TASK, global_id, interrupt_id
-from l4lab.abi.message import Message
-from l4lab.abi.protocols import thread_start
+from l4lab.abi.fpage import IoFpage
+from l4lab.abi.ids import ROOT_TASK, SIGMA0, global_id, interrupt_id
+from l4lab.abi.message import ACCEPT_ALL_MAPPINGS, Message
+from l4lab.abi.protocols import sigma0_request, thread_start
 from l4lab.abi.time import NEVER
 from l4lab.rig.rig import Rig
 from l4lab.user.console import COM1, say
@@ -43,6 +44,9 @@ def driver(l4: L4) -> None:
 
 def root(l4: L4) -> None:
     """Starts the driver and prints the lines."""
+    l4.accept(ACCEPT_ALL_MAPPINGS)  # where ports are given out like memory, they are sigma0's, too
+    l4.call(SIGMA0, sigma0_request(IoFpage.at(COM1, 3)))
+    l4.accept(0)
     l4.thread_control(DRIVER, l4.my_id, l4.my_id, l4.my_id, UTCB)
     l4.thread_control(INTERRUPT, INTERRUPT, pager=DRIVER)
     l4.send(DRIVER, thread_start(0, 0))

@@ -43,7 +43,7 @@ def at_console(rig: Rig, script: Script, terminal: Terminal, who: str, records: 
     from l4lab.rig.session import Session, Status
 
     if terminal.person:
-        typer.echo(f"l4lab: booting. {HOW_TO_LEAVE}", err=True)
+        typer.echo(f"l4lab: booting. {HOW_TO_LEAVE.format(who=who)}", err=True)
     with terminal:
         ending = Session(rig, script, terminal).run()
     if records.stats is not None:

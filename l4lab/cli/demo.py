@@ -29,7 +29,7 @@ def demo() -> None:
     terminal = Terminal()
     typer.echo(f"{guest.description}\nIt runs as a virtual machine, and this is its serial port:\n")
     if terminal.person:
-        typer.echo(f"({HOW_TO_LEAVE})\n")
+        typer.echo(f"({HOW_TO_LEAVE.format(who='the guest')})\n")
     with terminal:
         ending = Session(rig, Script(), terminal).run()
     typer.echo(f"\nIt ended: {ending.why}.")

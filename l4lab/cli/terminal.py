@@ -14,7 +14,7 @@ import tty
 from typing import Final
 
 LEAVE: Final = b"\x1d"  # Ctrl-], as telnet has it: no key that a shell or an editor wants
-HOW_TO_LEAVE: Final = "Keys go to the guest, Ctrl-C too; Ctrl-] leaves."
+HOW_TO_LEAVE: Final = "Keys go to {who}, Ctrl-C too; Ctrl-] leaves."
 
 
 class Terminal:

@@ -25,7 +25,7 @@ _PATIENCE = 60.0  # seconds
 _OPTIONS = (
     *("-m32", "-march=i686", "-mno-sse", "-std=gnu99", "-O2", "-g0", "-Wall"),
     *("-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
-    *("-static", "-nostdlib", "-no-pie"),
+    *("-static", "-nostdlib"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,noseparate-code"),
 )
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from l4lab.errors import LabError
 from l4lab.rig.rig import Rig
 from l4lab.user import cc
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 Run = Callable[..., str]
 
 
@@ -216,10 +217,16 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         cc.build(source, tmp_path / "wrong")
 
 
-def test_each_header_stands_alone(tmp_path: Path) -> None:
-    """Can each header be included by itself?"""
+@pytest.mark.parametrize("compiler", [name for name in cc.COMPILERS if shutil.which(name)])
+def test_every_compiler_that_is_here_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+    """Does each build without a warning, every header by itself, and is the program the same to its user?"""
+    monkeypatch.setenv("CC", compiler)
     for header in (cc.INCLUDE / "l4").glob("*.h"):
         source = tmp_path / "alone.c"
         source.write_text(f"#include <l4/{header.name}>\nint main(void) {{ return 0; }}\n")
-        assert "" == cc.build(source, tmp_path / "alone", options=("-Werror",)), header.name
-        assert re.search(r"#ifndef L4_\w+_H", header.read_text())
+        assert "" == cc.build(source, tmp_path / "alone", options=("-Wextra", "-Werror")), header.name
+    assert "" == cc.build(EXAMPLES / "pager.c", tmp_path / "pager", options=("-Wextra", "-Werror"))
+    rig = Rig.for_program((tmp_path / "pager").read_bytes(), "pager")
+    rig.run()
+
+    assert rig.console.endswith(b"the client's words add up to 6\npager: done\n")

@@ -121,8 +121,7 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread | Loaded) -> Tc
     take, thread.on_reply = thread.on_reply, None
     assert take is not None
     thread.state = ThreadState.RUNNING
-    thread.wake_ticket += 1
     region = _region(program)
-    take(k, thread, thread_start(region.ip, region.sp).words(), thread)
+    take(k, thread, tuple(thread_start(region.ip, region.sp).words()), thread)
     k.make_ready(thread)
     return thread

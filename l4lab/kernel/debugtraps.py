@@ -21,6 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from l4lab.abi.frame import EAX, EIP
+from l4lab.abi.ids import NIL_THREAD
 from l4lab.kernel.thread import Tcb, ThreadState
 from l4lab.machine.mmu import USER, PageFault, walk
 
@@ -82,27 +83,26 @@ def input_arrived(k: Kernel) -> None:
     for thread in list(k.threads.values()):
         if thread.on_reply is _not_by_message:
             thread.on_reply = None
-            thread.wake_ticket += 1
             thread.state = ThreadState.RUNNING
             k.make_ready(thread)
 
 
 def _wait(thread: Tcb) -> None:
-    """Block as in a call that the kernel makes: to itself, so that nobody can answer it.
+    """Block as in a call that the kernel makes, but for an answer from nobody.
 
     The thread stands before its INT3 again. When it goes on, because there is input, or because somebody aborts its
     wait, the trap recurs.
     """
     assert thread.on_reply is None, f"{thread!r} is in a kernel-issued call already"
     thread.regs[EIP] -= 1
-    thread.wait_for = thread.id
+    thread.wait_for = NIL_THREAD
     thread.on_reply = _not_by_message
     thread.wake_ticket += 1
     thread.state = ThreadState.WAITING
 
 
-def _not_by_message(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
-    """Nobody can send to a thread that waits for itself."""
+def _not_by_message(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
+    """Nobody is nilthread."""
     raise AssertionError(f"{thread!r} waits for the console, and {sender!r} sent to it")
 
 
@@ -117,6 +117,7 @@ def _print(k: Kernel, text: bytes) -> None:
     """The characters leave by the serial port, past its registers: a driver may just be using them."""
     for character in text:
         k.machine.uart.transmit(character)
+    k.look_at_devices()  # whoever watches the console may have seen enough
 
 
 def _text_at(k: Kernel, thread: Tcb, address: int) -> bytes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import NILPAGE, Fpage
+from l4lab.abi.ids import NIL_THREAD
 from l4lab.kernel.frames import FrameAllocator
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.pagetables import PageTables
@@ -73,6 +74,7 @@ class Space:
         self.is_vm = False
         self.is_sigma0 = False
         self.privileged = False
+        self.redirector = NIL_THREAD  # who gets messages that would leave the space; nobody: whoever they are for
         self.threads: list[Tcb] = []
         self._utcb_frames: dict[int, int] = {}  # page in the UTCB area -> frame
 

@@ -112,7 +112,7 @@ def _modify(
     if not scheduler.is_nil:
         thread.scheduler = scheduler
     if dest != thread.id:
-        thread.id = dest
+        thread.rename(dest)
         if thread.utcb is not None:
             thread.set_tcr(u.MY_GLOBAL_ID, dest)
 
@@ -183,7 +183,7 @@ def delete(k: Kernel, thread: Tcb) -> None:
     thread.space.threads.remove(thread)
     if not thread.space.threads:
         k.delete_space(thread.space)
-    k.trace.append(events.ThreadDeleted(k.now, thread.id))
+    k.trace.append(events.ThreadDeleted(k.now, thread.word))
 
 
 def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:

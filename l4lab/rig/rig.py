@@ -22,6 +22,7 @@ from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY, boot
 from l4lab.kernel.hosted import HostedCpu, HostedThread
+from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
 from l4lab.rig import loader
@@ -140,11 +141,14 @@ class Rig:
         """Run for so many cycles (nanoseconds of virtual time), or until nothing more happens."""
         return self.run_until(NEVER_ENDS if cycles is None else self.machine.cycles + cycles)
 
-    def run_until(self, cycle: int, enough: Callable[[], bool] | None = None) -> Stop:
-        """Run until the clock reads `cycle`, or `enough` says so (asked at each kernel entry), or it all ends."""
+    def run_until(self, cycle: int, enough: Enough | None = None, watch: Enough | None = None) -> Stop:
+        """Run until the clock reads `cycle`, or it is enough, or it all ends.
+
+        `enough` is asked at each kernel entry; `watch` after each access to a port and now and then: see `Kernel.run`.
+        """
         with self._interruptible():
             while True:
-                reason = self.kernel.run(cycle, enough)
+                reason = self.kernel.run(cycle, enough, watch)
                 if reason != "halted" or self.over() is not None:
                     return self._stopped(reason)
 
@@ -163,7 +167,7 @@ class Rig:
 
     def stop(self) -> None:
         """Ask a run to come back at its next kernel entry."""
-        self.kernel.stop_requested = True
+        self.kernel.request_stop()
 
     def _stopped(self, reason: str) -> Stop:
         if self.kernel.stop_requested:  # even if it was the last instant: nobody asks twice
@@ -221,7 +225,7 @@ class Rig:
         def interrupt(number: int, frame: Any) -> None:
             if self.kernel.stop_requested and greenlet.getcurrent() is not kernel:
                 raise KeyboardInterrupt
-            self.kernel.stop_requested = True
+            self.kernel.request_stop()
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:

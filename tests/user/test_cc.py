@@ -192,6 +192,39 @@ def test_every_system_call_can_be_made(run: Run) -> None:
     ] == printed
 
 
+def test_strings_are_copied(run: Run) -> None:
+    """Do string items and buffers of the headers bring several strings into several buffers?"""
+    thread = """
+        static char stack[4096] __attribute__((aligned(16)));
+        static void thread(void)
+        {
+            static char one[] = "hello", two[] = "world";
+            L4_Msg_t msg;
+            L4_MsgClear(&msg);
+            L4_MsgAppendSimpleStringItem(&msg, L4_StringItem(sizeof one, one));
+            L4_MsgAppendSimpleStringItem(&msg, L4_StringItem(sizeof two, two));
+            L4_MsgLoad(&msg);
+            L4_Send(L4_Pager());
+            L4_Sleep(L4_Never);
+        }
+    """
+    body = """
+        L4_ThreadId_t me = L4_Myself(), other = L4_GlobalId(100, 1), from;
+        static char buffers[2][16];
+        L4_MsgBuffer_t strings;
+        L4_ThreadControl(other, me, me, me, (void *)0xbf000200);
+        L4_Start_SpIp(other, (L4_Word_t)stack + sizeof stack, (L4_Word_t)thread);
+        L4_MsgBufferClear(&strings);
+        for (int i = 0; i < 2; i++)
+            L4_MsgBufferAppendSimpleRcvString(&strings, L4_StringItem(sizeof buffers[i], buffers[i]));
+        L4_AcceptStrings(L4_StringItemsAcceptor, &strings);
+        print("%d ", L4_IpcSucceeded(L4_Wait(&from)));
+        print("%s %s", buffers[0], buffers[1]);
+    """
+
+    assert "1 hello world" == run(body, thread)
+
+
 def test_a_program_may_lie_anywhere(tmp_path: Path) -> None:
     """Does a program linked to the first megabyte, or far up, run as one at the usual place does?"""
     source, image = tmp_path / "p.c", tmp_path / "p.elf"

@@ -19,7 +19,7 @@ from l4lab.abi.calls import CONVENTIONS, SystemCall
 from l4lab.abi.frame import EAX, EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.errors import Refused
-from l4lab.kernel import control, events, faults, ipc, threadcontrol, vm
+from l4lab.kernel import control, debugtraps, events, faults, ipc, threadcontrol, vm
 from l4lab.kernel.events import Switched
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
 from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, Request
@@ -37,7 +37,7 @@ from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
 LONGEST_RUN = 1_000_000  # cycles after which the loop looks around, so that a stop request is heard
 TLB_EPOCH = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
-PAGE_FAULT, INVALID_OPCODE = 14, 6
+PAGE_FAULT, INVALID_OPCODE, BREAKPOINT, OVERFLOW = 14, 6, 3, 4
 RUNNING, IPC = ThreadState.RUNNING, SystemCall.IPC
 _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
 
@@ -380,7 +380,9 @@ class Kernel:
             if call is not None:
                 self._system_call(thread, call)
             return  # from elsewhere it is no call; registers are unchanged (reference section 4.1)
-        if vector in (3, 4):
+        if vector == BREAKPOINT and debugtraps.breakpoint_trap(self, thread):
+            return
+        if vector in (BREAKPOINT, OVERFLOW):
             faults.exception(self, thread, vector, 0)
         elif self.machine.user.gate_dpl(vector) < 3:
             regs[EIP] -= 2  # the fault is at the instruction
@@ -454,6 +456,11 @@ class Kernel:
         """Write a port of the machine."""
         self.machine.ports.write(port, size, value)
         self.look_at_devices()
+
+    def input_arrived(self) -> None:
+        """Bytes came from outside: whoever waits for them in the kernel may go on."""
+        self.look_at_devices()
+        debugtraps.input_arrived(self)
 
     def look_at_devices(self) -> None:
         """A port was touched, or bytes came from outside: look at the devices before anybody runs."""

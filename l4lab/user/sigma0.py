@@ -15,15 +15,18 @@ from collections.abc import Iterator, Sequence
 
 from l4lab.abi import kip as k
 from l4lab.abi.fpage import NILPAGE, PAGE_LOG2, Fpage, IoFpage
-from l4lab.abi.ids import ROOT_TASK, SIGMA0, SIGMA1
+from l4lab.abi.ids import ROOT_TASK, SIGMA0, SIGMA1, SYSTEM_BASE, USER_BASE
 from l4lab.abi.kip import Kip, MemoryType
+from l4lab.abi.message import Message
 from l4lab.abi.protocols import (
     IO_PAGE_FAULT,
+    SIGMA0_EXTENDED,
     is_any_page,
     is_page_fault,
     is_sigma0_request,
     sigma0_grant,
 )
+from l4lab.user.console import say
 from l4lab.user.l4 import L4, IpcFailed, Received
 
 # Owners that are no threads. Identifiers of threads are positive.
@@ -31,12 +34,16 @@ KERNEL = 0  # nobody gets it
 FREE = -1  # conventional memory, ports: anyone who asks first, for this address or for any
 DEDICATED = -2  # memory of devices and firmware: anyone who asks first, but only by address
 SHARED = -3  # everyone, any number of times
+LOADED = -4  # what the boot loader has filled: anyone who asks first for this address, or simply reads it
+
+_NAMES = {KERNEL: "the kernel", FREE: "free", DEDICATED: "devices", SHARED: "everybody", LOADED: "loaded"}
+_DUMP = 2  # MR1 of an extended request; MR2: is an answer wanted?
 
 _OWNER_OF_TYPE = {
     MemoryType.CONVENTIONAL: FREE,
     MemoryType.SHARED: SHARED,
     MemoryType.DEDICATED: DEDICATED,
-    MemoryType.BOOT_LOADER: DEDICATED,
+    MemoryType.BOOT_LOADER: LOADED,
     MemoryType.ARCHITECTURE: DEDICATED,
 }  # all other types are the kernel's
 
@@ -81,7 +88,7 @@ class Ownership:
 
     def may_have(self, begin: int, end: int, thread: int, *, dedicated: bool) -> bool:
         """May a thread have all of begin..end-1?"""
-        allowed = {FREE, SHARED, thread} | ({DEDICATED} if dedicated else set())
+        allowed = {FREE, SHARED, LOADED, thread} | ({DEDICATED} if dedicated else set())
         first = bisect_right(self.starts, begin) - 1
         last = bisect_right(self.starts, end - 1) - 1
         return end <= self.end and allowed.issuperset(self.owners[first : last + 1])
@@ -125,6 +132,8 @@ class Sigma0:
             given = self._take(thread, page, dedicated=False)
         elif received.label == IO_PAGE_FAULT:
             given = self._ports(thread, IoFpage.decode(words[1]))
+        elif self.wants_dump(received):
+            return Message().words() if received.untyped[1:2] > [0] else None
         else:
             return None
         return sigma0_grant(given, given.base if isinstance(given, Fpage) else 0).words()
@@ -162,10 +171,24 @@ class Sigma0:
             if low < high and owner not in (SHARED, thread):
                 ownership.give(low, high, thread)
 
+    def wants_dump(self, received: Received) -> bool:
+        """Is it the root task or the kernel, who may ask what belongs to whom? (Reference section 6.4.)"""
+        asks = received.label == SIGMA0_EXTENDED and received.untyped[:1] == [_DUMP]
+        return asks and (received.sender == ROOT_TASK or SYSTEM_BASE <= received.sender.thread_no < USER_BASE)
+
+    def pools(self) -> Iterator[str]:
+        """What belongs to whom, a line for each run."""
+        for what, ownership in (("memory", self.memory), ("ports", self.ports)):
+            for begin, end, owner in ownership:
+                yield f"sigma0: {what} {begin:08x} to {end - 1:08x}: {_NAMES.get(owner) or f'thread {owner:08x}'}"
+
     def run(self, l4: L4) -> None:
         """Serve for ever. Who does not wait for the reply gets none."""
         received = l4.wait()
         while True:
+            if self.wants_dump(received):
+                for line in self.pools():
+                    say(l4, line)
             reply = self.answer(received)
             try:
                 received = l4.wait() if reply is None else l4.reply_wait(received.sender, reply)

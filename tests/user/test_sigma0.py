@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from l4lab.abi.ids import ROOT_TASK, ThreadId, global_id
 from l4lab.abi.kip import Kip, MemoryDescriptor, MemoryType, ServerRegion
 from l4lab.abi.kip_build import build_kip
 from l4lab.abi.message import Message
-from l4lab.abi.protocols import any_page, page_fault_label, sigma0_granted, sigma0_request
+from l4lab.abi.protocols import SIGMA0_EXTENDED, any_page, page_fault_label, sigma0_granted, sigma0_request
 from l4lab.user.l4 import Received
 from l4lab.user.sigma0 import FREE, Ownership, Sigma0
 from l4lab.words import Rights
@@ -21,6 +23,7 @@ from l4lab.words import Rights
 ALICE, BOB = global_id(60), global_id(61)
 MIB = 1 << 20
 LIMIT = 64
+MODULE = 14 * MIB  # a page that the boot loader has filled
 
 
 @pytest.fixture
@@ -32,6 +35,7 @@ def sigma0() -> Sigma0:
             MemoryDescriptor(MemoryType.RESERVED, 15 * MIB, 16 * MIB - 1),
             MemoryDescriptor(MemoryType.DEDICATED, 0xA0000, 0xBFFFF),
             MemoryDescriptor(MemoryType.SHARED, 0xF0000, 0xFFFFF),
+            MemoryDescriptor(MemoryType.BOOT_LOADER, MODULE, MODULE + 0xFFF, subtype=3),
         ],
         stubs=b"",
         entries=dict.fromkeys((call.entry_name for call in KIP_ENTRIES), 0),
@@ -137,3 +141,29 @@ def test_runs_agree_with_a_list_of_owners(gifts: list[tuple[int, int, int]], siz
     assert all(a != b for a, b in zip(ownership.owners, ownership.owners[1:], strict=False))
     found = ownership.find_free(size)
     assert found in free if free else found is None
+
+
+def test_what_the_boot_loader_filled_is_given_by_address_only(sigma0: Sigma0) -> None:
+    """Does the first who reads a module's page get it, nobody else, and nobody who asks for any memory?"""
+    page = Fpage.at(MODULE)
+    fault = Message(page_fault_label(Rights.R), [MODULE + 5, 0x1000])
+    anything = [ask(sigma0, BOB, sigma0_request(any_page(12))).base for _ in range(200)]
+
+    assert page == ask(sigma0, ALICE, fault)
+    assert page == ask(sigma0, ALICE, sigma0_request(page))
+    assert NILPAGE == ask(sigma0, BOB, fault)
+    assert MODULE not in anything
+
+
+def test_root_may_see_what_belongs_to_whom(sigma0: Sigma0) -> None:
+    """Does a dump answer the root task, if it wants an answer, and nobody else?"""
+    ask(sigma0, ALICE, sigma0_request(Fpage.at(0x5000)))
+
+    def reply(who: ThreadId, *words: int) -> Sequence[int] | None:
+        message = Message(SIGMA0_EXTENDED, list(words)).words()
+        return sigma0.answer(Received(who, message))
+
+    assert [0] == reply(ROOT_TASK, 2, 1)
+    assert [None] * 4 == [reply(ROOT_TASK, 2, 0), reply(ROOT_TASK, 1, 1), reply(ALICE, 2, 1), reply(ROOT_TASK)]
+    assert f"sigma0: memory 00005000 to 00005fff: thread {ALICE:08x}" in sigma0.pools()
+    assert "sigma0: memory 000f0000 to 000fffff: everybody" in sigma0.pools()

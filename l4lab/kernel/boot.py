@@ -60,7 +60,7 @@ def _make_kip(k: Kernel, end: int) -> None:
         entries=entries,
         external_khz=FREQUENCY_KHZ,
         internal_khz=FREQUENCY_KHZ,
-        features=("ctrlxfer", "x86-hvm"),
+        features=("pagerexregs", "ctrlxfer", "x86-hvm", "ioflexpages"),
     )
     k.kip_frame = k.frames.allocate()
     k.frames_of_boot.append(k.kip_frame)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page faults and exceptions become messages: to the pager, to the exception handler.
+"""Page faults, I/O page faults and exceptions become messages: to the pager, to the exception handler.
 
 The kernel calls in the faulting thread's name; the answer may bring mappings and register items, and then the thread
 goes on where it was. Its message registers are not touched. (X.2 manual, sections Page fault protocol and Exception
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import EFLAGS, EIP, USER_EFLAGS_MASK
-from l4lab.abi.message import MsgTag
-from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, PAGE_FAULT, FaultId
-from l4lab.kernel import ctrlxfer, events, ipc
+from l4lab.abi.message import ACCEPT_NOTHING, MsgTag
+from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, IO_PAGE_FAULT, PAGE_FAULT, FaultId
+from l4lab.kernel import ctrlxfer, events, ipc, ports
 from l4lab.kernel.thread import Tcb
 from l4lab.kernel.transfer import EVERYTHING, apply_items
 
@@ -40,6 +40,20 @@ def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
     items = items_for(thread, FaultId.PAGE_FAULT)
     words = [(PAGE_FAULT | rights) << 16 | len(items) << 6 | 2, address, ip, *items]
     ipc.call_for(k, thread, thread.tcr(u.PAGER), words, resume_after_fault)
+
+
+def io_page_fault(k: Kernel, thread: Tcb, port: int, size: int) -> None:
+    """Ask the thread's pager for `size` ports from `port` on."""
+    ip = thread.regs[EIP]
+    k.trace.append(events.IoPageFault(k.now, thread.id, port, size, ip))
+    words = [IO_PAGE_FAULT << 16 | 2, ports.missing(thread.space, port, size), ip]
+    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume_with_ports)
+
+
+def _resume_with_ports(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+    """The pager has answered. Ports are taken without a window, and nothing else is (reference section 5.7)."""
+    tag = MsgTag.decode(words[0])
+    return apply_items(k, sender, thread, words[1 + tag.untyped :], ACCEPT_NOTHING) if tag.typed else 0
 
 
 def items_for(thread: Tcb, fault: int) -> list[int]:

@@ -86,10 +86,8 @@ def _modify(
     k: Kernel, thread: Tcb, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int
 ) -> None:
     inactive = thread.state is ThreadState.ABORTED
-    if location != UNCHANGED:
-        in_place = not thread.space.initialised or thread.space.holds_utcb(location)
-        if not inactive or not (in_place or space_id != thread.id):  # one that moves is looked at in its new space
-            raise Refused(ErrorCode.UTCB_AREA)
+    if location != UNCHANGED and (not inactive or (thread.space.initialised and not thread.space.holds_utcb(location))):
+        raise Refused(ErrorCode.UTCB_AREA)
     space = _space_of(k, space_id)
     utcb = location if location != UNCHANGED else thread.utcb_location
     if space is not thread.space and (_holds_all_memory(thread) or thread.program is not None):

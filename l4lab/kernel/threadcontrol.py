@@ -230,6 +230,7 @@ def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:
         thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
     if thread.vcpu is not None:
         vm.destroy(k, thread)
+        thread.regs[EFLAGS] = USER_EFLAGS  # a guest's may have had any, I/O privilege too
     if space.is_vm:
         vm.create(k, thread)
     if not old.threads:

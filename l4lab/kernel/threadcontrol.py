@@ -69,8 +69,6 @@ def _create(k: Kernel, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, 
         raise Refused(ErrorCode.INVALID_THREAD)
     if space is not None and not pager.is_nil:
         _check_active(space, location, None)
-    elif space is not None and location != UNCHANGED and space.initialised and not space.holds_utcb(location):
-        raise Refused(ErrorCode.UTCB_AREA)
     k.frames.require(MOST_FRAMES)
     thread = create(k, dest, space or k.new_space(f"space {dest.thread_no}"))
     thread.scheduler = scheduler

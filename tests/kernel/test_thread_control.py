@@ -74,7 +74,6 @@ def test_thread_control_refuses_in_the_order_of_the_manual() -> None:
         t("6 above", new, me, me, me, UTCB_AREA.base + UTCB_AREA.size)
         t("6 the KIP", new, me, me, me, KIP_AREA.base)
         t("6 taken", new, me, me, me, UTCB_AREA.base)
-        t("6 inactive, outside", new, me, me, NIL_THREAD, at + 256)
         t("6 of an active thread", active, me, utcb_location=at)
         t("6 outside its space", inactive, me, utcb_location=0x1000)
         t("3 moved to nowhere", active, global_id(999))
@@ -84,6 +83,10 @@ def test_thread_control_refuses_in_the_order_of_the_manual() -> None:
         t("6 activated in a taken place", inactive, me, NIL_THREAD, me, UTCB_AREA.base)
         t("2 a line's version", global_id(3, 2), global_id(3, 2), NIL_THREAD, me)
         t("2 a line's handler", interrupt_id(3), interrupt_id(3), NIL_THREAD, global_id(999))
+        outside = r.new_id()
+        t("0 inactive, outside", outside, me, me, NIL_THREAD, at + 256)
+        t("6 and activated there", outside, me, NIL_THREAD, me)
+        t("0 gone again", outside, NIL_THREAD)
         got["frames"] = int(before == (r.system.kernel.frames.available, len(r.system.kernel.threads)))
         got["location"] = r.system.thread(inactive).utcb_location
 

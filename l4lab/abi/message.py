@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import ClassVar, Final, Self
 
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, NILPAGE, Fpage, IoFpage
+from l4lab.abi.frame import FRAME_WORDS
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import LabError
 from l4lab.words import Word, bit, bits
@@ -109,6 +110,11 @@ class CtrlXferItem(TypedItem):
     def indices(self) -> tuple[int, ...]:
         """Register numbers in the mask, in the order of their values."""
         return tuple(index for index in range(20) if self.mask >> index & 1)
+
+    @cached_property
+    def frame_indices(self) -> tuple[int, ...]:
+        """Those that GPREGS, whose registers are the register frame, has."""
+        return tuple(index for index in self.indices if index < FRAME_WORDS)
 
     @cached_property
     def words(self) -> int:

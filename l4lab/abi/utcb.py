@@ -7,6 +7,7 @@ All offsets are in bytes from MR0, whose address is the thread's local identifie
 
 from __future__ import annotations
 
+import struct
 from enum import IntFlag
 from typing import Final
 
@@ -17,6 +18,9 @@ MR0_FROM_LOCATION: Final = 256  # ThreadControl is given the lowest address of t
 
 MESSAGE_REGISTERS: Final = 64
 BUFFER_REGISTERS: Final = 33
+
+# WORDS[n] packs and unpacks n words: `WORDS[n].unpack_from(utcb, MR0_FROM_LOCATION)` is MR0 up to MR(n-1).
+WORDS: Final = tuple(struct.Struct(f"<{n}I") for n in range(MESSAGE_REGISTERS + 1))
 
 MR0: Final = 0
 THREAD_WORD_0: Final = -16

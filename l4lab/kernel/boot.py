@@ -82,7 +82,6 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread) -> Tcb:
     take, thread.on_reply = thread.on_reply, None
     assert take is not None
     thread.state = ThreadState.RUNNING
-    thread.wake_ticket += 1
-    take(k, thread, thread_start(0, 0).words(), thread)
+    take(k, thread, tuple(thread_start(0, 0).words()), thread)
     k.make_ready(thread)
     return thread

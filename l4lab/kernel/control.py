@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from l4lab.abi.calls import ErrorCode, MemoryAttribute, UnmapControl
 from l4lab.abi.fpage import Fpage, IoFpage
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
-from l4lab.abi.ids import ANY_THREAD, ThreadId
+from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId
 from l4lab.abi.kip import API_FLAGS, API_VERSION, KERNEL_DESC_POINTER
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
@@ -61,7 +61,7 @@ def sys_space_control(k: Kernel, caller: Tcb) -> None:
     if not space.initialised:
         space.configure(kip_area, utcb_area, k.kip_frame)
     if not redirector.is_nil:
-        space.redirector = redirector
+        space.redirector = NIL_THREAD if redirector == ANY_THREAD else redirector
     regs[EAX] = 1
     regs[ECX] = VM if space.is_vm else 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from l4lab.abi.frame import EFLAGS, FRAME_WORDS, USER_EFLAGS_MASK, VM_EFLAGS_MASK
+from l4lab.abi.frame import EFLAGS, USER_EFLAGS_MASK, VM_EFLAGS_MASK
 from l4lab.abi.message import CtrlXferItem
 from l4lab.abi.vm import ITEM_REGISTERS, ItemId, PinControls
 from l4lab.kernel.thread import Tcb
@@ -26,14 +26,13 @@ REQUIRED_CPU = 1 << 7 | 1 << 24  # HLT and I/O exiting; INVLPG exits only where 
 UNSUPPORTED_CPU = 1 << 25 | 1 << 28  # I/O and MSR bitmaps
 
 
-def encode(thread: Tcb, item: int) -> list[int]:
+def encode(thread: Tcb, item: int) -> tuple[int, ...]:
     """The item with all its registers, as words of a message."""
-    if item == ItemId.GPREGS:
-        return [_GPREGS_HEADER, *thread.regs.tolist()]
+    if item == GPREGS:
+        return GPREGS_HEADER, *thread.regs.tolist()
     if thread.vcpu is None:
-        return []
-    values = _READ[item](thread.vcpu.vmcs)
-    return [_HEADERS[item], *values]
+        return ()
+    return _HEADERS[item], *_READ[item](thread.vcpu.vmcs)
 
 
 def read(thread: Tcb, item: CtrlXferItem) -> list[int]:
@@ -50,13 +49,12 @@ def read(thread: Tcb, item: CtrlXferItem) -> list[int]:
 
 def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
     """Write the registers that the item's mask names, with the rules of reference section 9.7."""
-    if item.id == ItemId.GPREGS:
+    if item.id == GPREGS:
         regs = thread.regs
         before = regs[EFLAGS]
-        for index, value in zip(item.indices, values, strict=False):
-            if index < FRAME_WORDS:
-                regs[index] = value
-        if item.mask & 1 << EFLAGS:
+        for index, value in zip(item.frame_indices, values, strict=False):
+            regs[index] = value
+        if regs[EFLAGS] != before:
             after = regs[EFLAGS]
             mask = VM_EFLAGS_MASK if thread.vcpu else USER_EFLAGS_MASK
             if thread.vcpu and (after ^ before) & 1 << 17:
@@ -236,7 +234,9 @@ _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.EXECCTRL: _write_execctrl,
     ItemId.OTHERREGS: _write_other,
 }
+GPREGS = ItemId.GPREGS
+ONLY_GPREGS = (GPREGS,)
 _HEADERS: dict[int, int] = {
     item: int(CtrlXferItem.make(id=item, mask=(1 << len(ITEM_REGISTERS[item])) - 1)) for item in ItemId
 }
-_GPREGS_HEADER = _HEADERS[ItemId.GPREGS]
+GPREGS_HEADER = _HEADERS[ItemId.GPREGS]

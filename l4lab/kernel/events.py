@@ -69,7 +69,7 @@ class Message(Event, frozen=True, tag=8):
 
     sender: int
     receiver: int
-    words: list[int]  # MR0 first, as the sender wrote them
+    words: tuple[int, ...]  # MR0 first, as the sender wrote them
 
 
 class IpcError(Event, frozen=True, tag=9):

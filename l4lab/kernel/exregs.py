@@ -41,9 +41,7 @@ def sys_exchange_registers(k: Kernel, caller: Tcb) -> None:
     regs[EBX], regs[EBP] = dest.tcr(u.USER_DEFINED_HANDLE), dest.tcr(u.PAGER)
     regs[EAX] = dest.id if was_local else dest.local_id
 
-    if control & ExregsControl.ABORT_SEND and dest.state is ThreadState.POLLING:
-        ipc.cancel(k, dest)
-    if control & ExregsControl.ABORT_RECEIVE and dest.state is ThreadState.WAITING:
+    if control & _phase(dest):
         ipc.cancel(k, dest)
     if control & ExregsControl.SP:
         target[ESP] = new_sp
@@ -78,16 +76,21 @@ def _may_exchange(k: Kernel, caller: Tcb, dest: Tcb) -> bool:
 
 def _state_bits(thread: Tcb) -> ExregsControl:
     """What the thread is doing, as the old control word tells it."""
-    halted = ExregsControl.HALT if thread.halting else ExregsControl(0)
+    halted = thread.halting or thread.state is ThreadState.HALTED
+    return _phase(thread) | (ExregsControl.HALT if halted else ExregsControl(0))
+
+
+def _phase(thread: Tcb) -> ExregsControl:
+    """The bit of the IPC phase that the thread is in: R, S, or none."""
+    if thread.copying is not None:  # a fault's call in the midst of a message belongs to that message
+        return ExregsControl.ABORT_SEND if thread.copying.sender is thread else ExregsControl.ABORT_RECEIVE
     match thread.state:
-        case ThreadState.HALTED:
-            return ExregsControl.HALT
         case ThreadState.WAITING:
-            return ExregsControl.ABORT_RECEIVE | halted
+            return ExregsControl.ABORT_RECEIVE
         case ThreadState.POLLING:
-            return ExregsControl.ABORT_SEND | halted
-        case ThreadState.RUNNING | ThreadState.ABORTED:
-            return halted
+            return ExregsControl.ABORT_SEND
+        case _:
+            return ExregsControl(0)
 
 
 def _halt(k: Kernel, thread: Tcb) -> None:

@@ -15,7 +15,8 @@ from l4lab.abi.frame import EFLAGS, EIP, USER_EFLAGS_MASK
 from l4lab.abi.message import ACCEPT_NOTHING, MsgTag
 from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, IO_PAGE_FAULT, PAGE_FAULT, FaultId
 from l4lab.kernel import ctrlxfer, events, ipc, ports
-from l4lab.kernel.thread import Tcb
+from l4lab.kernel.ctrlxfer import GPREGS_HEADER, ONLY_GPREGS
+from l4lab.kernel.thread import OnReply, Tcb
 from l4lab.kernel.transfer import EVERYTHING, apply_items
 
 if TYPE_CHECKING:
@@ -27,74 +28,73 @@ _WRITE_BIT = 2  # of a page fault's error code
 
 def page_fault(k: Kernel, thread: Tcb, address: int, write: bool) -> None:
     """Ask the thread's pager for the page at `address`."""
-    ip = thread.regs[EIP]
+    ask_pager(k, thread, address, None, write, resume_after_fault)
+
+
+def ask_pager(k: Kernel, thread: Tcb, address: int, ip: int | None, write: bool, on_reply: OnReply) -> bool:
+    """Send the page fault. `ip`: of the fault, if it is not the thread's. False: the page is there without asking."""
+    ip = thread.regs[EIP] if ip is None else ip
     rights = WRITE if write else READ_OR_EXECUTE
-    k.trace.append(events.PageFault(k.now, thread.id, address, ip, rights))
+    k.trace.append(events.PageFault(k.now, thread.word, address, ip, rights))
     k.counters.page_faults += 1
     if thread.space.is_sigma0:
         if address < k.kernel_memory:
             k.mappings.own_page(thread.space, address)
-        else:
-            k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
-        return
+            return False
+        k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
+        return True
     items = items_for(thread, FaultId.PAGE_FAULT)
-    words = [(PAGE_FAULT | rights) << 16 | len(items) << 6 | 2, address, ip, *items]
-    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, resume_after_fault)
+    words = ((PAGE_FAULT | rights) << 16 | len(items) << 6 | 2, address, ip, *items)
+    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, on_reply)
+    return True
 
 
 def io_page_fault(k: Kernel, thread: Tcb, port: int, size: int) -> None:
     """Ask the thread's pager for `size` ports from `port` on."""
     ip = thread.regs[EIP]
-    k.trace.append(events.IoPageFault(k.now, thread.id, port, size, ip))
-    words = [IO_PAGE_FAULT << 16 | 2, ports.missing(thread.space, port, size), ip]
+    k.trace.append(events.IoPageFault(k.now, thread.word, port, size, ip))
+    words = IO_PAGE_FAULT << 16 | 2, int(ports.missing(thread.space, port, size)), ip
     ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume_with_ports)
 
 
-def _resume_with_ports(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+def _resume_with_ports(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     """The pager has answered. Ports are taken without a window, and nothing else is (reference section 5.7)."""
-    tag = MsgTag.decode(words[0])
-    return apply_items(k, sender, thread, words[1 + tag.untyped :], ACCEPT_NOTHING) if tag.typed else 0
+    return apply_items(k, sender, thread, words, ACCEPT_NOTHING)
 
 
-def items_for(thread: Tcb, fault: int) -> list[int]:
+def items_for(thread: Tcb, fault: int) -> tuple[int, ...]:
     """The register items that the monitor or pager wants with this fault's message."""
-    wanted = thread.fault_items.get(fault)
-    if not wanted:
-        return []
-    if len(wanted) == 1:
-        return ctrlxfer.encode(thread, wanted[0])
-    return [word for item in wanted for word in ctrlxfer.encode(thread, item)]
+    wanted = thread.fault_items.get(fault, ())
+    if wanted == ONLY_GPREGS:  # what most exits carry
+        return GPREGS_HEADER, *thread.regs.tolist()
+    return tuple(word for item in wanted for word in ctrlxfer.encode(thread, item)) if wanted else ()
 
 
-def resume_after_fault(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+def resume_after_fault(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     """The pager or monitor has answered: take its mappings and registers; then the thread tries again."""
-    tag = MsgTag.decode(words[0])
-    return apply_items(k, sender, thread, words[1 + tag.untyped :], EVERYTHING) if tag.typed else 0
+    return apply_items(k, sender, thread, words, EVERYTHING)
 
 
 def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
     """Tell the thread's exception handler; without one, the thread halts."""
     regs = thread.regs
     ip = regs[EIP]
-    k.trace.append(events.Exception_(k.now, thread.id, vector, error_code, ip))
+    k.trace.append(events.Exception_(k.now, thread.word, vector, error_code, ip))
     handler = thread.tcr(u.EXCEPTION_HANDLER)
     if not handler:
         k.halt(thread, f"exception {vector}, error code {error_code:#x}, at {ip:#x}; it has no exception handler")
         return
     items = items_for(thread, FaultId.EXCEPTION)
     if items:
-        words = [ARCH_EXCEPTION << 16 | len(items) << 6 | 2, vector, error_code, *items]
+        words = (ARCH_EXCEPTION << 16 | len(items) << 6 | 2, vector, error_code, *items)
         ipc.call_for(k, thread, handler, words, resume_after_fault)
         return
-    words = [ARCH_EXCEPTION << 16 | 12, *(0,) * 12]
-    for mr, register in enumerate(EXCEPTION_FRAME, start=1):
-        if register is not None:
-            words[mr] = regs[register]
-    words[3], words[4] = vector, error_code
-    ipc.call_for(k, thread, handler, words, _resume_with_frame)
+    frame = [ARCH_EXCEPTION << 16 | 12, *(0 if register is None else regs[register] for register in EXCEPTION_FRAME)]
+    frame[3], frame[4] = vector, error_code
+    ipc.call_for(k, thread, handler, tuple(frame), _resume_with_frame)
 
 
-def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+def _resume_with_frame(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     """The answer has the same layout as the message: its registers become the thread's (Q23: as far as u goes)."""
     untyped = MsgTag.decode(words[0]).untyped
     regs = thread.regs
@@ -106,7 +106,7 @@ def _resume_with_frame(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) ->
     return 0
 
 
-def start_message(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+def start_message(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     """The first message to a new thread: two untyped words are IP and SP; register items are taken in any case."""
     tag = MsgTag.decode(words[0])
     if tag.untyped == 2:

@@ -57,11 +57,10 @@ class HostedCpu:
         self._space = thread.space
         self._machine = k.machine
         self._kernel = k
-        self._home = greenlet.getcurrent()  # set anew at each resume
 
     def trap(self, call: SystemCall) -> None:
         """Enter the kernel by a system call; back when the kernel lets the thread go on."""
-        self._home.switch(call)
+        self._kernel.home.switch(call)
 
     def load(self, address: int, length: int) -> bytes:
         """Read memory; a missing page is a page fault like any program's."""
@@ -101,7 +100,7 @@ class HostedCpu:
         if port + size > ports.PORTS:
             raise LabError(f"There are no {size} ports at {port:#x}. The last port is {ports.PORTS - 1:#x}.")
         while not ports.allows(self._space, port, size):
-            self._home.switch(PortFault(port, size))
+            self._kernel.home.switch(PortFault(port, size))
 
     def time_stamp(self) -> int:
         """RDTSC."""
@@ -113,7 +112,7 @@ class HostedCpu:
             try:
                 return walk(self._memory, self._tables.cr3, address, access)
             except PageFault as fault:
-                self._home.switch(fault)
+                self._kernel.home.switch(fault)
 
 
 class HostedThread:
@@ -125,11 +124,13 @@ class HostedThread:
         self._cpu: HostedCpu | None = None
         self._greenlet: greenlet.greenlet | None = None
         self.died: Died | None = None
+        self.resume: Callable[[], Request]  # let the program run up to its next kernel entry
 
     def start(self, k: Kernel, thread: Tcb, utcb: memoryview) -> None:
         """The thread was activated: it has a UTCB, and runs from the beginning when first resumed."""
         self._cpu = HostedCpu(k, thread, utcb)
         self._greenlet = greenlet.greenlet(self._run)
+        self.resume = self._greenlet.switch
 
     def _run(self) -> Request:
         assert self._cpu is not None
@@ -141,14 +142,6 @@ class HostedThread:
             self.died = Died(exception)
             return self.died
         return FINISHED
-
-    def resume(self) -> Request:
-        """Let the program run up to its next kernel entry."""
-        assert self._greenlet is not None, f"{self.name} was not started"
-        assert self._cpu is not None, f"{self.name} has no CPU"
-        self._cpu._home = greenlet.getcurrent()
-        request: Request = self._greenlet.switch()
-        return request
 
     def stop(self) -> None:
         """The thread is deleted: unwind the program."""

@@ -87,9 +87,9 @@ class Interrupts:
             k.trace.append(events.Interrupt(k.now, number))
             thread = self._threads[number]
             thread.state = ThreadState.RUNNING
-            ipc.call_for(k, thread, self._handlers[number], [INTERRUPT << 16], self._acknowledged)
+            ipc.call_for(k, thread, self._handlers[number], (INTERRUPT << 16,), self._acknowledged)
 
-    def _acknowledged(self, k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+    def _acknowledged(self, k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
         """The handler's answer, whatever it says: the line may interrupt again."""
         thread.state = ThreadState.HALTED
         self._set_mask(k, thread.id.thread_no, False)

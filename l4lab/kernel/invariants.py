@@ -68,7 +68,7 @@ def _state(thread: Tcb) -> None:
     if thread.on_reply is not None:
         require(thread.state in (S.POLLING, S.WAITING), f"{thread!r} is in a call of the kernel's")
     if thread.halting:
-        stopped = thread.state in (S.POLLING, S.WAITING) or thread.slice_left <= 0
+        stopped = thread.slice_left <= 0 or thread.state is not S.RUNNING
         require(stopped, f"{thread!r} was halted, and would run on")
     if thread.slice_rest is None and thread.total_quantum < NEVER_ENDS:
         require(

@@ -7,6 +7,7 @@ thread's name. Such a message is not in the message registers but in `outgoing`,
 
     RUNNING --send, partner not ready--> POLLING --partner receives--> RUNNING or WAITING
     RUNNING --receive, nobody sends----> WAITING --somebody sends----> RUNNING
+    either  --a string meets a page that is missing--> TRANSFERRING --pager answers--> as above
 
 Source: X.2 manual, section IPC; reference section 5.
 """
@@ -18,10 +19,14 @@ from typing import TYPE_CHECKING
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.abi.message import IpcErrorCode
-from l4lab.abi.time import ZERO, instant, microseconds
-from l4lab.kernel import events
+from l4lab.abi.time import ZERO
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
+from l4lab.kernel import events, strings
+from l4lab.kernel.events import Message
+from l4lab.kernel.propagation import address, named_sender
+from l4lab.kernel.strings import SUSPENDED, Copy
 from l4lab.kernel.thread import MR, OnReply, Tcb, ThreadState
-from l4lab.kernel.transfer import transfer
+from l4lab.kernel.transfer import continue_items, transfer
 
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
@@ -29,9 +34,12 @@ if TYPE_CHECKING:
 SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
 _ERROR = 1 << 15  # of the tag
 _NEVER = 0
-_CYCLES_PER_US = 1000
+PROPAGATED, REDIRECTED = 1 << 12, 1 << 13  # of the tag
 _BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
-RUNNING, WAITING, POLLING = ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING
+RUNNING, WAITING, POLLING, ABORTED = (
+    *(ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING, ThreadState.ABORTED),
+)
+MR1 = MR0_FROM_LOCATION + 4
 
 
 def sys_ipc(k: Kernel, caller: Tcb) -> None:
@@ -39,36 +47,50 @@ def sys_ipc(k: Kernel, caller: Tcb) -> None:
     regs = caller.regs
     to, times, from_ = regs[EAX], regs[ECX], regs[EDX]
     if to:
-        send(k, caller, to, times >> 16, (from_, times & 0xFFFF) if from_ else None)
+        if regs[ESI] & PROPAGATED or caller.space.redirector:
+            to = address(k, caller, to)
+        send(k, caller, to, times >> 16, from_, times & 0xFFFF)
     elif from_:
         receive(k, caller, from_, times & 0xFFFF)
     else:
         _done(caller)
 
 
-def call_for(k: Kernel, thread: Tcb, partner: int, words: list[int], on_reply: OnReply) -> None:
+def call_for(k: Kernel, thread: Tcb, partner: int, words: tuple[int, ...], on_reply: OnReply) -> None:
     """The kernel calls `partner` in the thread's name, with both timeouts never; `on_reply` gets the answer."""
     assert thread.on_reply is None, f"{thread!r} is in a kernel-issued call already"
     thread.outgoing = words
     thread.on_reply = on_reply
-    send(k, thread, partner, _NEVER, (partner, _NEVER))
+    send(k, thread, partner, _NEVER, partner, _NEVER)
 
 
 # -- the two phases ------------------------------------------------------------------------------------------------
 
 
-def send(k: Kernel, sender: Tcb, to: int, timeout: int, then_receive: tuple[int, int] | None) -> None:
-    """Send phase. On success the receive phase follows, or the sender goes on."""
-    receiver = k.find(to, sender)
-    if receiver is None or receiver.state is ThreadState.ABORTED:
+def send(k: Kernel, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:
+    """Send phase. On success the receive phase follows if there is one (`from_`), or the sender goes on."""
+    receiver = k.threads.get(to >> 14)
+    if receiver is None or receiver.word != to:
+        receiver = k.find(to, sender)
+    if receiver is None or receiver.state is ABORTED:
         fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
-        return
-    sender.then_receive = then_receive
-    if receiver.state is WAITING and accepts(receiver, sender):
-        deliver(k, sender, receiver)
+    elif receiver.state is WAITING and (receiver.wait_for == ANY_THREAD or accepts(receiver, sender)):
+        if not deliver(k, sender, receiver):
+            if sender.copying is not None:
+                sender.copying.then_receive = from_, then_timeout
+            return
+        if from_ == to and then_timeout == _NEVER:  # a call: whoever has just taken our message sends none to us
+            sender.wake_ticket += 1
+            sender.wait_for = receiver.word
+            sender.state = WAITING
+        elif from_:
+            receive(k, sender, from_, then_timeout)
+        else:
+            _done(sender)
     elif timeout == ZERO:
         fail(k, sender, IpcErrorCode.TIMEOUT, SEND)
     else:
+        sender.then_receive = from_, then_timeout
         sender.state = POLLING
         sender.send_to = receiver
         receiver.senders.append(sender)  # at the tail: priority does not reorder senders
@@ -82,14 +104,14 @@ def receive(k: Kernel, receiver: Tcb, from_: int, timeout: int) -> None:
         if partner is None:
             fail(k, receiver, IpcErrorCode.NO_PARTNER, RECEIVE)
             return
-        from_ = partner.id
+        from_ = partner.word
     receiver.wait_for = from_
-    for sender in receiver.senders:
-        if accepts(receiver, sender):
-            receiver.state = WAITING
-            _leave_queue(sender)
-            deliver(k, sender, receiver)
-            return
+    if receiver.senders:
+        for sender in receiver.senders:
+            if accepts(receiver, sender):
+                receiver.state = WAITING
+                _take_from_queue(k, sender, receiver)
+                return
     if timeout == ZERO:
         fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
         return
@@ -97,78 +119,110 @@ def receive(k: Kernel, receiver: Tcb, from_: int, timeout: int) -> None:
     _set_timer(k, receiver, timeout)
 
 
+def _take_from_queue(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
+    """A thread that stood in the queue may send; then it goes on to its receive phase, or is done."""
+    _leave_queue(sender)
+    if deliver(k, sender, receiver):
+        _go_on(k, sender)
+
+
+def _go_on(k: Kernel, sender: Tcb) -> None:
+    """The message of a thread that had to wait is sent: its receive phase follows, or it is done."""
+    sender.state = RUNNING
+    assert sender.then_receive is not None, f"{sender!r} was in nobody's queue"
+    from_, timeout = sender.then_receive
+    sender.then_receive = None
+    if from_:
+        receive(k, sender, from_, timeout)
+    else:
+        _done(sender)
+        k.make_ready(sender)
+
+
 def accepts(receiver: Tcb, sender: Tcb) -> bool:
     """Would the waiting receiver take a message of this sender?"""
     wanted = receiver.wait_for
     return (
-        wanted == ANY_THREAD or wanted == sender.id or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
+        wanted == ANY_THREAD
+        or wanted == sender.word
+        or (wanted == sender.virtual_sender and sender.outgoing is None)
+        or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
     )
 
 
-def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> None:
-    """Both are ready: move the message, then let both go on."""
-    assert receiver.state is WAITING, f"{receiver!r} does not wait"
+def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> bool:
+    """Both are ready: move the message, and let the receiver go on. False: not now; see `copying`, or it failed."""
     words = sender.outgoing or message_of(sender)
-    k.trace.append(events.Message(k.now, sender.id, receiver.id, words))
+    k.trace.append(Message(k.now, sender.word, receiver.word, words))
     k.counters.ipc_messages += 1
-    if receiver.on_reply is not None:
-        take = receiver.on_reply
+    take = receiver.on_reply
+    if take is None:
+        error = transfer(k, sender, receiver, words)
+        if error or (sender.copying is not None and sender.outgoing is None):
+            return end_of_transfer(k, sender, receiver, error)
+        complete(k, receiver, sender, words[0])
+    else:  # the answer to a call that the kernel made for the receiver
         receiver.on_reply = None
-        receiver.wake_ticket += 1
         receiver.state = RUNNING
-        sender.outgoing = None
+        if words[0] & (PROPAGATED | REDIRECTED):
+            sender.virtual_sender = sender.intended_receiver = 0
         error = take(k, receiver, words, sender)
         if receiver.state is RUNNING:
             k.hand_over(receiver)
-        if error:
-            fail(k, sender, error, SEND)
-            return
-    else:
-        error = transfer(k, sender, receiver, words)
-        sender.outgoing = None
-        if error:
-            fail(k, receiver, error, RECEIVE)
-            fail(k, sender, error, SEND)
-            return
-        complete(k, receiver, sender)
-    sender.wake_ticket += 1
-    if sender.then_receive is None:
-        _done(sender)
-        if sender.state is not RUNNING:
-            sender.state = RUNNING
-            k.make_ready(sender)
-    else:
-        from_, timeout = sender.then_receive
-        sender.then_receive = None
-        sender.state = RUNNING
-        if from_ == receiver.id and timeout == _NEVER:
-            # A call: whoever has just taken our message does not stand in our queue.
-            sender.wait_for = from_
-            sender.state = WAITING
-            return
-        receive(k, sender, from_, timeout)
+    sender.outgoing = None
+    if error:
+        fail(k, sender, error, SEND)
+        return False
+    return True
 
 
-def message_of(sender: Tcb) -> list[int]:
+def end_of_transfer(k: Kernel, sender: Tcb, receiver: Tcb, error: int) -> bool:
+    """What follows a transfer with strings, or one that failed. True: the message has arrived."""
+    if error == SUSPENDED:
+        return False
+    errors = error, error
+    if sender.copying is not None:
+        errors = strings.end(sender.copying, error)
+    if not error:
+        complete(k, receiver, sender, message_of(sender)[0])
+        return True
+    for thread, code, phase in ((receiver, errors[1], RECEIVE), (sender, errors[0], SEND)):
+        _leave_pager(thread)
+        fail(k, thread, code, phase)
+    return False
+
+
+def continue_transfer(k: Kernel, copy: Copy) -> None:
+    """A pager has answered in the midst of a message: copy on."""
+    sender, receiver = copy.sender, copy.receiver
+    if sender.copying is copy and end_of_transfer(k, sender, receiver, continue_items(k, copy)):
+        _go_on(k, sender)
+
+
+def abort_transfer(k: Kernel, copy: Copy, code: int) -> None:
+    """The transfer timeout is over, or one of the two is cancelled in the midst of a message."""
+    end_of_transfer(k, copy.sender, copy.receiver, code)
+
+
+def message_of(sender: Tcb) -> tuple[int, ...]:
     """The message in a thread's registers: MR0 travels in ESI, the rest lies in the UTCB."""
     assert sender.utcb is not None, f"{sender!r} has no UTCB"
-    tag = sender.regs[ESI]
+    tag = sender.regs[ESI] & _BY_THE_SENDER
+    if sender.virtual_sender or sender.intended_receiver:
+        tag |= (PROPAGATED if sender.virtual_sender else 0) | (REDIRECTED if sender.intended_receiver else 0)
     count = (tag & 0x3F) + (tag >> 6 & 0x3F)
-    words: list[int] = sender.utcb[MR : MR + 1 + count].tolist()  # 65 and more are an overflow: see transfer()
-    words[0] = tag
-    return words
+    if count >= MESSAGE_REGISTERS:
+        count = MESSAGE_REGISTERS - 1  # an overflow: see transfer()
+    return tag, *WORDS[count].unpack_from(sender.utcb, MR1)
 
 
-def complete(k: Kernel, receiver: Tcb, sender: Tcb) -> None:
+def complete(k: Kernel, receiver: Tcb, sender: Tcb, tag: int) -> None:
     """The message is in the receiver's message registers: load the three that travel in registers; let it run."""
-    utcb = receiver.utcb
+    utcb, regs = receiver.utcb, receiver.regs
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    regs = receiver.regs
-    tag = utcb[MR] & _BY_THE_SENDER
-    utcb[MR] = tag
     regs[ESI], regs[EBX], regs[EBP] = tag, utcb[MR + 1], utcb[MR + 2]
-    regs[EAX] = sender.local_id if sender.space is receiver.space and sender.local_id else sender.id
-    receiver.wake_ticket += 1
+    who = named_sender(k, sender, receiver) if tag & (PROPAGATED | REDIRECTED) else sender
+    regs[EAX] = who.local_id if who.space is receiver.space and who.local_id else who.word
     receiver.state = RUNNING
     k.hand_over(receiver)
 
@@ -191,14 +245,17 @@ def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
     if thread.send_to is not None:
         _leave_queue(thread)
     thread.state = RUNNING
-    thread.wake_ticket += 1
     thread.then_receive = None
+    thread.virtual_sender = thread.intended_receiver = 0
     error = (code & 7) << 1 | phase | code & ~15
-    k.trace.append(events.IpcError(k.now, thread.id, error))
+    k.trace.append(events.IpcError(k.now, thread.word, error))
     if thread.outgoing is not None or thread.on_reply is not None:
         # A call that the kernel made for it: the thread resumes where it was, and what caused the call recurs.
         thread.outgoing = None
         thread.on_reply = None
+        if thread.copying is not None:  # it was to bring a page for a message that is on its way
+            abort_transfer(k, thread.copying, IpcErrorCode.ABORTED)
+            return
         k.kernel_call_failed(thread, error)
         if thread.state is not RUNNING:
             return
@@ -208,18 +265,24 @@ def fail(k: Kernel, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
             thread.utcb[MR] = thread.regs[ESI] = tag | _ERROR
             thread.regs[EBX], thread.regs[EBP] = thread.utcb[MR + 1], thread.utcb[MR + 2]
         thread.refuse(error)
-        thread.regs[EAX] = NIL_THREAD
+        if phase == RECEIVE or code & 7 <= IpcErrorCode.CANCELLED:
+            thread.regs[EAX] = NIL_THREAD  # else it goes on to name the receiver
     k.make_ready(thread)
 
 
-def expire(k: Kernel, thread: Tcb) -> None:
-    """The timeout of a blocked thread is over."""
-    fail(k, thread, IpcErrorCode.TIMEOUT, SEND if thread.state is POLLING else RECEIVE)
+def expire(k: Kernel, sleeper: Tcb | Copy) -> None:
+    """The timeout of a blocked thread, or of a transfer, is over."""
+    if isinstance(sleeper, Copy):
+        abort_transfer(k, sleeper, sleeper.timeout)
+    else:
+        fail(k, sleeper, IpcErrorCode.TIMEOUT, SEND if sleeper.state is POLLING else RECEIVE)
 
 
 def cancel(k: Kernel, thread: Tcb) -> None:
     """Somebody aborts the thread's IPC (ExchangeRegisters, deletion, migration)."""
-    if thread.state is POLLING:
+    if thread.copying is not None:
+        abort_transfer(k, thread.copying, IpcErrorCode.ABORTED)
+    elif thread.state is POLLING:
         fail(k, thread, IpcErrorCode.CANCELLED, SEND)
     elif thread.state is WAITING:
         fail(k, thread, IpcErrorCode.CANCELLED, RECEIVE)
@@ -237,13 +300,14 @@ def _leave_queue(sender: Tcb) -> None:
     sender.send_to = None
 
 
+def _leave_pager(thread: Tcb) -> None:
+    """The transfer is over while the thread asks its pager for a page: it asks no more."""
+    if thread.send_to is not None:
+        _leave_queue(thread)
+    thread.outgoing = thread.on_reply = None
+
+
 def _set_timer(k: Kernel, thread: Tcb, timeout: int) -> None:
     thread.wake_ticket += 1
-    if timeout == _NEVER:
-        return
-    now = k.now
-    if timeout & 0x8000:
-        when = instant(timeout, now // _CYCLES_PER_US) * _CYCLES_PER_US
-    else:
-        when = now + (microseconds(timeout) or 0) * _CYCLES_PER_US
-    k.sched.wake_at(when, thread)
+    if timeout != _NEVER:
+        k.wake_at(strings.moment(k.now, timeout), thread)

@@ -7,9 +7,12 @@ This is the file to begin with. Everything that the kernel knows hangs on `Kerne
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import greenlet
 
 from l4lab.abi import kip
 from l4lab.abi.calls import CONVENTIONS, SystemCall
@@ -17,14 +20,16 @@ from l4lab.abi.frame import EAX, EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.errors import Refused
 from l4lab.kernel import control, events, exregs, faults, ipc, portio, preemption, schedule, threadcontrol, vm
+from l4lab.kernel.events import Switched
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
-from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, PortFault
+from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, PortFault, Request
 from l4lab.kernel.interrupts import Interrupts
 from l4lab.kernel.kip_stubs import CALL_VECTOR, IPC_VECTOR
 from l4lab.kernel.mapping import MappingDatabase
 from l4lab.kernel.ports import PortRights
-from l4lab.kernel.sched import Scheduler
+from l4lab.kernel.sched import Scheduler, Sleeper
 from l4lab.kernel.space import KernelArea, Space
+from l4lab.kernel.strings import Copy
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine import engine as e
 from l4lab.machine.board import Machine
@@ -32,10 +37,14 @@ from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 
 ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
-LONGEST_RUN = 20_000_000  # cycles after which the loop looks around, so that a stop request is heard
+LONGEST_RUN = 1_000_000  # cycles after which the loop looks around, so that a stop request is heard
 TLB_EPOCH = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
 PAGE_FAULT, INVALID_OPCODE = 14, 6
+RUNNING, IPC = ThreadState.RUNNING, SystemCall.IPC
 _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
+
+
+Enough = Callable[[], bool]
 
 
 class EventSink(Protocol):
@@ -55,7 +64,7 @@ class Counters:
     ipc_messages: int = 0
     page_faults: int = 0
     injections: int = 0
-    vm_exits: dict[int, int] = field(default_factory=dict)  # basic exit reason -> how often
+    vm_exits: Counter[int] = field(default_factory=Counter)  # basic exit reason -> how often
 
 
 class Kernel:
@@ -86,9 +95,10 @@ class Kernel:
         self.current: Tcb | None = None
         self.counters = Counters()
         self.entries = 0  # kernel entries so far
-        self.stop_requested = False  # set from outside, also from a signal handler: come back at the next kernel entry
+        self.stop_requested = False  # from outside, also from a signal handler: come back at the next kernel entry
         self.halts = 0  # threads halted so far: whoever waits for an end need not look before this moves
         self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
+        self._horizon = 0  # the cycle at which to look around again; 0: before anybody runs
         self._device_deadline = 0  # when to look at the devices again
         self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
         self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
@@ -96,6 +106,8 @@ class Kernel:
         self._utcb_slot = self.area.slot_frame >> 2
         self._words = machine.memory.u32
         self._next_epoch = TLB_EPOCH
+        self._transfers: deque[Copy] = deque()  # messages with strings that can go on
+        self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -164,8 +176,9 @@ class Kernel:
             self._next = None
         self.sched.remove(thread)
         self.halts += 1
+        self._horizon = 0
         thread.state = ThreadState.HALTED
-        self.trace.append(events.ThreadHalted(self.now, thread.id, why))
+        self.trace.append(events.ThreadHalted(self.now, thread.word, why))
 
     def kernel_call_failed(self, thread: Tcb, error: int) -> None:
         """A call that the kernel made for a thread found no partner, or was cancelled."""
@@ -181,46 +194,85 @@ class Kernel:
 
     # -- the main loop ---------------------------------------------------------------------------------------------
 
-    def run(self, until: int, enough: Callable[[], bool] | None = None, one_entry: bool = False) -> str:
-        """Run until cycle `until`, or until `enough` says so before some kernel entry. Why it came back, in a word.
+    def run(
+        self, until: int, enough: Enough | None = None, watch: Enough | None = None, one_entry: bool = False
+    ) -> str:
+        """Run until cycle `until`, or until it is enough. Why it came back, in a word.
 
-        "deadline", "enough", "stopped" (somebody set `stop_requested`), "halted" (a thread did), "event" (with
-        `one_entry`, after one), or "idle": nothing will ever happen again without input from outside.
+        `enough` is asked before each kernel entry; `watch` only when the loop looks around: after each port access,
+        and every `LONGEST_RUN` cycles. "deadline", "enough" (either said so), "stopped" (`request_stop`), "halted"
+        (a thread did), "event" (with `one_entry`, after one), or "idle": nothing will ever happen again without
+        input from outside.
         """
         halts = self.halts
-        machine, clock, sched = self.machine, self.clock, self.sched
+        self.home = greenlet.getcurrent()
+        self._horizon = 0
+        self.now = self.clock.cycles
         while True:
-            now = self.now = clock.cycles
-            if now >= until:
-                return "deadline"
-            if self.stop_requested:
-                return "stopped"
-            if self.halts != halts:
-                return "halted"
+            if self.now >= self._horizon:
+                why = self._look_around(until, halts, watch)
+                if why:
+                    return why
             if enough is not None and enough():
                 return "enough"
-            if now >= self._device_deadline:
-                self._look_at_devices()
-            timer = sched.next_timer()
-            if timer <= now:
-                ipc.expire(self, sched.expire())
-                continue
-            if now >= self._next_epoch:
-                machine.engine.flush_tlb()
-                self._next_epoch = (now // TLB_EPOCH + 1) * TLB_EPOCH
             chosen = self._choose()
-            if chosen is None:
-                wake = min(timer, self._device_deadline)
-                if wake >= NEVER_ENDS:
-                    return "idle"
-                machine.charge(max(min(wake, until) - now, 0))  # nobody runs: time passes
-                continue
-            limit = min(until, timer, self._device_deadline, self._next_epoch, now + LONGEST_RUN)
-            self._run_thread(chosen, limit)
-            if not self.entries & 0x7F:
-                self.trace.settle()
-            if one_entry:
-                return "event"
+            if chosen is not None:
+                self._run_thread(chosen)
+                if one_entry:
+                    return "event"
+            elif not self._pass_time(until):
+                return "idle"
+
+    def _look_around(self, until: int, halts: int, watch: Enough | None) -> str:
+        """All that need not be asked at every kernel entry; and until when it need not. Why to come back, if so."""
+        now = self.now
+        self._horizon = NEVER_ENDS  # before the questions: an answer that changes meanwhile sets it to 0 again
+        if now >= until:
+            return "deadline"
+        if self.stop_requested:
+            return "stopped"
+        if self.halts != halts:
+            return "halted"
+        self.trace.settle()
+        if watch is not None and watch():
+            return "enough"
+        if now >= self._device_deadline:
+            self._look_at_devices()
+        while self._transfers:
+            ipc.continue_transfer(self, self._transfers.popleft())
+            now = self.now = self.clock.cycles
+        while (timer := self.sched.next_timer()) <= now:
+            ipc.expire(self, self.sched.expire())
+        if now >= self._next_epoch:
+            self.machine.engine.flush_tlb()
+            self._next_epoch = (now // TLB_EPOCH + 1) * TLB_EPOCH
+        horizon = min(until, timer, self._device_deadline, self._next_epoch, now + LONGEST_RUN)
+        self._horizon = min(horizon, self._horizon)
+        return ""
+
+    def _pass_time(self, until: int) -> bool:
+        """Nobody can run: time passes up to whatever is next. False if nothing is."""
+        wake = min(self.sched.next_timer(), self._device_deadline)
+        if wake >= NEVER_ENDS:
+            return False
+        self.now = self.machine.charge(max(min(wake, until) - self.now, 0))
+        return True
+
+    def request_stop(self) -> None:
+        """Ask a run to come back at its next kernel entry; also from a signal handler."""
+        self.stop_requested = True
+        self._horizon = 0
+
+    def continue_later(self, copy: Copy) -> None:
+        """A pager has answered in the midst of a message: copy on before anybody runs."""
+        self._transfers.append(copy)
+        self._horizon = 0
+
+    def wake_at(self, cycle: int, thread: Sleeper) -> None:
+        """Wake the blocked thread, or end the transfer, at `cycle`."""
+        self.sched.wake_at(cycle, thread)
+        if cycle < self._horizon:
+            self._horizon = cycle
 
     def _choose(self) -> Tcb | None:
         """Who runs now; `current` becomes that thread, and every other that could run stands in a queue.
@@ -231,11 +283,11 @@ class Kernel:
         self._next = None
         if (
             handed is not None
-            and (previous is None or previous.state is not ThreadState.RUNNING)
             and handed.priority >= self.sched.highest
+            and (previous is None or previous.state is not RUNNING)
         ):
             return self._switch_to(handed)  # the usual way from a caller to the thread that it called
-        chosen = previous if previous is not None and previous.state is ThreadState.RUNNING else None
+        chosen = previous if previous is not None and previous.state is RUNNING else None
         why, asked = "priority", True  # is the preempted thread asked whether it has something against it?
         if chosen is not None and chosen.slice_left <= 0:
             yielded, asked = chosen.yielded, chosen.slice_rest is None and not chosen.yielded
@@ -264,7 +316,7 @@ class Kernel:
         if chosen is previous or chosen is None:
             self.current = chosen
             return chosen
-        if previous is not None and previous.state is ThreadState.RUNNING:
+        if previous is not None and previous.state is RUNNING:
             return self._preempt(previous, chosen, why, asked)
         return self._switch_to(chosen)
 
@@ -281,7 +333,7 @@ class Kernel:
             self.sched.remove(previous)
             self._favoured, self._favour = previous, previous.sensitive_priority
             return previous
-        self.trace.append(events.Preempted(self.now, previous.id, why))
+        self.trace.append(events.Preempted(self.now, previous.word, why))
         if why != "switch" and preemption.signals(self, previous):
             self.sched.add_first(chosen)
             return self._choose()
@@ -291,37 +343,48 @@ class Kernel:
         """The thread gets the processor: %gs:0 leads to its UTCB."""
         if thread.slice_left <= 0 and preemption.next_stretch(self, thread) is preemption.After.NOTHING:
             return self._choose()
-        self.trace.append(events.Switched(self.now, thread.id))
-        if thread is not self._favoured:
+        self.trace.append(Switched(self.now, thread.word))
+        if self._favoured is not None and thread is not self._favoured:
             self._favoured = None
         self._words[self._utcb_slot] = thread.local_id
         self.current = thread
         return thread
 
-    def _run_thread(self, thread: Tcb, limit: int) -> None:
-        """Let the thread run until it enters the kernel, and handle that entry; or until `limit`."""
-        machine, start = self.machine, self.now
+    def _run_thread(self, thread: Tcb) -> None:
+        """Let the thread run until it enters the kernel, and handle that entry; or until its slice ends, or it is time
+        to look around: a limit is no entry, since where somebody outside paused a run must not show in its time."""
+        start, charge = self.now, self.machine.charge
         self.since = start
-        if limit > start + thread.slice_left:
-            limit = start + thread.slice_left
-        entered = True
-        if thread.vcpu is not None:
-            entered = vm.run(self, thread, limit)
-        elif thread.program is not None:
-            machine.charge(STEP_CYCLES)
-            self._hosted_request(thread)
-        else:
-            tables = thread.space.tables
-            event = machine.run_user(thread.frame, tables.cr3, tables.generation, limit)
+        program = thread.program
+        if program is not None:
+            charge(STEP_CYCLES)
+            request = program.resume()
             self.now = self.clock.cycles
-            if event == e.EVENT_BUDGET:
-                entered = False
+            if request is IPC:
+                ipc.sys_ipc(self, thread)
             else:
-                self._user_trap(thread, event)
-        if entered:  # a limit is no entry: where somebody outside paused a run must not show in its time
-            self.entries += 1
-            machine.charge(ENTRY_CYCLES)
-        thread.slice_left -= self.clock.cycles - start
+                self._hosted_request(thread, request)
+        else:
+            limit = start + thread.slice_left
+            if limit > self._horizon:
+                limit = self._horizon
+            entered = vm.run(self, thread, limit) if thread.vcpu is not None else self._run_native(thread, limit)
+            if not entered:
+                thread.slice_left -= self.now - start
+                return
+        self.entries += 1
+        self.now = charge(ENTRY_CYCLES)
+        thread.slice_left -= self.now - start
+
+    def _run_native(self, thread: Tcb, limit: int) -> bool:
+        """Run ring 3 until a trap or `limit`. True: it trapped, and the kernel has been entered."""
+        tables = thread.space.tables
+        event = self.machine.run_user(thread.frame, tables.cr3, tables.generation, limit)
+        self.now = self.clock.cycles
+        if event == e.EVENT_BUDGET:
+            return False
+        self._user_trap(thread, event)
+        return True
 
     # -- kernel entries --------------------------------------------------------------------------------------------
 
@@ -360,11 +423,11 @@ class Kernel:
 
     def _system_call(self, thread: Tcb, call: SystemCall) -> None:
         """Decode, check, act: the function in the table does it. A refusal becomes result 0 and an error code."""
-        if call is SystemCall.IPC or call is SystemCall.LIPC:
+        if call is IPC or call is SystemCall.LIPC:
             ipc.sys_ipc(self, thread)
             return
         self.trace.append(
-            events.SystemCalled(self.now, thread.id, call.title, CONVENTIONS[call].read_inputs(thread.regs))
+            events.SystemCalled(self.now, thread.word, call.title, CONVENTIONS[call].read_inputs(thread.regs))
         )
         try:
             SYSTEM_CALLS[call](self, thread)
@@ -372,11 +435,8 @@ class Kernel:
             thread.regs[EAX] = 0
             thread.refuse(refused.code)
 
-    def _hosted_request(self, thread: Tcb) -> None:
-        """A hosted program ran up to its next kernel entry."""
-        assert thread.program is not None
-        request = thread.program.resume()
-        self.now = self.clock.cycles
+    def _hosted_request(self, thread: Tcb, request: Request) -> None:
+        """A hosted program ran up to its next kernel entry, which is not Ipc."""
         if isinstance(request, SystemCall):
             self._system_call(thread, request)
         elif isinstance(request, PageFault):
@@ -406,17 +466,17 @@ class Kernel:
     def port_in(self, port: int, size: int) -> int:
         """Read a port of the machine."""
         value = self.machine.ports.read(port, size)
-        self._device_deadline = 0
+        self.look_at_devices()
         return value
 
     def port_out(self, port: int, size: int, value: int) -> None:
         """Write a port of the machine."""
         self.machine.ports.write(port, size, value)
-        self._device_deadline = 0
+        self.look_at_devices()
 
-    def input_arrived(self) -> None:
-        """Bytes came from outside: look at the devices before anybody runs."""
-        self._device_deadline = 0
+    def look_at_devices(self) -> None:
+        """A port was touched, or bytes came from outside: look at the devices before anybody runs."""
+        self._device_deadline = self._horizon = 0
 
     def _look_at_devices(self) -> None:
         self.machine.advance_devices()

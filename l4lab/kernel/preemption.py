@@ -90,23 +90,23 @@ def _quantum_exhausted(k: Kernel, thread: Tcb) -> None:
 
     An answer without a new quantum (Schedule) renews the old one.
     """
-    k.trace.append(events.Preempted(k.now, thread.id, "quantum"))
+    k.trace.append(events.Preempted(k.now, thread.word, "quantum"))
     k.current = None
     thread.slice_left = thread.quantum_left = 0
     ipc.call_for(k, thread, thread.scheduler, _message(k, thread), _quantum_renewed)
 
 
-def _quantum_renewed(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+def _quantum_renewed(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     if remaining_quantum(thread) <= 0:
         set_quantum(thread, thread.total_quantum)
     return resume_after_fault(k, thread, words, sender)
 
 
-def _message(k: Kernel, thread: Tcb) -> list[int]:
+def _message(k: Kernel, thread: Tcb) -> tuple[int, ...]:
     """The preemption message: when it happened, in microseconds."""
     items = items_for(thread, FaultId.PREEMPTION)
     us = k.now // _CYCLES_PER_US
-    return [PREEMPTION << 16 | len(items) << 6 | 2, us & 0xFFFF_FFFF, us >> 32, *items]
+    return PREEMPTION << 16 | len(items) << 6 | 2, us & 0xFFFF_FFFF, us >> 32, *items
 
 
 def postpones(thread: Tcb, by: int, slice_over: bool) -> bool:

@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
 PROCESSORS = 1
 _CYCLES_PER_US = 1000
-_RESULT = {
-    ThreadState.ABORTED: ScheduleResult.DEAD,
-    ThreadState.HALTED: ScheduleResult.INACTIVE,
-    ThreadState.RUNNING: ScheduleResult.RUNNING,
-    ThreadState.POLLING: ScheduleResult.PENDING_SEND,
-    ThreadState.WAITING: ScheduleResult.WAITING,
-}
 
 
 def sys_schedule(k: Kernel, caller: Tcb) -> None:
@@ -65,8 +58,29 @@ def sys_schedule(k: Kernel, caller: Tcb) -> None:
         dest.total_quantum = _cycles(quantum_word)
         preemption.set_quantum(dest, dest.total_quantum)
     dest.slice_left += ran
-    regs[EAX] = ScheduleResult.INACTIVE if dest.halting else _RESULT[dest.state]
+    regs[EAX] = _result(dest)
     caller.refuse(ErrorCode.OK)
+
+
+def _result(thread: Tcb) -> ScheduleResult:
+    """What the thread is doing, as Schedule tells it."""
+    if thread.halting:
+        return ScheduleResult.INACTIVE
+    if thread.copying is not None:
+        return ScheduleResult.SENDING if thread.copying.sender is thread else ScheduleResult.RECEIVING
+    match thread.state:
+        case ThreadState.ABORTED:
+            return ScheduleResult.DEAD
+        case ThreadState.HALTED:
+            return ScheduleResult.INACTIVE
+        case ThreadState.RUNNING:
+            return ScheduleResult.RUNNING
+        case ThreadState.POLLING:
+            return ScheduleResult.PENDING_SEND
+        case ThreadState.WAITING:
+            return ScheduleResult.WAITING
+        case ThreadState.TRANSFERRING:
+            raise AssertionError(f"{thread!r} transfers nothing")
 
 
 def _cycles(period: int) -> int:

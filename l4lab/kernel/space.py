@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import NILPAGE, Fpage
-from l4lab.abi.ids import ANY_THREAD, ThreadId
+from l4lab.abi.ids import NIL_THREAD
 from l4lab.kernel.frames import FrameAllocator
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.pagetables import PageTables
@@ -74,10 +74,8 @@ class Space:
         self.is_vm = False
         self.is_sigma0 = False
         self.privileged = False
-        self.redirector: ThreadId = (
-            ANY_THREAD  # who gets messages that leave the space; anythread: whoever they are for
-        )
         self.ports: dict[int, Space] = {}  # I/O ports that its programs may use -> from whom; written by ports.py only
+        self.redirector = NIL_THREAD  # who gets messages that would leave the space; nobody: whoever they are for
         self.threads: list[Tcb] = []
         self._utcb_frames: dict[int, int] = {}  # page in the UTCB area -> frame
 

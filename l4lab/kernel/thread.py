@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from l4lab.kernel.hosted import HostedThread
     from l4lab.kernel.kernel import Kernel
     from l4lab.kernel.space import Space
+    from l4lab.kernel.strings import Copy
     from l4lab.kernel.vm import VirtualCpu
 
 MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the 128 words of a UTCB
@@ -34,12 +35,15 @@ class ThreadState(Enum):
     RUNNING = auto()  # runs, or would like to
     POLLING = auto()  # wants to send; stands in the receiver's queue
     WAITING = auto()  # wants to receive
+    TRANSFERRING = (
+        auto()
+    )  # is in the midst of a message with strings, and the partner's pager has been asked for a page
     HALTED = auto()  # stopped by ExchangeRegisters, by an exception that nobody handles, or at its end
 
 
 # What a kernel-issued IPC does with the answer: the words as the sender wrote them, MR0 first. 0, or the error code
 # that the sender gets: the thread for which the kernel called goes on in any case.
-OnReply = Callable[["Kernel", "Tcb", list[int], "Tcb"], int]
+OnReply = Callable[["Kernel", "Tcb", tuple[int, ...], "Tcb"], int]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,11 +66,14 @@ class Tcb:
     state: ThreadState = ThreadState.ABORTED
     wait_for: int = 0  # WAITING: from whom
     send_to: Tcb | None = None  # POLLING: in whose queue
-    then_receive: tuple[int, int] | None = None  # after the send: from whom, with which 16-bit timeout
-    outgoing: list[int] | None = None  # a message of the kernel's; None: what lies in the message registers
+    then_receive: tuple[int, int] | None = None  # POLLING: from whom afterwards (0: nobody), 16-bit timeout
+    outgoing: tuple[int, ...] | None = None  # a message of the kernel's; None: what lies in the message registers
     on_reply: OnReply | None = None  # a kernel-issued IPC: who takes the answer in place of the thread
+    copying: Copy | None = None  # a message with strings, of which this thread is the one end or the other
+    virtual_sender: int = 0  # propagation: in whose name it sends, until its message is taken
+    intended_receiver: int = 0  # redirection: for whom the message was that the redirector gets
     senders: deque[Tcb] = field(default_factory=deque)  # who stands in my queue, oldest first
-    wake_ticket: int = 0  # counts blockings; a timer that holds an older number is stale
+    wake_ticket: int = 0  # counts waits, at the beginning of each; a timer that holds an older number is stale
     priority: int = 100  # written by sched.py and boot.py only
     # written by schedule.py and preemption.py only; times are in cycles
     time_slice: int = TIME_SLICE
@@ -80,6 +87,15 @@ class Tcb:
     halting: bool = False  # written by exregs.py: it halts when it would next run
     # fault id -> items to append to that fault's message (reference section 9.5)
     fault_items: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    word: int = 0  # `id` as a plain integer: the trace packs it without asking what it is
+
+    def __post_init__(self) -> None:
+        self.rename(self.id)
+
+    def rename(self, identifier: ThreadId) -> None:
+        """The thread's identifier is this one from now on."""
+        self.id = identifier
+        self.word = int(identifier)
 
     def __repr__(self) -> str:
         return f"<{self.name or self.id!r} {self.state.name.lower()}>"

@@ -130,7 +130,7 @@ def _is_free(space: Space, location: int, thread: Tcb | None) -> bool:
 def _rename(k: Kernel, thread: Tcb, dest: ThreadId) -> None:
     """Give the thread another version. Its old name names nobody: who sends to it or waits for it does so in vain."""
     old = thread.id
-    thread.id = dest
+    thread.rename(dest)
     if thread.utcb is not None:
         thread.set_tcr(u.MY_GLOBAL_ID, dest)
     k.interrupts.rename(old, dest)
@@ -209,7 +209,7 @@ def delete(k: Kernel, thread: Tcb) -> None:
     thread.space.threads.remove(thread)
     if not thread.space.threads:
         k.delete_space(thread.space)
-    k.trace.append(events.ThreadDeleted(k.now, thread.id))
+    k.trace.append(events.ThreadDeleted(k.now, thread.word))
 
 
 def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:

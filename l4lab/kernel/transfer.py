@@ -8,15 +8,16 @@ message registers as data. (X.2 manual, section IPC; reference section 5.5.)
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage, IoFpage
-from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, typed_item
-from l4lab.abi.utcb import MESSAGE_REGISTERS
+from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, StringItem, typed_item
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
 from l4lab.errors import Refused
-from l4lab.kernel import ctrlxfer, events
+from l4lab.kernel import ctrlxfer, events, strings
+from l4lab.kernel.strings import Copy
 from l4lab.kernel.thread import MR, Tcb
 
 if TYPE_CHECKING:
@@ -25,42 +26,53 @@ if TYPE_CHECKING:
 _TYPED = 0x3F << 6
 
 
-def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: list[int]) -> int:
+def transfer(k: Kernel, sender: Tcb, receiver: Tcb, words: tuple[int, ...]) -> int:
     """Put a message into the receiver's message registers. 0, or the error code of the overflow."""
+    tag = words[0]
+    count = len(words)
+    if count == MESSAGE_REGISTERS and (tag & 0x3F) + (tag >> 6 & 0x3F) >= count:
+        return IpcErrorCode.MESSAGE_OVERFLOW
     utcb = receiver.utcb
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    tag = words[0]
-    if (tag & 0x3F) + (tag >> 6 & 0x3F) >= MESSAGE_REGISTERS:
-        return IpcErrorCode.MESSAGE_OVERFLOW
-    if not tag & _TYPED and sender.outgoing is None and sender.utcb is not None:
-        utcb[MR : MR + len(words)] = sender.utcb[MR : MR + len(words)]
-        utcb[MR] = tag
-        return 0
-    utcb[MR : MR + len(words)] = memoryview(array("I", words))
+    WORDS[count].pack_into(utcb, MR0_FROM_LOCATION, *words)
     if not tag & _TYPED or sender.outgoing is not None:
         return 0  # the kernel's own items are for the receiver to read
-    return apply_items(k, sender, receiver, words[1 + (tag & 0x3F) :], Acceptor.decode(utcb[MR + u.BR0 // 4]))
+    return apply_items(k, sender, receiver, words, Acceptor.decode(utcb[MR + u.BR0 // 4]))
 
 
-def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, typed: list[int], acceptor: Acceptor) -> int:
-    """Act upon typed items. 0, or an error code."""
-    at = 0
-    while at < len(typed):
-        item = typed_item(typed[at])
+def continue_items(k: Kernel, copy: Copy) -> int:
+    """The transfer goes on with a string that was interrupted, and what follows it. 0, an error code, or SUSPENDED."""
+    receiver = copy.receiver
+    assert receiver.utcb is not None, f"{receiver!r} has no UTCB"
+    acceptor = Acceptor.decode(receiver.utcb[MR + u.BR0 // 4])
+    return strings.advance(k, copy) or apply_items(k, copy.sender, receiver, copy.words, acceptor, copy.at)
+
+
+def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: Sequence[int], acceptor: Acceptor, at: int = 0) -> int:
+    """Act upon the typed items of a message, from word `at` on. 0, an error code, or SUSPENDED (see `strings`)."""
+    at, end = at or 1 + (words[0] & 0x3F), len(words)
+    while at < end:
+        item = typed_item(words[at])
         if isinstance(item, CtrlXferItem):
             if acceptor.ctrlxfer:
-                ctrlxfer.write(receiver, item, typed[at + 1 : at + item.words])
+                ctrlxfer.write(receiver, item, words[at + 1 : at + item.words])
         elif isinstance(item, MapItem):
-            if at + 1 >= len(typed):
+            if at + 1 >= end:
                 return IpcErrorCode.MESSAGE_OVERFLOW
-            if acceptor.window.is_nil and not Fpage.decode(typed[at + 1]).is_io:  # ports need no window
+            if acceptor.window.is_nil and not Fpage.decode(words[at + 1]).is_io:  # ports need no window
                 return IpcErrorCode.MESSAGE_OVERFLOW
             try:
-                hand_over(k, sender, receiver, item, Fpage.decode(typed[at + 1]), acceptor.window)
+                hand_over(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
             except Refused:  # no frame is left for a page table
                 return IpcErrorCode.MESSAGE_OVERFLOW
+        elif isinstance(item, StringItem) and receiver.on_reply is None and sender.outgoing is None:
+            copy = sender.copying or strings.begin(sender, receiver, words)
+            error = strings.take_up(copy, at) or strings.advance(k, copy)
+            if error:
+                return error
+            at = copy.at
+            continue
         else:
-            # String items come with the next issue; until then no receiver has a buffer for them.
             return IpcErrorCode.MESSAGE_OVERFLOW
         at += item.words
     return 0

@@ -9,30 +9,40 @@ access to memory that is not mapped into the space is no exit to anybody: it is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import EFLAGS, EIP
-from l4lab.abi.message import Acceptor, MsgTag
+from l4lab.abi.message import Acceptor
 from l4lab.abi.vm import ExitReason, ItemId, fault_id_of, label_of
 from l4lab.abi.vm_state import INITIAL_STATE
-from l4lab.kernel import events, ipc
+from l4lab.kernel import ipc
+from l4lab.kernel.events import VmEntry, VmExit
 from l4lab.kernel.faults import items_for, page_fault
-from l4lab.kernel.thread import Tcb
+from l4lab.kernel.thread import MR, Tcb
 from l4lab.kernel.transfer import apply_items
 from l4lab.machine.vmcs import Vmcs
 
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
+EPT_VIOLATION = ExitReason.EPT_VIOLATION
 _LABEL: dict[ExitReason, int] = {
     reason: label_of(reason) << 16 for reason in ExitReason if reason is not ExitReason.EPT_VIOLATION
 }
 _FAULT_ID = {reason: fault_id_of(reason) for reason in ExitReason}
-_WITH_LINEAR_ADDRESS = frozenset((ExitReason.CR_ACCESS, ExitReason.DR_ACCESS, ExitReason.IO_INSTRUCTION))
-_VMX_INSTRUCTIONS = frozenset(range(ExitReason.VMCALL, ExitReason.VMXON + 1))
+# What goes into MR3, where it is not zero.
+_ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
+    **dict.fromkeys(
+        (ExitReason.CR_ACCESS, ExitReason.DR_ACCESS, ExitReason.IO_INSTRUCTION), attrgetter("guest_linear")
+    ),
+    **dict.fromkeys(range(ExitReason.VMCALL, ExitReason.VMXON + 1), attrgetter("instruction_info")),
+}
 _REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
 _VALID = 1 << 31
+_PAGER = MR + u.PAGER // 4
 
 
 class VirtualCpu:
@@ -82,7 +92,7 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
         k.counters.injections += 1
     if reason is None:
         return False
-    if reason is ExitReason.EPT_VIOLATION:
+    if reason is EPT_VIOLATION:
         if waiting and vmcs.idt_info & _VALID and k.machine.engine.retired == retired:
             vmcs.entry_info |= _VALID  # the page that was missing was needed to deliver the event: once more, then
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
@@ -93,26 +103,22 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
 
 def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason) -> None:
     """Send the virtualization fault to the monitor (reference section 9.3)."""
-    k.counters.vm_exits[reason] = k.counters.vm_exits.get(reason, 0) + 1
+    k.counters.vm_exits[reason] += 1
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(events.VmExit(k.now, thread.id, reason, qualification, length, thread.regs[EIP]))
-    if reason in _WITH_LINEAR_ADDRESS:
-        information = vmcs.guest_linear
-    elif reason in _VMX_INSTRUCTIONS:
-        information = vmcs.instruction_info
-    else:
-        information = 0
+    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP]))
+    additional = _ADDITIONAL.get(reason)
+    information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])
-    words = [_LABEL[reason] | len(items) << 6 | 3, qualification, length, information, *items]
-    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume)
+    words = (_LABEL[reason] | len(items) << 6 | 3, qualification, length, information, *items)
+    assert thread.utcb is not None, f"{thread!r} has no UTCB"
+    ipc.call_for(k, thread, thread.utcb[_PAGER], words, _resume)
 
 
-def _resume(k: Kernel, thread: Tcb, words: list[int], sender: Tcb) -> int:
+def _resume(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     """The monitor has replied: its register items become the guest's state, and the guest is entered again."""
-    tag = MsgTag.decode(words[0])
-    error = apply_items(k, sender, thread, words[1 + tag.untyped :], _REGISTERS_ONLY) if tag.typed else 0
+    error = apply_items(k, sender, thread, words, _REGISTERS_ONLY)
     vcpu = thread.vcpu
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
-        k.trace.append(events.VmEntry(k.now, thread.id, info if info & _VALID else 0))
+        k.trace.append(VmEntry(k.now, thread.word, info if info & _VALID else 0))
     return error

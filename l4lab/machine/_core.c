@@ -520,7 +520,7 @@ static PyObject *core_charge(Core *c, PyObject *value)
     if (PyErr_Occurred())
         return NULL;
     c->charged += cycles;
-    Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(c->retired + c->deliveries + c->charged);
 }
 
 static PyObject *core_flush_tlb(Core *c, PyObject *unused)
@@ -671,7 +671,7 @@ static PyObject *get_callbacks(Core *c, void *unused)
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, deadline): run until the clock reads `deadline` or something happens, or for some time; the event"},
     {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
-    {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running"},
+    {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running; what it reads then"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
     {"forget_code", (PyCFunction)core_forget_code, METH_VARARGS, "forget_code(begin, end): Python wrote to this RAM"},
     {"code_at", (PyCFunction)core_code_at, METH_O, "code_at(linear): bytes of the instruction just fetched there, or none"},

@@ -34,7 +34,7 @@ VM_EXIT = 0x100  # added to AMD's exit code
 INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR = range(7)
 
 # CPUX86State of Unicorn 2.1.4, in bytes. Registers are 8 bytes wide, EAX ECX EDX EBX ESP EBP ESI EDI from offset 0.
-ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 152, 168, 176, 180
+ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_HFLAGS = 128, 136, 152, 168, 176
 ENV_SEGS, ENV_LDT, ENV_TR, ENV_GDT, ENV_IDT = 184, 328, 352, 376, 400  # 24 bytes each: selector, base, limit, flags
 ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808, 4816
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
@@ -86,7 +86,7 @@ class Engine:
         self.reset_state = bytes(self.env)  # protected mode, ring 0, paging off
         self.clock: Clock = core
         self.run = core.run  # run(frame_address, deadline) -> event
-        self.charge = core.charge  # charge(cycles): move the clock without running
+        self.charge = core.charge  # charge(cycles): move the clock without running; what it reads then
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
         self.set_cr3 = core.set_cr3
         self.flush_tlb = core.flush_tlb

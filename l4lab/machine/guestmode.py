@@ -179,7 +179,10 @@ class GuestMode(GuestView):
         engine = self._engine
         frame = vmcs.frame
         run = engine.run
-        self._prepare(vmcs)
+        if vmcs.stale:
+            self._derive(vmcs)
+        if (vmcs.cpu_controls, vmcs.tsc_offset) != self._set:
+            self._obey_controls(vmcs)
         if vmcs.entry_info & VALID:
             kind = _KIND[vmcs.entry_info >> 8 & 7]
             engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, vmcs.entry_length)
@@ -196,38 +199,40 @@ class GuestMode(GuestView):
                 return None
             reason = self._translate(vmcs, event)
             if reason is not None:
-                self._note_interrupted_delivery(vmcs)
+                if self._u32[vmcs.block + _B_EVENT >> 2] & VALID:
+                    self._note_interrupted_delivery(vmcs)
                 return reason
             if vmcs.stale:
-                self._prepare(vmcs)
+                self._derive(vmcs)
 
     def withdraw(self) -> None:
         """Another CPU state is loaded: what was ordered for the last guest, an interrupt window above all, is void."""
         self._engine.set_window(False)
         self._set = (-1, 0)
 
-    def _prepare(self, vmcs: Vmcs) -> None:
-        """Bring the engine's derived state in line with the controls and control registers."""
-        if vmcs.stale:
-            vmcs.derive_flags(self._u32[(vmcs.frame >> 2) + EFLAGS])
-            state = vmcs.state
-            intercept = sum(1 << code - _FIRST for code in _ALWAYS)
-            for control, code in _CONTROLLED:
-                if vmcs.cpu_controls & control:
-                    intercept |= 1 << code - _FIRST
-            if vmcs.exception_bitmap & 1 << BREAKPOINT:  # AMD's exception intercepts leave INT3 out
-                intercept |= 1 << SOFTWARE - _FIRST
-            state[e.ENV_INTERCEPT >> 2], state[(e.ENV_INTERCEPT >> 2) + 1] = intercept & 0xFFFFFFFF, intercept >> 32
-            state[e.ENV_INTERCEPT_CR >> 2] = self._cr_intercepts(vmcs)
-            state[e.ENV_INTERCEPT_DR >> 2] = 0xFFFFFFFF if vmcs.cpu_controls & MOV_DR_EXITING else 0
-            state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = vmcs.exception_bitmap & ~4
-            self._engine.flush_tlb()
+    def _derive(self, vmcs: Vmcs) -> None:
+        """Bring what the engine derives in line with the control registers, and its intercepts with the controls."""
+        vmcs.derive_flags(self._u32[(vmcs.frame >> 2) + EFLAGS])
+        state = vmcs.state
+        intercept = sum(1 << code - _FIRST for code in _ALWAYS)
+        for control, code in _CONTROLLED:
+            if vmcs.cpu_controls & control:
+                intercept |= 1 << code - _FIRST
+        if vmcs.exception_bitmap & (1 << BREAKPOINT | 1 << OVERFLOW):  # AMD's intercepts leave INT3 and INTO out
+            intercept |= 1 << SOFTWARE - _FIRST
+        state[e.ENV_INTERCEPT >> 2], state[(e.ENV_INTERCEPT >> 2) + 1] = intercept & 0xFFFFFFFF, intercept >> 32
+        state[e.ENV_INTERCEPT_CR >> 2] = self._cr_intercepts(vmcs)
+        state[e.ENV_INTERCEPT_DR >> 2] = 0xFFFFFFFF if vmcs.cpu_controls & MOV_DR_EXITING else 0
+        state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = vmcs.exception_bitmap & ~4
+        self._engine.flush_tlb()
+
+    def _obey_controls(self, vmcs: Vmcs) -> None:
+        """Tell the engine what it does by itself: watch for the interrupt window, let the guest read the clock."""
         controls = vmcs.cpu_controls
-        if (controls, vmcs.tsc_offset) != self._set:
-            self._set = controls, vmcs.tsc_offset
-            self._engine.set_window(bool(controls & WINDOW))
-            offset = vmcs.tsc_offset & 0xFFFFFFFFFFFFFFFF if controls & TSC_OFFSETTING else 0
-            self._engine.set_time(not controls & RDTSC_EXITING, offset)
+        self._set = controls, vmcs.tsc_offset
+        self._engine.set_window(bool(controls & WINDOW))
+        offset = vmcs.tsc_offset & 0xFFFFFFFFFFFFFFFF if controls & TSC_OFFSETTING else 0
+        self._engine.set_time(not controls & RDTSC_EXITING, offset)
 
     @staticmethod
     def _cr_intercepts(vmcs: Vmcs) -> int:
@@ -246,14 +251,13 @@ class GuestMode(GuestView):
         """An exit in the midst of an event's delivery: the engine left the event in its block."""
         at = vmcs.block + _B_EVENT >> 2
         event = self._u32[at]
-        if event & VALID:
-            self._u32[at] = 0
-            vector, amd_type = event & 0xFF, event >> 8 & 7
-            kind = {0: EXTERNAL, 2: NMI, 3: HARDWARE_EXCEPTION, 4: SOFTWARE_INTERRUPT}[amd_type]
-            if kind == SOFTWARE_INTERRUPT and vector in (3, 4):
-                kind = SOFTWARE_EXCEPTION
-            vmcs.idt_info = VALID | kind << 8 | vector | (event & ERROR_CODE_VALID)
-            vmcs.idt_error = self._u32[at + 1]
+        self._u32[at] = 0
+        vector, amd_type = event & 0xFF, event >> 8 & 7
+        kind = {0: EXTERNAL, 2: NMI, 3: HARDWARE_EXCEPTION, 4: SOFTWARE_INTERRUPT}[amd_type]
+        if kind == SOFTWARE_INTERRUPT and vector in (3, 4):
+            kind = SOFTWARE_EXCEPTION
+        vmcs.idt_info = VALID | kind << 8 | vector | (event & ERROR_CODE_VALID)
+        vmcs.idt_error = self._u32[at + 1]
 
     # -- exits ---------------------------------------------------------------------------------------------------
 
@@ -349,11 +353,13 @@ class GuestMode(GuestView):
         return ExitReason.EXCEPTION_OR_NMI
 
     def _software_interrupt(self, vmcs: Vmcs, instruction: Instruction) -> ExitReason | None:
-        """INT3 is an exception, which the bitmap covers; INT n and INTO go on to the guest."""
+        """INT3 and INTO are exceptions, which the bitmap covers; INT n goes on to the guest."""
         code = self.read_code(vmcs, MAX_LENGTH)[: instruction.length]
-        if code.endswith(b"\xcc"):
-            return self._exception_exit(vmcs, BREAKPOINT)
-        vector = OVERFLOW if code.endswith(b"\xce") and instruction.name == "into" else code[-1]
+        vector = {"int3": BREAKPOINT, "into": OVERFLOW}.get(instruction.name)
+        if vector is not None and vmcs.exception_bitmap >> vector & 1:
+            return self._exception_exit(vmcs, vector)
+        if vector is None:
+            vector = code[-1]
         self._engine.inject(vector, _KIND[SOFTWARE_INTERRUPT], 0, instruction.length)
         return None
 
@@ -431,7 +437,7 @@ class GuestMode(GuestView):
         """The instruction faults: through the exception bitmap as any fault, else into the guest's own IDT."""
         if vmcs.exception_bitmap >> vector & 1:
             vmcs.exit_info = VALID | HARDWARE_EXCEPTION << 8 | vector
-            if error is not None:
+            if error is not None and vmcs.control_register(0) & CR0_PE:
                 vmcs.exit_info |= ERROR_CODE_VALID
                 vmcs.exit_error = error
             vmcs.exit_length = 0

@@ -15,6 +15,8 @@ from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import READ, NestedPageFault, PageFault, walk, walk_nested
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, Vmcs
 
+_HFLAGS, _CODE_IS_32_BITS_WIDE = e.ENV_HFLAGS >> 2, 1 << 4
+_CS_BASE = (e.ENV_SEGS + 24 >> 2) + 2
 _FRAME_INDEX = {"eax": EAX, "ecx": ECX, "edx": EDX, "ebx": EBX, "esp": ESP, "ebp": EBP, "esi": ESI, "edi": EDI}
 
 
@@ -56,12 +58,13 @@ class GuestView:
 
     def bits(self, vmcs: Vmcs) -> int:
         """Is the guest's code 16 or 32 bits wide?"""
-        return 32 if vmcs.state[e.ENV_HFLAGS >> 2] & 1 << 4 else 16
+        return 32 if vmcs.state[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16
 
     def _instruction(self, vmcs: Vmcs) -> Instruction:
-        linear = vmcs.segment_base("cs") + self._u32[(vmcs.frame >> 2) + EIP] & 0xFFFFFFFF
+        state = vmcs.state
+        linear = state[_CS_BASE] + self._u32[(vmcs.frame >> 2) + EIP] & 0xFFFFFFFF
         # The CPU has just fetched it; only at the end of a page, or when the TLB lost it, do we walk the tables.
-        found = decode(self._engine.code_at(linear), self.bits(vmcs))
+        found = decode(self._engine.code_at(linear), 32 if state[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
         if found is None:
             found = decode(self.read_code(vmcs, MAX_LENGTH), self.bits(vmcs))
         if found is None:  # it ran a moment ago; another CPU's or a DMA's store may have changed it since

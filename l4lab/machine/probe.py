@@ -9,6 +9,7 @@ through the operating system where it can read memory without believing an addre
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -26,6 +27,7 @@ _SIZE = 0x10000
 _MISSING = 0x00800000  # no page there, when paging is on
 _GENERAL = ("EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI")  # the engine's order
 _SPIN = b"\xeb\xfe"
+_OWN_MEMORY = "/proc/self/mem"
 
 
 class _Wrong(Exception):
@@ -37,6 +39,9 @@ def probe(kind: str) -> None:
     what: Callable[..., None] = _pointers
     try:
         _pointers()
+        if kind == "native":
+            what = _blocks
+            _blocks()
         bench = _Bench(kind)
         for what in _CHECKS:
             bench.renew()
@@ -61,15 +66,18 @@ def _expect(what: str, expected: object, found: object) -> None:
 def _peek(address: int, size: int) -> bytes:
     """Memory of this process, at an address that may be wrong."""
     try:
-        handle = os.open("/proc/self/mem", os.O_RDONLY)
+        handle = os.open(_OWN_MEMORY, os.O_RDONLY)
     except OSError:  # not Linux: the pinned version has to be enough
         return ctypes.string_at(address, size)
     try:
-        return os.pread(handle, size, address)
+        found = os.pread(handle, size, address)
     except (OSError, OverflowError):
-        raise _Wrong(f"there is no memory at {address:#x}") from None
+        found = b""
     finally:
         os.close(handle)
+    if len(found) < size:
+        raise _Wrong(f"there is no memory at {address + len(found):#x}")
+    return found
 
 
 def _pointers() -> None:
@@ -92,6 +100,59 @@ def _pointers() -> None:
         _expect("the size of a TLB", (0, 0), (mask & 63, entries & entries - 1))
         _peek(first + mask, 64)
     _expect("interrupt_request", 0, struct.unpack("<I", _peek(cpu + e.CPU_INTERRUPT_REQUEST, 4))[0])
+
+
+def _blocks() -> None:
+    """The engine describes a block of code directly in front of its translation, and its CPU notes an exception."""
+    import unicorn
+
+    if not os.access(_OWN_MEMORY, os.R_OK):  # what follows tries pointers that may be none
+        return
+    uc = e.new_unicorn()
+    uc.mem_map(0, _SIZE)
+    code = b"\x40\xb9\x34\x12\0\0\x41\xcd\x30"  # inc eax, mov ecx, 1234h, inc ecx, int 30h
+    uc.mem_write(_CODE, code)
+    (cpu,) = struct.unpack("<Q", _peek(e.handle_of(uc) + e.UC_CPU, 8))
+    _expect("exception_index", -1, struct.unpack("<i", _peek(cpu + e.CPU_EXCEPTION_INDEX, 4))[0])
+    with contextlib.suppress(unicorn.UcError):  # INT 30h, which nobody takes here
+        uc.emu_start(_CODE, 0)
+    _expect("exception_index", 0x30, struct.unpack("<i", _peek(cpu + e.CPU_EXCEPTION_INDEX, 4))[0])
+    # The CPU remembers the blocks it ran, in front of its state; the only one is ours.
+    words = struct.unpack(f"<{e.CPU_ENV // 8}Q", _peek(cpu, e.CPU_ENV & ~7))
+    blocks = [word for word in words if _describes_a_block(word)]
+    _expect("the number of blocks", 1, len(blocks))
+    block, at = blocks[0], blocks[0] + e.TB_STRUCT
+    _expect("a block's PC", _CODE, struct.unpack("<Q", _peek(block + e.TB_PC, 8))[0])
+    _expect("a block's size", len(code), struct.unpack("<H", _peek(block + e.TB_SIZE, 2))[0])
+    _expect("a block's instructions", 4, struct.unpack("<H", _peek(block + e.TB_ICOUNT, 2))[0])
+    _expect("a block's cflags", 0xFF000000, struct.unpack("<I", _peek(block + e.TB_CFLAGS, 4))[0])
+    _expect("a block's pages", (_CODE & ~0xFFF, 2**64 - 1), struct.unpack("<2Q", _peek(block + e.TB_PAGES, 16)))
+    (size,) = struct.unpack("<Q", _peek(block + e.TB_CODE_SIZE, 8))
+    # Behind the translation: three numbers an instruction, of which the first is how far it is from the one before.
+    _expect("where its instructions begin", [0, 1, 5, 1], _numbers(_peek(at + size, 48))[:12:3])
+
+
+def _describes_a_block(address: int) -> bool:
+    """Does what lies here, if anything, point to code directly behind itself?"""
+    if address < 0x1000:
+        return False
+    try:
+        (code,) = struct.unpack("<Q", _peek(address + e.TB_CODE, 8))
+    except _Wrong:
+        return False
+    return bool(code == address + e.TB_STRUCT)
+
+
+def _numbers(data: bytes) -> list[int]:
+    """Signed LEB128: seven bits a byte, low ones first; the top bit says that more follow."""
+    numbers, value, shift = [], 0, 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(value - (byte >> 6 << shift))
+            value = shift = 0
+    return numbers
 
 
 class _Bench:
@@ -122,6 +183,8 @@ class _Bench:
 
     def word(self, offset: int) -> int:
         """A word of the CPU state."""
+        if offset >= e.ENV_SIZE:
+            raise _Wrong(f"the CPU state ends before {offset}")
         return self.engine.env32[offset >> 2]
 
     def frame(self, index: int) -> int:
@@ -211,6 +274,9 @@ def _ports(b: _Bench) -> None:
         _expect("the port", (port, 4, value), (info[e.INFO_PORT], info[e.INFO_SIZE], info[e.INFO_VALUE]))
         _expect("EAX", 0x12345678, b.frame(9))
         b.memory.u32[_FRAME >> 2] = _CODE + 3
+    b.load(b"\xb0\x7f\x04\x7f\xe5\x60", eip=_CODE + 0x100)  # an addition that overflows, in eax, 60h
+    _expect("the event", e.EVENT_IN, b.run(100))
+    _expect("EFLAGS", hex(0x892), hex(b.frame(1)))
 
 
 def _segments(b: _Bench) -> None:

@@ -119,9 +119,10 @@ class PyCore:
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
-    def charge(self, cycles: int) -> None:
-        """Move the clock without running."""
+    def charge(self, cycles: int) -> int:
+        """Move the clock without running; what it reads then."""
         self._charged += cycles
+        return self.cycles
 
     def swap(self, save: bytearray, load: bytes | bytearray) -> None:
         """Exchange the whole CPU state, and forget the TLB."""

@@ -22,6 +22,7 @@ from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY, boot
 from l4lab.kernel.hosted import HostedCpu, HostedThread
+from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
 from l4lab.rig.inspect import take_snapshot
@@ -98,7 +99,7 @@ class Rig:
         if text:
             self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
             self.machine.uart.receive(text)
-            self.kernel.input_arrived()
+            self.kernel.look_at_devices()
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -106,11 +107,14 @@ class Rig:
         """Run for so many cycles (nanoseconds of virtual time), or until nothing more happens."""
         return self.run_until(NEVER_ENDS if cycles is None else self.machine.cycles + cycles)
 
-    def run_until(self, cycle: int, enough: Callable[[], bool] | None = None) -> Stop:
-        """Run until the clock reads `cycle`, or `enough` says so (asked at each kernel entry), or it all ends."""
+    def run_until(self, cycle: int, enough: Enough | None = None, watch: Enough | None = None) -> Stop:
+        """Run until the clock reads `cycle`, or it is enough, or it all ends.
+
+        `enough` is asked at each kernel entry; `watch` after each access to a port and now and then: see `Kernel.run`.
+        """
         with self._interruptible():
             while True:
-                reason = self.kernel.run(cycle, enough)
+                reason = self.kernel.run(cycle, enough, watch)
                 if reason != "halted" or self.over() is not None:
                     return self._stopped(reason)
 
@@ -129,7 +133,7 @@ class Rig:
 
     def stop(self) -> None:
         """Ask a run to come back at its next kernel entry."""
-        self.kernel.stop_requested = True
+        self.kernel.request_stop()
 
     def _stopped(self, reason: str) -> Stop:
         if self.kernel.stop_requested:  # even if it was the last instant: nobody asks twice
@@ -175,7 +179,7 @@ class Rig:
         def interrupt(number: int, frame: Any) -> None:
             if self.kernel.stop_requested and greenlet.getcurrent() is not kernel:
                 raise KeyboardInterrupt
-            self.kernel.stop_requested = True
+            self.kernel.request_stop()
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:

@@ -34,6 +34,8 @@ from l4lab.abi.time import NEVER, ZERO, Timeouts, period, timeouts
 
 WAIT_FOREVER = timeouts(NEVER, NEVER)
 REPLY = timeouts(ZERO, NEVER)  # a server does not wait for clients that are not listening
+IPC = SystemCall.IPC
+_ERROR = 1 << 15  # of the tag
 _MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the words of the UTCB
 
 
@@ -80,12 +82,19 @@ class CallRefused(Exception):
         self.code = code
 
 
-class Received(NamedTuple):
+class Received:
     """A message that arrived: who sent it, and what lay in MR0, MR1, ..."""
 
-    sender: ThreadId
-    tag: MsgTag
-    words: list[int]  # MR0 first; untyped words, then typed ones
+    __slots__ = ("sender", "words")
+
+    def __init__(self, sender: ThreadId, words: Sequence[int]) -> None:
+        self.sender = sender
+        self.words = words  # MR0 first; untyped words, then typed ones
+
+    @property
+    def tag(self) -> MsgTag:
+        """MR0."""
+        return MsgTag.decode(self.words[0])
 
     @property
     def label(self) -> int:
@@ -95,7 +104,7 @@ class Received(NamedTuple):
     @property
     def untyped(self) -> list[int]:
         """The plain data words."""
-        return self.words[1 : 1 + self.tag.untyped]
+        return list(self.words[1 : 1 + self.tag.untyped])
 
     @property
     def message(self) -> Message:
@@ -120,6 +129,7 @@ class L4:
         self._regs = cpu.registers
         self._utcb = cpu.utcb
         self._mr0_address = cpu.registers[EDI]  # the kernel starts a thread with its UTCB's address in EDI
+        self.trap = cpu.trap
         self.load = cpu.load
         self.store = cpu.store
         self.port_in = cpu.port_in
@@ -164,20 +174,20 @@ class L4:
 
         Raises IpcFailed when the kernel says so. What was received stays in the message registers as well.
         """
-        words: Sequence[int] = () if message is None else message.words() if isinstance(message, Message) else message
         regs, utcb = self._regs, self._utcb
-        if words:
-            utcb[_MR : _MR + len(words)] = memoryview(array("I", words))
-            regs[ESI] = words[0]
-        else:
+        if message is None:
             regs[ESI] = utcb[_MR] = 0
+        else:
+            words = message.words() if isinstance(message, Message) else message
+            u.WORDS[len(words)].pack_into(utcb, u.MR0_FROM_LOCATION, *words)
+            regs[ESI] = words[0]
         regs[EAX], regs[ECX], regs[EDX], regs[EDI] = to, times, from_, self._mr0_address
-        self.cpu.trap(SystemCall.IPC)
-        tag = MsgTag.decode(regs[ESI])
-        if tag.error:
+        self.trap(IPC)
+        tag = regs[ESI]
+        if tag & _ERROR:
             raise IpcFailed(IpcError.decode(self.tcr(u.ERROR_CODE)))
-        count = 1 + tag.untyped + tag.typed if from_ else 1
-        return Received(ThreadId.decode(regs[EAX]), tag, utcb[_MR : _MR + count].tolist())
+        count = 1 + (tag & 0x3F) + (tag >> 6 & 0x3F) if from_ else 1
+        return Received(ThreadId.decode(regs[EAX]), u.WORDS[count].unpack_from(utcb, u.MR0_FROM_LOCATION))
 
     def send(self, to: int, message: Message | Sequence[int], timeout: int = NEVER) -> None:
         """Send only."""
@@ -271,16 +281,16 @@ class L4:
     def thread_switch(self, to: int = NIL_THREAD) -> None:
         """ThreadSwitch: give the rest of my time slice to a thread, or to whoever is next."""
         self._regs[EAX] = to
-        self.cpu.trap(SystemCall.THREAD_SWITCH)
+        self.trap(SystemCall.THREAD_SWITCH)
 
     def system_clock(self) -> int:
         """SystemClock: microseconds since power-on."""
-        self.cpu.trap(SystemCall.SYSTEM_CLOCK)
+        self.trap(SystemCall.SYSTEM_CLOCK)
         return int(self._regs[EAX] | self._regs[EDX] << 32)
 
     def kernel_interface(self) -> KernelInterface:
         """KernelInterface: where the kernel interface page is, and what kernel it describes."""
-        self.cpu.trap(SystemCall.KERNEL_INTERFACE)
+        self.trap(SystemCall.KERNEL_INTERFACE)
         regs = self._regs
         return KernelInterface(regs[EAX], regs[ECX], regs[EDX], regs[ESI])
 
@@ -295,7 +305,7 @@ class L4:
             utcb[_MR + i] = fpage
         regs[EAX] = UnmapControl.make(flush=flush, k=len(fpages) - 1)
         regs[ESI], regs[EDI] = fpages[0], self._mr0_address
-        self.cpu.trap(SystemCall.UNMAP)
+        self.trap(SystemCall.UNMAP)
         return [Fpage.decode(regs[ESI]), *(Fpage.decode(word) for word in utcb[_MR + 1 : _MR + len(fpages)])]
 
     def memory_control(self, fpages: Sequence[Fpage], attributes: Sequence[int]) -> None:
@@ -314,7 +324,7 @@ class L4:
         self._checked(SystemCall.PROCESSOR_CONTROL)
 
     def _checked(self, call: SystemCall) -> None:
-        self.cpu.trap(call)
+        self.trap(call)
         if not self._regs[EAX]:
             raise CallRefused(call, self.tcr(u.ERROR_CODE))
 

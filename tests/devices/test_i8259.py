@@ -3,7 +3,9 @@
 
 Deliberate differences, which the common scripts avoid: in special mask mode a non-specific EOI spares masked inputs,
 as the data sheet says (QEMU's does not); with automatic EOI the second chip makes a new edge for the next request
-(in QEMU its line just stays high, and the request is forgotten).
+(in QEMU its line just stays high, and the request is forgotten); INT follows a change of special mask mode at once
+(QEMU looks again only at the next command, line or mask that it thinks matters), so the scripts write the mask again
+behind such a command, which makes QEMU look before anything else can happen.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ Op = tuple[str, int, int]  # ("in", port, 0), ("out", port, value), ("line", num
 
 
 KINDS = ("line", "line", "line", "mask", "read", "isr", "irr", "poll", "poll", "eoi", "other")
+SPECIAL_MASK = (0x48, 0x68)  # OCW3: leave, enter
 
 
 @st.composite
@@ -41,20 +44,22 @@ def scripts(draw: st.DrawFn) -> list[Op]:
         ("out", 0x4D0, draw(st.sampled_from((0, 0xF8, 0x28)))),
         ("out", 0x4D1, draw(st.sampled_from((0, 0xDE, 0x0E)))),
     ]
-    modes = {}
+    modes, masks = {}, {}
     for port, vector, icw3 in ((0x20, 0x30, 4), (0xA0, 0x38, 2)):
         auto = 0x02 if port == 0x20 and draw(st.booleans()) else 0
         modes[port] = draw(st.booleans())  # uses special mask, so only specific EOIs
         words = [0x11, vector, icw3, 0x01 | auto | draw(st.sampled_from((0, 0x10)))]
         ops += [("out", port + (i > 0), word) for i, word in enumerate(words)]
-        ops += [("out", port + 1, draw(st.sampled_from((0, 0, 0xA5, 0xFF))))]
+        masks[port] = draw(st.sampled_from((0, 0, 0xA5, 0xFF)))
+        ops.append(("out", port + 1, masks[port]))
     for _ in range(draw(st.integers(20, 80))):
         port = draw(st.sampled_from((0x20, 0xA0)))
         match draw(st.sampled_from(KINDS)):
             case "line":
                 ops.append(("line", draw(st.sampled_from(sorted(INPUTS))), draw(st.integers(0, 1))))
             case "mask":
-                ops.append(("out", port + 1, draw(st.integers(0, 255))))
+                masks[port] = draw(st.integers(0, 255))
+                ops.append(("out", port + 1, masks[port]))
             case "read":
                 ops.append(("in", port + draw(st.integers(0, 1)), 0))
             case "isr":
@@ -67,17 +72,17 @@ def scripts(draw: st.DrawFn) -> list[Op]:
                 commands = (0x60, 0xE0) if modes[port] else (0x20, 0x20, 0x60, 0xA0, 0xE0)
                 ops.append(("out", port, draw(st.sampled_from(commands)) | draw(st.integers(0, 7))))
             case _:
-                commands = [0x00, 0x80, 0xC0 | draw(st.integers(0, 7))] + ([0x48, 0x68] if modes[port] else [])
+                commands = (0x00, 0x80, 0xC0 | draw(st.integers(0, 7)), *(SPECIAL_MASK if modes[port] else ()))
                 ops.append(("out", port, draw(st.sampled_from(commands))))
+                if ops[-1][2] in SPECIAL_MASK:
+                    ops.append(("out", port + 1, masks[port]))
     for port in (0x20, 0xA0):
         ops += [("out", port, 0x0A), ("in", port, 0), ("out", port, 0x0B), ("in", port, 0), ("in", port + 1, 0)]
     return ops
 
 
-@given(script=scripts())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_reads_are_those_of_qemu(qemu: Lines, script: list[Op]) -> None:
-    """Do IRR, ISR, mask and polls read as QEMU's, whatever the commands and the lines?"""
+def reads(qemu: Lines, script: list[Op]) -> tuple[list[int], list[int]]:
+    """What a script reads from QEMU's chips and from ours."""
     pic, ours, commands = I8259Pair(), [], []
     for kind, where, value in script:
         match kind:
@@ -90,9 +95,30 @@ def test_reads_are_those_of_qemu(qemu: Lines, script: list[Op]) -> None:
             case _:
                 pic.set_irq(where, bool(value))
                 commands.append(qemu.line(where, bool(value)))
+    return [int(answer.split()[1], 16) for answer in qemu.ask(commands) if answer != "OK"], ours
 
-    theirs = [int(answer.split()[1], 16) for answer in qemu.ask(commands) if answer != "OK"]
+
+@given(script=scripts())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_reads_are_those_of_qemu(qemu: Lines, script: list[Op]) -> None:
+    """Do IRR, ISR, mask and polls read as QEMU's, whatever the commands and the lines?"""
+    theirs, ours = reads(qemu, script)
+
     assert theirs == ours
+
+
+def test_special_mask_mode_lets_lower_requests_through_at_once(qemu: Lines) -> None:
+    """Does the second chip announce request 11 with the command that unblocks it, and QEMU's with the next mask?"""
+    script: list[Op] = [("line", number, 0) for number in sorted(INPUTS)]
+    script += [("out", 0x20, 0x11), ("out", 0xA0, 0x11)]
+    for port, words in ((0x20, (0x11, 0x30, 4, 1, 0)), (0xA0, (0x11, 0x38, 2, 1, 0))):
+        script += [("out", port + (i > 0), word) for i, word in enumerate(words)]
+    script += [("line", 10, 1), ("line", 11, 1)]
+    script += [("out", 0x20, 0x0C), ("in", 0x20, 0), ("out", 0xA0, 0x0C), ("in", 0xA0, 0)]  # 10 is in service
+    script += [("out", 0xA1, 4), ("out", 0xA0, 0x68), ("in", 0x20, 0)]  # its priority no longer counts
+    script += [("out", 0xA1, 4), ("in", 0x20, 0)]
+
+    assert ([0x82, 0x82, 0, 4], [0x82, 0x82, 4, 4]) == reads(qemu, script)
 
 
 @pytest.fixture

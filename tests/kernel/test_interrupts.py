@@ -74,7 +74,7 @@ def test_a_driver_hears_of_each_byte(kind: str) -> None:
     system.run(1_000_000)
     for byte in b"abc":
         system.machine.uart.receive(bytes((byte,)))
-        system.kernel.input_arrived()
+        system.kernel.look_at_devices()
         system.run(1_000_000)
 
     assert b"abc" == b"".join(word.to_bytes(4, "little") for word in system.words(DATA))[:3]
@@ -104,7 +104,7 @@ def test_a_line_can_change_hands_in_the_midst_of_an_interrupt() -> None:
     for _ in range(4):
         system.run(2_000_000)
         system.machine.uart.receive(b"x")
-        system.kernel.input_arrived()
+        system.kernel.look_at_devices()
     system.run()
 
     assert [UART, UART] == [received.sender for received in got]
@@ -128,7 +128,7 @@ def test_a_driver_that_goes_away_leaves_its_line_masked() -> None:
     for _ in range(3):
         system.run(2_000_000)
         system.machine.uart.receive(b"x")
-        system.kernel.input_arrived()
+        system.kernel.look_at_devices()
 
     assert "idle" == system.run()
     assert 1 == len(system.trace.of(events.Interrupt))

@@ -329,5 +329,5 @@ def test_a_trace_reads_as_the_ipcs_happened() -> None:
     trace: Trace = system.trace
     between = [event for event in trace.of(events.Message) if {event.sender, event.receiver} == {A, B}]
 
-    assert [message(2), message(1)] == [event.words for event in between]
+    assert [message(2), message(1)] == [list(event.words) for event in between]
     assert [ThreadId(A), ThreadId(B)] == [event.sender for event in between]

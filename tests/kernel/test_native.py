@@ -138,7 +138,7 @@ def test_exceptions_are_messages(source: str, vector: int, error_code: int) -> N
         words[0], words[8], words[5] = n.at("after"), 0x1234, 0x99
         r.send(n.id, Message(0, words))
         got.append(r.serve())
-        got.append(Received(n.id, got[0].tag, [n.at("at")]))
+        got.append(Received(n.id, [n.at("at")]))
 
     system = run(root)
     words = got[0].untyped
@@ -252,9 +252,9 @@ def test_unmap_takes_effect_at_once() -> None:
         r.sleep(50)
         r.unmap(Fpage.at(DATA & -PAGE, rights="w"))
         got.append(r.wait())
-        got.append(Received(NIL_THREAD, got[0].tag, [r.load_word(DATA)]))
+        got.append(Received(NIL_THREAD, [r.load_word(DATA)]))
         r.sleep(50)
-        got.append(Received(NIL_THREAD, got[0].tag, [r.load_word(DATA)]))
+        got.append(Received(NIL_THREAD, [r.load_word(DATA)]))
 
     run(root)
 

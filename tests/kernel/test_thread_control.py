@@ -152,7 +152,7 @@ def test_areas_can_be_anywhere(kip: int, utcb: int) -> None:
 
 
 def test_the_redirector_is_kept() -> None:
-    """Is a space's redirector what was set last, anythread at first, and left alone by nilthread?"""
+    """Is a space's redirector what was set last, nobody at first and by anythread, and left alone by nilthread?"""
     got: list[int] = []
 
     def root(r: Root) -> None:
@@ -164,7 +164,7 @@ def test_the_redirector_is_kept() -> None:
 
     run(root)
 
-    assert [ANY_THREAD, got[-1], got[-1], ANY_THREAD] == got[:4]
+    assert [NIL_THREAD, got[-1], got[-1], NIL_THREAD] == got[:4]
 
 
 def test_local_identifiers_are_good_arguments() -> None:

@@ -12,7 +12,7 @@ from l4lab.abi.fpage import NILPAGE, Fpage, IoFpage
 from l4lab.abi.ids import ROOT_TASK, ThreadId, global_id
 from l4lab.abi.kip import Kip, MemoryDescriptor, MemoryType, ServerRegion
 from l4lab.abi.kip_build import build_kip
-from l4lab.abi.message import Message, MsgTag
+from l4lab.abi.message import Message
 from l4lab.abi.protocols import any_page, page_fault_label, sigma0_granted, sigma0_request
 from l4lab.user.l4 import Received
 from l4lab.user.sigma0 import FREE, Ownership, Sigma0
@@ -45,7 +45,7 @@ def sigma0() -> Sigma0:
 def ask(sigma0: Sigma0, who: ThreadId, message: Message) -> Fpage:
     """What a thread gets for a message."""
     words = message.words()
-    reply = sigma0.answer(Received(who, MsgTag.decode(words[0]), words))
+    reply = sigma0.answer(Received(who, words))
     assert reply is not None
     return sigma0_granted(reply)
 
@@ -116,7 +116,7 @@ def test_other_messages_get_no_answer(sigma0: Sigma0) -> None:
     """Does sigma0 stay silent when it is sent something that is no request?"""
     for message in (Message(0x1234), Message(0xFFA0).append(1)):
         words = message.words()
-        assert sigma0.answer(Received(ALICE, MsgTag.decode(words[0]), words)) is None
+        assert sigma0.answer(Received(ALICE, words)) is None
 
 
 ranges = st.tuples(st.integers(0, LIMIT - 1), st.integers(1, LIMIT), st.integers(1, 3)).filter(

@@ -76,9 +76,6 @@ class Cpuid:
 
     def handle(self, fault: Fault, reply: Reply) -> None:
         """The CPUID instruction: leaf in EAX, answer in EAX, EBX, ECX, EDX."""
-        eax, ebx, ecx, edx = self.table.get(fault.eax, NOTHING)
-        reply.gpr(EAX, eax)
-        reply.gpr(EBX, ebx)
-        reply.gpr(ECX, ecx)
-        reply.gpr(EDX, edx)
+        eax, ebx, ecx, edx = self.table.get(fault.gpr(EAX), NOTHING)
+        reply.gprs({EAX: eax, EBX: ebx, ECX: ecx, EDX: edx})
         reply.skip(fault)

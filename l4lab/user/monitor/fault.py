@@ -7,8 +7,9 @@ decided elsewhere. Both are on the path of each exit, so they decode nothing tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final
 
 from l4lab.abi import vm
@@ -17,6 +18,8 @@ from l4lab.abi.message import CtrlXferItem, typed_items
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.words import hex32
 
+GPREGS: Final = ItemId.GPREGS
+NONREGEXC: Final = ItemId.NONREGEXC
 FLAG_DF: Final = 1 << 10
 FLAG_IF: Final = 1 << 9
 MASK: Final = 0xFFFF_FFFF
@@ -42,26 +45,19 @@ class Fault:
     Also for page faults, whose two words are an address and an IP. `words` begins with the tag.
     """
 
-    __slots__ = ("_gpregs", "_items", "words")
+    __slots__ = ("_gpregs", "_items", "label", "reason", "words")
 
     def __init__(self, words: Sequence[int]) -> None:
         self.words = words
+        tag = words[0]
+        self.label = tag >> 16  # which kind of fault
+        self.reason = 0xFF7 - (tag >> 20)  # the basic exit reason, also one that `ExitReason` does not know
         self._items: dict[int, dict[int, int]] | None = None
         # GPREGS comes first wherever it is configured, because items come by ascending number.
-        first = 1 + (words[0] & 0x3F)  # behind the untyped words
+        first = 1 + (tag & 0x3F)  # behind the untyped words
         self._gpregs = first + 1 if len(words) > first and words[first] == _ALL_GPREGS else 0
 
     # -- what happened ---------------------------------------------------------------------------------------------
-
-    @property
-    def label(self) -> int:
-        """Which kind of fault."""
-        return self.words[0] >> 16
-
-    @property
-    def reason(self) -> int:
-        """The basic exit reason, also one that `ExitReason` does not know."""
-        return 0xFF7 - (self.words[0] >> 20)
 
     @property
     def reason_name(self) -> str:
@@ -92,7 +88,7 @@ class Fault:
         """A word of the register frame by its index in `abi.frame`."""
         if self._gpregs:
             return self.words[self._gpregs + index]
-        return self.register(ItemId.GPREGS, index)
+        return self.register(GPREGS, index)
 
     def register(self, item: ItemId, index: int) -> int:
         """A register of any item; KeyError if the message does not carry it."""
@@ -153,7 +149,7 @@ class Fault:
     @property
     def interrupted(self) -> InterruptionInfo | None:
         """The event whose delivery was cut short by this exit (idt_info), if the message says so."""
-        nonregexc = self.items.get(ItemId.NONREGEXC)
+        nonregexc = self.items.get(NONREGEXC)
         if nonregexc is None or not nonregexc[vm.IDT_INFO] & VALID:
             return None
         return InterruptionInfo.decode(nonregexc[vm.IDT_INFO])
@@ -188,7 +184,7 @@ class Reply:
 
     def write(self, item: ItemId, index: int, value: int) -> None:
         """Set a register of the virtual CPU."""
-        if item == ItemId.GPREGS:
+        if item == GPREGS:
             self._gpregs[index] = value & MASK
         else:
             self._others.setdefault(item, {})[index] = value & MASK
@@ -196,6 +192,10 @@ class Reply:
     def gpr(self, index: int, value: int) -> None:
         """Set a word of the register frame."""
         self._gpregs[index] = value & MASK
+
+    def gprs(self, values: Mapping[int, int]) -> None:
+        """Set several words of the register frame at once; they are words already."""
+        self._gpregs.update(values)
 
     def skip(self, fault: Fault, length: int | None = None) -> None:
         """The instruction has been done for the guest: go on after it.
@@ -205,27 +205,27 @@ class Reply:
         """
         self._gpregs[EIP] = fault.gpr(EIP) + (fault.words[2] if length is None else length) & MASK
         if fault.gpr(EFLAGS) & FLAG_IF:
-            self.write(ItemId.NONREGEXC, vm.INTERRUPTIBILITY, 0)
+            self.write(NONREGEXC, vm.INTERRUPTIBILITY, 0)
 
     @property
     def items(self) -> dict[int, dict[int, int]]:
         """What is written so far: by item, then by number within the item."""
-        return {ItemId.GPREGS: self._gpregs, **self._others} if self._gpregs else dict(self._others)
+        return {GPREGS: self._gpregs, **self._others} if self._gpregs else dict(self._others)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     @property
     def injects(self) -> bool:
         """Does the reply deliver an event already?"""
-        return vm.ENTRY_INFO in self._others.get(ItemId.NONREGEXC, ())
+        return vm.ENTRY_INFO in self._others.get(NONREGEXC, ())
 
     def inject(self, info: int, error_code: int = 0, instruction_length: int = 0) -> None:
         """Deliver an event when the guest goes on (reference section 9.8)."""
-        self.write(ItemId.NONREGEXC, vm.ENTRY_INFO, info | VALID)
+        self.write(NONREGEXC, vm.ENTRY_INFO, info | VALID)
         if info & 1 << 11:
-            self.write(ItemId.NONREGEXC, vm.ENTRY_EEC, error_code)
+            self.write(NONREGEXC, vm.ENTRY_EEC, error_code)
         if instruction_length:
-            self.write(ItemId.NONREGEXC, vm.ENTRY_ILEN, instruction_length)
+            self.write(NONREGEXC, vm.ENTRY_ILEN, instruction_length)
 
     def raise_exception(self, vector: int, error_code: int | None = None) -> None:
         """The instruction faults: deliver a hardware exception, EIP stays where it is."""
@@ -240,7 +240,7 @@ class Reply:
         """Deliver again the event that an exit cut short, unless its instruction will cause it again by itself."""
         event = fault.interrupted
         if event is not None and event.type not in _BY_INSTRUCTION:
-            nonregexc = fault.items[ItemId.NONREGEXC]
+            nonregexc = fault.items[NONREGEXC]
             self.inject(event.replace(nmi_unblocking=0), nonregexc[vm.IDT_EEC])
 
     # -- words -------------------------------------------------------------------------------------------------------
@@ -249,24 +249,28 @@ class Reply:
         """The message, MR0 first: map items, then register items by ascending number."""
         words = [0, *self.typed]
         if self._gpregs:
-            words += item_words(ItemId.GPREGS, self._gpregs)
-        for item, registers in sorted(self._others.items()):
-            words += item_words(item, registers)
+            words += item_words(GPREGS, self._gpregs)
+        if self._others:
+            for item, registers in sorted(self._others.items()):
+                words += item_words(item, registers)
         words[0] = label << 16 | len(words) - 1 << 6
         return words
 
 
 def item_words(item: int, registers: Mapping[int, int]) -> list[int]:
     """One register item: its header, and the values by ascending register number."""
-    header, order = _layout(item, *registers)
-    return [header, *map(registers.__getitem__, order)]
+    header, in_order = _layout(item, *registers)
+    return [header, *in_order(registers)]
 
 
 @lru_cache(maxsize=1024)
-def _layout(item: int, *indices: int) -> tuple[int, tuple[int, ...]]:
-    """The header of an item with these registers, and their order in it. The same few recur at nearly every exit."""
+def _layout(item: int, *indices: int) -> tuple[int, Callable[[Mapping[int, int]], Iterable[int]]]:
+    """The header of an item with these registers, and what puts them in order. A few recur at nearly every exit."""
     mask = sum(1 << index for index in indices)
-    return mask << 12 | item << 4 | _ITEM_TYPE, tuple(sorted(indices))
+    header = mask << 12 | item << 4 | _ITEM_TYPE
+    if len(indices) == 1:
+        return header, dict.values  # type: ignore[return-value]  # one value is in order; itemgetter() would unpack it
+    return header, itemgetter(*sorted(indices))
 
 
 def exception(vector: int, with_error_code: bool = False) -> int:

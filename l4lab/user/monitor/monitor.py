@@ -35,6 +35,7 @@ CONSOLE: Final = 0x3F8
 CONSOLE_IRQ: Final = interrupt_id(4)
 INTERRUPT_ENABLE, FIFO_CONTROL, MODEM_CONTROL, LINE_STATUS = 1, 2, 4, 5  # registers, from its first port
 
+IO_INSTRUCTION: Final = ExitReason.IO_INSTRUCTION
 KERNEL_ENTRY_US: Final = 2  # more than it takes from looking at the clock to the system call
 
 Contents = Iterable[tuple[int, bytes]]  # guest-physical address, bytes
@@ -103,7 +104,7 @@ class Monitor:
             self._unanswered = fault, reply
             if is_vm_fault(fault.label):
                 self.exits.handle(fault, reply)
-                if fault.reason == ExitReason.IO_INSTRUCTION:  # the guest may have set a timer
+                if fault.reason == IO_INSTRUCTION:  # the guest may have set a timer
                     self._look_ahead(fault.words[QUALIFICATION_MR] >> 16)
             elif is_page_fault(fault.label):
                 self.exits.page_fault(fault, reply)

@@ -8,15 +8,27 @@ import itertools
 import pytest
 
 from l4lab.abi import utcb as u
-from l4lab.abi.calls import ErrorCode, ExregsControl, PreemptionControl, ScheduleResult, TimeControl
+from l4lab.abi.calls import (
+    ErrorCode,
+    ExregsControl,
+    PreemptionControl,
+    ScheduleResult,
+    SpaceControlBits,
+    TimeControl,
+)
 from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import NIL_THREAD, ThreadId, interrupt_id
-from l4lab.abi.protocols import PREEMPTION, thread_start
+from l4lab.abi.message import CtrlXferItem, Message
+from l4lab.abi.protocols import PREEMPTION, FaultId, is_page_fault, thread_start
 from l4lab.abi.time import NEVER, ZERO, period, point
 from l4lab.abi.utcb import PreemptionFlags
+from l4lab.abi.vm import ExitReason, ItemId, label_of
 from l4lab.kernel import events
 from l4lab.testing import MEMORY, Root, System, run
+from l4lab.user.asm import assemble
 from l4lab.user.l4 import L4, CallRefused, IpcFailed, Received
+
+from .test_vm import CODE, GUEST, items, start_state
 
 DATA = MEMORY.base + 0x1000
 MS = 1_000_000  # cycles
@@ -497,3 +509,44 @@ def test_an_infinite_slice_never_ends() -> None:
             r.send(n.id, thread_start(n.program.origin, n.stack))
 
     assert [0] == run(root, 50 * MS).words(DATA + 4)
+
+
+def test_a_virtual_cpu_has_a_quantum_too() -> None:
+    """Does a guest that only spins end its vCPU's quantum, and do register items of the scheduler's answer count?"""
+    got: list[Received] = []
+    ips: list[int] = []
+
+    def root(r: Root) -> None:
+        vcpu = r.create(r.space(Fpage.at(0x80_0000), Fpage.at(0x80_1000), SpaceControlBits.VM))
+        r.store(GUEST + CODE, assemble("again: jmp again\n nop\n hlt", CODE).code)
+        item = CtrlXferItem.make(id=FaultId.PREEMPTION, mask=1 << ItemId.GPREGS)
+        r.exchange_registers(vcpu, ExregsControl.CONFIGURE_ITEMS, items=[item])
+        r.schedule(vcpu, time=times(1000, 3000))
+        received = r.call(vcpu, start_state())
+        while is_page_fault(received.label):
+            page = received.untyped[0] & -4096
+            received = r.call(vcpu, Message().append_map(Fpage.at(GUEST + page), page))
+        got.append(received)
+        ips.append(items(received)[ItemId.GPREGS][0])
+        got.append(r.call(vcpu, Message().append_registers(ItemId.GPREGS, {0: CODE + 3})))
+
+    run(root, 50 * MS)
+
+    assert (PREEMPTION, CODE) == (got[0].label, ips[0])
+    assert label_of(ExitReason.HLT) == got[1].label
+
+
+def test_a_virtual_cpu_that_becomes_a_program_leaves_its_privileges() -> None:
+    """Does a virtual CPU with I/O privilege in its EFLAGS run without it after it was moved to an ordinary space?"""
+
+    def root(r: Root) -> None:
+        plain = r.space()
+        thread = r.create(r.space(control=SpaceControlBits.VM))
+        words = Message().append_registers(ItemId.GPREGS, {1: 0x3002}).typed
+        r.exchange_registers(thread, ExregsControl.WRITE_ITEMS, items=words)
+        r.thread_control(thread, plain)
+        program = r.assemble(f"pushfd\n pop dword ptr [{DATA}]\n cli\n mov dword ptr [{DATA + 4}], 1\n hlt")
+        r.send(thread, thread_start(program.origin, DATA + 0x800))
+        r.serve()
+
+    assert [0x202, 0] == run(root, 50 * MS).words(DATA, 2)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import KIP_ENTRIES
-from l4lab.abi.fpage import Fpage
+from l4lab.abi.fpage import Fpage, IoFpage
 from l4lab.abi.ids import NIL_THREAD, ROOT_TASK, SIGMA0, ThreadId, global_id
 from l4lab.abi.message import Acceptor, Message
 from l4lab.abi.protocols import any_page, is_page_fault, sigma0_request, thread_start
@@ -98,6 +98,12 @@ class Root(L4):
     def words(self, address: int, count: int) -> list[int]:
         """Memory as words."""
         return list(memoryview(self.load(address, 4 * count)).cast("I"))
+
+    def ports(self, first: int, log2: int = 0) -> IoFpage:
+        """I/O ports from sigma0, for root's space."""
+        wanted = IoFpage.at(first, log2)
+        self.call(SIGMA0, sigma0_request(wanted))
+        return wanted
 
     # -- threads
 

@@ -86,7 +86,7 @@ CONVENTIONS: Final[dict[SystemCall, Convention]] = {
     SystemCall.SPACE_CONTROL: Convention(
         inputs={"SpaceSpecifier": EAX, "control": ECX, "KipArea": EDX, "UtcbArea": ESI, "Redirector": EDI},
         outputs={"result": EAX, "control": ECX},
-        errors=(_E.NO_PRIVILEGE, _E.INVALID_SPACE, _E.UTCB_AREA, _E.KIP_AREA),
+        errors=(_E.NO_PRIVILEGE, _E.INVALID_THREAD, _E.INVALID_SPACE, _E.UTCB_AREA, _E.KIP_AREA, _E.NO_MEMORY),
     ),
     SystemCall.THREAD_CONTROL: Convention(
         inputs={"dest": EAX, "Pager": ECX, "Scheduler": EDX, "SpaceSpecifier": ESI, "UtcbLocation": EDI},
@@ -96,7 +96,7 @@ CONVENTIONS: Final[dict[SystemCall, Convention]] = {
     SystemCall.PROCESSOR_CONTROL: Convention(
         inputs={"ProcessorNo": EAX, "InternalFrequency": ECX, "ExternalFrequency": EDX, "voltage": ESI},
         outputs={"result": EAX},
-        errors=(_E.NO_PRIVILEGE,),
+        errors=(_E.NO_PRIVILEGE, _E.INVALID_PARAMETER),
     ),
     SystemCall.MEMORY_CONTROL: Convention(
         inputs={

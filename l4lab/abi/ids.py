@@ -14,6 +14,8 @@ from l4lab.words import Word, bits
 SYSTEM_BASE: Final = 16  # thread numbers below are interrupts: the 16 lines of the 8259 pair
 USER_BASE: Final = 48  # numbers from SYSTEM_BASE to here are the kernel's; programs start here
 
+THREAD_BITS: Final = 17  # valid bits of a thread number
+
 LOCAL_BITS: Final = 0x3F  # all zero in a local identifier, because UTCBs are aligned
 
 

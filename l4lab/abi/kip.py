@@ -69,6 +69,13 @@ class KipAreaInfo(Word):
     log2 = bits(5, 0)
 
 
+class ClockInfo(Word):
+    """The smallest differences that the clock shows, and that time slices keep; two time periods (X.2, section KIP)."""
+
+    schedule_precision = bits(31, 16)
+    read_precision = bits(15, 0)
+
+
 class ThreadInfo(Word):
     """The ranges of thread numbers (X.2 manual, section KIP)."""
 
@@ -263,6 +270,11 @@ class Kip:
     def kip_area_info(self) -> KipAreaInfo:
         """Size of the KIP area."""
         return KipAreaInfo(self.word(KIP_AREA_INFO))
+
+    @property
+    def clock_info(self) -> ClockInfo:
+        """How fine the clock is."""
+        return ClockInfo(self.word(CLOCK_INFO))
 
     @property
     def thread_info(self) -> ThreadInfo:

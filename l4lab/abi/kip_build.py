@@ -17,8 +17,9 @@ from typing import Final
 
 from l4lab.abi import kip, utcb
 from l4lab.abi.calls import KIP_ENTRIES
-from l4lab.abi.ids import SYSTEM_BASE, USER_BASE
+from l4lab.abi.ids import SYSTEM_BASE, THREAD_BITS, USER_BASE
 from l4lab.abi.kip import MemoryDescriptor, ProcessorDescriptor, ServerRegion
+from l4lab.abi.time import period
 from l4lab.words import Rights
 
 KERNEL_ID: Final = kip.KernelId.make(id=4, subid=2)  # what programs expect of this API (reference section 15)
@@ -37,7 +38,7 @@ def build_kip(
     entries: Mapping[str, int],
     external_khz: int,
     internal_khz: int,
-    thread_bits: int = 17,
+    thread_bits: int = THREAD_BITS,
     features: Sequence[str] = (),
     version: str = "l4lab 0.1",
     sigma0: ServerRegion = NO_SERVER,
@@ -70,6 +71,7 @@ def build_kip(
     )
     put(kip.KIP_AREA_INFO, kip.KipAreaInfo.make(log2=kip.SIZE.bit_length() - 1))
     put(kip.BOOT_INFO, boot_info)
+    put(kip.CLOCK_INFO, kip.ClockInfo.make(read_precision=period(1), schedule_precision=period(1)))
     put(kip.THREAD_INFO, kip.ThreadInfo.make(t=thread_bits, system_base=SYSTEM_BASE, user_base=USER_BASE))
     put(kip.PAGE_INFO, kip.PageInfo.make(page_sizes=sum(PAGE_SIZES) >> 10, rights=Rights.R | Rights.W))
     put(

@@ -94,7 +94,7 @@ def _make_kip(
         entries=entries,
         external_khz=FREQUENCY_KHZ,
         internal_khz=FREQUENCY_KHZ,
-        features=("ctrlxfer", "x86-hvm"),
+        features=("pagerexregs", "ctrlxfer", "x86-hvm", "ioflexpages"),
         sigma0=sigma0,
         root=root,
         boot_info=boot_info,

@@ -53,7 +53,7 @@ class Preempted(Event, frozen=True, tag=6):
     """A thread lost the processor although it could have run on."""
 
     thread: int
-    why: str  # slice, priority
+    why: str  # slice, priority, quantum, or switch: it asked for it
 
 
 class SystemCalled(Event, frozen=True, tag=7):
@@ -151,6 +151,32 @@ class DeviceInput(Event, frozen=True, tag=18):
     data: bytes
 
 
+class IoPageFault(Event, frozen=True, tag=30):
+    """A program touched ports that are not mapped; its pager will hear of it."""
+
+    thread: int
+    port: int
+    size: int  # number of ports
+    ip: int
+
+
+class PortsMapped(Event, frozen=True, tag=31):
+    """Ports were mapped or granted."""
+
+    source: str
+    target: str
+    port: int  # the first
+    count: int
+
+
+class PortsUnmapped(Event, frozen=True, tag=32):
+    """Ports were taken from a space."""
+
+    space: str
+    port: int  # the first
+    count: int
+
+
 AnyEvent = (
     Booted
     | ThreadCreated
@@ -170,4 +196,7 @@ AnyEvent = (
     | Interrupt
     | DeviceOutput
     | DeviceInput
+    | IoPageFault
+    | PortsMapped
+    | PortsUnmapped
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page faults and exceptions become messages: to the pager, to the exception handler.
+"""Page faults, I/O page faults and exceptions become messages: to the pager, to the exception handler.
 
 The kernel calls in the faulting thread's name; the answer may bring mappings and register items, and then the thread
 goes on where it was. Its message registers are not touched. (X.2 manual, sections Page fault protocol and Exception
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import EFLAGS, EIP, USER_EFLAGS_MASK
-from l4lab.abi.message import MsgTag
-from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, PAGE_FAULT, FaultId
-from l4lab.kernel import ctrlxfer, events, ipc
+from l4lab.abi.message import ACCEPT_NOTHING, MsgTag
+from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, IO_PAGE_FAULT, PAGE_FAULT, FaultId
+from l4lab.kernel import ctrlxfer, events, ipc, ports
 from l4lab.kernel.ctrlxfer import GPREGS_HEADER, ONLY_GPREGS
 from l4lab.kernel.thread import OnReply, Tcb
 from l4lab.kernel.transfer import EVERYTHING, apply_items
@@ -47,6 +47,19 @@ def ask_pager(k: Kernel, thread: Tcb, address: int, ip: int | None, write: bool,
     words = ((PAGE_FAULT | rights) << 16 | len(items) << 6 | 2, address, ip, *items)
     ipc.call_for(k, thread, thread.tcr(u.PAGER), words, on_reply)
     return True
+
+
+def io_page_fault(k: Kernel, thread: Tcb, port: int, size: int) -> None:
+    """Ask the thread's pager for `size` ports from `port` on."""
+    ip = thread.regs[EIP]
+    k.trace.append(events.IoPageFault(k.now, thread.word, port, size, ip))
+    words = IO_PAGE_FAULT << 16 | 2, int(ports.missing(thread.space, port, size)), ip
+    ipc.call_for(k, thread, thread.tcr(u.PAGER), words, _resume_with_ports)
+
+
+def _resume_with_ports(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
+    """The pager has answered. Ports are taken without a window, and nothing else is (reference section 5.7)."""
+    return apply_items(k, sender, thread, words, ACCEPT_NOTHING)
 
 
 def items_for(thread: Tcb, fault: int) -> tuple[int, ...]:

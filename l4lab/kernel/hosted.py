@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import greenlet
 
 from l4lab.abi.calls import SystemCall
+from l4lab.errors import LabError
+from l4lab.kernel import ports
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 
@@ -26,6 +28,13 @@ STEP_CYCLES = 1000  # what a hosted program's way from one kernel entry to the n
 FINISHED = "finished"
 
 
+class PortFault(NamedTuple):
+    """The program touched ports that are not mapped into its space."""
+
+    port: int
+    size: int
+
+
 class Died:
     """The program raised: the exception as text, for whoever looks."""
 
@@ -34,7 +43,7 @@ class Died:
         self.text = "".join(traceback.format_exception(exception))
 
 
-Request = SystemCall | PageFault | Died | str
+Request = SystemCall | PageFault | PortFault | Died | str
 
 
 class HostedCpu:
@@ -45,6 +54,7 @@ class HostedCpu:
         self.utcb = utcb
         self._memory = k.machine.memory
         self._tables = thread.space.tables
+        self._space = thread.space
         self._machine = k.machine
         self._kernel = k
 
@@ -75,14 +85,22 @@ class HostedCpu:
             done += size
 
     def port_in(self, port: int, size: int) -> int:
-        """IN. Programs run at IOPL 3, as on a kernel without I/O fpages."""
+        """IN; a missing port is an I/O page fault like any program's."""
+        self._reach(port, size)
         self._machine.charge(1)
         return self._kernel.port_in(port, size)
 
     def port_out(self, port: int, size: int, value: int) -> None:
         """OUT."""
+        self._reach(port, size)
         self._machine.charge(1)
         self._kernel.port_out(port, size, value)
+
+    def _reach(self, port: int, size: int) -> None:
+        if port + size > ports.PORTS:
+            raise LabError(f"There are no {size} ports at {port:#x}. The last port is {ports.PORTS - 1:#x}.")
+        while not ports.allows(self._space, port, size):
+            self._kernel.home.switch(PortFault(port, size))
 
     def time_stamp(self) -> int:
         """RDTSC."""

@@ -50,6 +50,7 @@ class Interrupts:
             return
         if k.find(handler, None) is None:
             raise Refused(ErrorCode.INVALID_THREAD)
+        k.frames.require(1)
         self._detach(k, number)  # from the handler before, who may not have answered yet
         frame = k.register_frames.allocate()
         regs = k.machine.memory.u32[frame >> 2 : (frame >> 2) + 10]
@@ -69,6 +70,11 @@ class Interrupts:
         """A thread is gone: it handles nothing any more."""
         for number in [n for n, handler in self._handlers.items() if handler == thread.id]:
             del self._handlers[number]
+
+    def rename(self, old: ThreadId, new: ThreadId) -> None:
+        """A thread has another version: its lines stay its own."""
+        for number in [n for n, handler in self._handlers.items() if handler == old]:
+            self._handlers[number] = new
 
     def deliver(self, k: Kernel) -> None:
         """The controllers ask for the CPU: acknowledge each request and tell its handler."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.errors import KernelPanic
-from l4lab.kernel.thread import Tcb, ThreadState
+from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def check(k: Kernel) -> None:
     _ready(k)
     _timers(k)
     _mappings(k)
+    _ports(k)
     _frames(k)
 
 
@@ -66,6 +67,13 @@ def _state(thread: Tcb) -> None:
     require(polling or thread.outgoing is None, f"{thread!r} has a message of the kernel's, but does not send")
     if thread.on_reply is not None:
         require(thread.state in (S.POLLING, S.WAITING), f"{thread!r} is in a call of the kernel's")
+    if thread.halting:
+        stopped = thread.slice_left <= 0 or thread.state is not S.RUNNING
+        require(stopped, f"{thread!r} was halted, and would run on")
+    if thread.slice_rest is None and thread.total_quantum < NEVER_ENDS:
+        require(
+            thread.slice_left + thread.quantum_left <= thread.total_quantum, f"{thread!r} has more than its quantum"
+        )
     if thread.state is S.ABORTED:
         require(thread.utcb is None and not thread.senders, f"{thread!r} was never activated, but can be sent to")
 
@@ -128,6 +136,21 @@ def _mappings(k: Kernel) -> None:
         for va, page in mapped.items():
             own = page.pa == va < k.kernel_memory if space.is_sigma0 else False
             require(own or space.is_reserved(va, 1 << page.log2), f"{space} has a page at {va:#x} from nobody")
+
+
+def _ports(k: Kernel) -> None:
+    """Each port was given by somebody who has it, and the way leads to sigma0, who has all by nature."""
+    for space in k.spaces:
+        require(not (space.is_sigma0 and space.ports), "sigma0 was given ports")
+        for port, giver in space.ports.items():
+            seen = {space}
+            while not giver.is_sigma0:
+                require(
+                    giver in k.spaces and giver not in seen, f"{space} has port {port:#x} in a circle, or from the dead"
+                )
+                seen.add(giver)
+                require(port in giver.ports, f"{space} has port {port:#x} from {giver}, who has it not")
+                giver = giver.ports[port]
 
 
 def _frames(k: Kernel) -> None:

@@ -19,19 +19,33 @@ from l4lab.abi.calls import CONVENTIONS, SystemCall
 from l4lab.abi.frame import EAX, EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.errors import Refused
-from l4lab.kernel import control, debugtraps, events, faults, ipc, threadcontrol, vm
+from l4lab.kernel import (
+    control,
+    debugtraps,
+    events,
+    exregs,
+    faults,
+    ipc,
+    portio,
+    preemption,
+    schedule,
+    threadcontrol,
+    vm,
+)
 from l4lab.kernel.events import Switched
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
-from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, Request
+from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, PortFault, Request
 from l4lab.kernel.interrupts import Interrupts
 from l4lab.kernel.kip_stubs import CALL_VECTOR, IPC_VECTOR
 from l4lab.kernel.mapping import MappingDatabase
+from l4lab.kernel.ports import PortRights
 from l4lab.kernel.sched import Scheduler, Sleeper
 from l4lab.kernel.space import KernelArea, Space
 from l4lab.kernel.strings import Copy
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine import engine as e
 from l4lab.machine.board import Machine
+from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 
 ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
@@ -73,12 +87,14 @@ class Kernel:
         self.machine = machine
         self.clock = machine.clock
         self.now = machine.clock.cycles  # the address of this instant: when the kernel was entered
+        self.since = self.now  # when the current thread's present run began: `slice_left` is as of then
         self.trace = trace
         self.kernel_memory = kernel_memory
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
         self.register_frames = RegisterFrames(self.frames)
         self.area = KernelArea(machine.memory, self.frames)
         self.mappings = MappingDatabase()
+        self.ports = PortRights()
         self.sched = Scheduler()
         self.interrupts = Interrupts()
         self.threads: dict[int, Tcb] = {}  # by thread number
@@ -134,6 +150,7 @@ class Kernel:
     def delete_space(self, space: Space) -> None:
         """The last thread is gone: take all mappings back, also from those who got them from here."""
         self.mappings.forget(space)
+        self.ports.forget(self, space)
         space.release()
         self.machine.user.forget_translations()  # the next space may get the same page directory
         self.spaces.remove(space)
@@ -159,10 +176,14 @@ class Kernel:
         self.sched.remove(thread)
         self.hand_over(thread)
 
+    def unfavour(self, thread: Tcb) -> None:
+        """From now on the thread runs with its own priority."""
+        if thread is self._favoured:
+            self._favoured = None
+
     def halt(self, thread: Tcb, why: str) -> None:
-        """The thread does not run any more."""
-        if thread.state in (ThreadState.WAITING, ThreadState.POLLING, ThreadState.TRANSFERRING):
-            ipc.cancel(self, thread)
+        """The thread, which could run, does not run any more."""
+        assert thread.state is ThreadState.RUNNING, f"{thread!r} cannot halt at once"
         if self._next is thread:
             self._next = None
         self.sched.remove(thread)
@@ -176,7 +197,7 @@ class Kernel:
         if thread.id.is_interrupt:
             self.interrupts.failed(self, thread)
         elif error >> 1 & 7 == 2:  # no partner: nobody will ever resolve the fault
-            self.halt(thread, "it faulted, and the thread that should hear of it does not exist")
+            self.halt(thread, "the thread that should hear of its fault, or of its time being over, does not exist")
 
     @property
     def next_to_run(self) -> Tcb | None:
@@ -279,22 +300,28 @@ class Kernel:
         ):
             return self._switch_to(handed)  # the usual way from a caller to the thread that it called
         chosen = previous if previous is not None and previous.state is RUNNING else None
-        why = "priority"
+        why, asked = "priority", True  # is the preempted thread asked whether it has something against it?
         if chosen is not None and chosen.slice_left <= 0:
-            chosen.slice_left, why = chosen.time_slice, "slice"
-            self.sched.add(chosen)
-            if chosen is self._favoured:
-                self._favoured = None
-            chosen = None
+            yielded, asked = chosen.yielded, chosen.slice_rest is None and not chosen.yielded
+            self.unfavour(chosen)
+            self._next = handed
+            after = preemption.next_stretch(self, chosen)
+            if after is preemption.After.NOTHING:
+                return self._choose()
+            self._next = None
+            if after is preemption.After.NEW_SLICE:
+                why = "switch" if yielded else "slice"
+                self.sched.add(chosen)
+                chosen = None
+        level = self._level(chosen)
         if handed is not None:
-            if chosen is None or handed.priority > chosen.priority:
+            if self._level(handed) > level:
                 if chosen is not None:
                     self.sched.add_first(chosen)
-                chosen = handed
+                chosen, level = handed, self._level(handed)
             else:
                 self.sched.add_first(handed)
-        highest = self.sched.highest
-        if chosen is None or (highest > chosen.priority and (chosen is not self._favoured or highest > self._favour)):
+        if self.sched.highest > level:
             if chosen is not None:
                 self.sched.add_first(chosen)
             chosen = self.sched.pick()
@@ -302,16 +329,35 @@ class Kernel:
             self.current = chosen
             return chosen
         if previous is not None and previous.state is RUNNING:
-            self.trace.append(events.Preempted(self.now, previous.word, why))
+            return self._preempt(previous, chosen, why, asked)
         return self._switch_to(chosen)
 
-    def _switch_to(self, thread: Tcb) -> Tcb:
+    def _level(self, thread: Tcb | None) -> int:
+        """The priority with which a thread competes; -1 for nobody."""
+        if thread is None:
+            return -1
+        return max(thread.priority, self._favour) if thread is self._favoured else thread.priority
+
+    def _preempt(self, previous: Tcb, chosen: Tcb, why: str, asked: bool) -> Tcb | None:
+        """`previous` could run on, and stands in a queue; `chosen` is in none. Who runs."""
+        if asked and preemption.postpones(previous, chosen.priority, why == "slice"):
+            self.sched.add_first(chosen)
+            self.sched.remove(previous)
+            self._favoured, self._favour = previous, previous.sensitive_priority
+            return previous
+        self.trace.append(events.Preempted(self.now, previous.word, why))
+        if why != "switch" and preemption.signals(self, previous):
+            self.sched.add_first(chosen)
+            return self._choose()
+        return self._switch_to(chosen)
+
+    def _switch_to(self, thread: Tcb) -> Tcb | None:
         """The thread gets the processor: %gs:0 leads to its UTCB."""
+        if thread.slice_left <= 0 and preemption.next_stretch(self, thread) is preemption.After.NOTHING:
+            return self._choose()
         self.trace.append(Switched(self.now, thread.word))
         if self._favoured is not None and thread is not self._favoured:
             self._favoured = None
-        if thread.slice_left <= 0:
-            thread.slice_left = thread.time_slice
         self._words[self._utcb_slot] = thread.local_id
         self.current = thread
         return thread
@@ -320,6 +366,7 @@ class Kernel:
         """Let the thread run until it enters the kernel, and handle that entry; or until its slice ends, or it is time
         to look around: a limit is no entry, since where somebody outside paused a run must not show in its time."""
         start, charge = self.now, self.machine.charge
+        self.since = start
         program = thread.program
         if program is not None:
             charge(STEP_CYCLES)
@@ -359,7 +406,7 @@ class Kernel:
         if event == IPC_VECTOR and info[e.INFO_IS_INT]:
             ipc.sys_ipc(self, thread)
         elif event in (e.EVENT_IN, e.EVENT_OUT):
-            self._user_port(thread, event == e.EVENT_IN)
+            portio.access(self, thread, event == e.EVENT_IN)
         elif event == e.EVENT_ERROR:
             self.halt(thread, f"the CPU engine gave up (error {info[e.INFO_UC_ERROR]:#x}) at {thread.regs[EIP]:#x}")
         elif info[e.INFO_IS_INT]:
@@ -367,7 +414,7 @@ class Kernel:
         elif event == PAGE_FAULT:
             address = self.machine.engine.read_register("CR2")
             faults.page_fault(self, thread, address, bool(info[e.INFO_ERROR_CODE] & WRITE))
-        elif event == INVALID_OPCODE and self._code_at(thread, 2) == kip.LOCK_NOP:
+        elif event == INVALID_OPCODE and self.code_at(thread, 2) == kip.LOCK_NOP:
             thread.regs[EIP] += 2
             self._system_call(thread, SystemCall.KERNEL_INTERFACE)
         else:
@@ -408,43 +455,27 @@ class Kernel:
             self._system_call(thread, request)
         elif isinstance(request, PageFault):
             faults.page_fault(self, thread, request.address, bool(request.error_code & WRITE))
+        elif isinstance(request, PortFault):
+            faults.io_page_fault(self, thread, request.port, request.size)
         elif isinstance(request, Died):
             self.deaths.append((thread, request))
             self.halt(thread, f"its program raised {request.summary}")
         else:
             self.halt(thread, "its program ended")
 
-    def _code_at(self, thread: Tcb, length: int) -> bytes:
+    def code_at(self, thread: Tcb, length: int) -> bytes:
         """The bytes at a native program's EIP; fewer where a page is missing."""
-        code = b""
-        try:
-            for i in range(length):
-                pa = walk(
-                    self.machine.memory, thread.space.tables.cr3, thread.regs[EIP] + i & 0xFFFFFFFF, USER, set_ad=False
-                )
-                code += bytes((self.machine.memory.u8[pa],))
-        except PageFault:
-            pass
+        memory, cr3, code = self.machine.memory, thread.space.tables.cr3, b""
+        while len(code) < length:
+            at = thread.regs[EIP] + len(code) & 0xFFFFFFFF
+            try:
+                pa = walk(memory, cr3, at, USER, set_ad=False)
+            except PageFault:
+                break
+            code += bytes(memory.u8[pa : pa + min(length - len(code), PAGE_SIZE - at % PAGE_SIZE)])
         return code
 
     # -- ports and devices -----------------------------------------------------------------------------------------
-
-    def _user_port(self, thread: Tcb, is_in: bool) -> None:
-        """IN or OUT of a native program, which runs at IOPL 3. String forms are left out until I/O fpages come."""
-        info = self.machine.engine.info
-        port, size = info[e.INFO_PORT], info[e.INFO_SIZE]
-        code = self._code_at(thread, 4)
-        prefixes = len(code) - len(code.lstrip(b"\x66\xf2\xf3"))
-        opcode = code[prefixes] if prefixes < len(code) else 0
-        if opcode & 0xFC == 0x6C:
-            faults.exception(self, thread, 13, 0)
-            return
-        if is_in:
-            mask = (1 << 8 * size) - 1
-            thread.regs[EAX] = thread.regs[EAX] & ~mask & 0xFFFFFFFF | self.port_in(port, size) & mask
-        else:
-            self.port_out(port, size, info[e.INFO_VALUE])
-        thread.regs[EIP] += prefixes + (1 if opcode & 8 else 2)
 
     def port_in(self, port: int, size: int) -> int:
         """Read a port of the machine."""
@@ -482,9 +513,9 @@ SYSTEM_CALLS: dict[SystemCall, Callable[[Kernel, Tcb], None]] = {
     SystemCall.PROCESSOR_CONTROL: control.sys_processor_control,
     SystemCall.MEMORY_CONTROL: control.sys_memory_control,
     SystemCall.UNMAP: control.sys_unmap,
-    SystemCall.EXCHANGE_REGISTERS: control.sys_exchange_registers,
+    SystemCall.EXCHANGE_REGISTERS: exregs.sys_exchange_registers,
     SystemCall.SYSTEM_CLOCK: control.sys_system_clock,
-    SystemCall.THREAD_SWITCH: control.sys_thread_switch,
-    SystemCall.SCHEDULE: control.sys_schedule,
+    SystemCall.THREAD_SWITCH: schedule.sys_thread_switch,
+    SystemCall.SCHEDULE: schedule.sys_schedule,
     SystemCall.KERNEL_INTERFACE: control.sys_kernel_interface,
 }

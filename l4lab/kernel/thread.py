@@ -74,11 +74,17 @@ class Tcb:
     intended_receiver: int = 0  # redirection: for whom the message was that the redirector gets
     senders: deque[Tcb] = field(default_factory=deque)  # who stands in my queue, oldest first
     wake_ticket: int = 0  # counts waits, at the beginning of each; a timer that holds an older number is stale
-    # written by sched.py only
-    priority: int = 100
-    time_slice: int = TIME_SLICE  # cycles
-    slice_left: int = TIME_SLICE
+    priority: int = 100  # written by sched.py and boot.py only
+    # written by schedule.py and preemption.py only; times are in cycles
+    time_slice: int = TIME_SLICE
+    slice_left: int = TIME_SLICE  # of the present stretch; not positive: ask preemption.py before it runs
+    slice_rest: int | None = None  # of the slice beyond a stretch of donated or delayed time; None: no such stretch
+    yielded: bool = False  # by ThreadSwitch, since it ran last
     total_quantum: int = NEVER_ENDS
+    quantum_left: int = NEVER_ENDS  # what has not been given out as slices
+    sensitive_priority: int = 0  # a preempter up to this one can be asked to wait ...
+    max_delay: int = 0  # ... so long
+    halting: bool = False  # written by exregs.py: it halts when it would next run
     # fault id -> items to append to that fault's message (reference section 9.5)
     fault_items: dict[int, tuple[int, ...]] = field(default_factory=dict)
     word: int = 0  # `id` as a plain integer: the trace packs it without asking what it is

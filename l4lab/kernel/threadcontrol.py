@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import UNCHANGED, ErrorCode
 from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, ESI, USER_EFLAGS
-from l4lab.abi.ids import NIL_THREAD, SYSTEM_BASE, USER_BASE, ThreadId
+from l4lab.abi.ids import SYSTEM_BASE, THREAD_BITS, USER_BASE, ThreadId
 from l4lab.errors import Refused
 from l4lab.kernel import events, ipc, vm
 from l4lab.kernel.faults import start_message
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 8  # what one call may need: directory, KIP and UTCB tables, UTCB, register frames, a virtual CPU's block
 
+# Thread control registers that are zero, nilthread or never at first.
+_FRESH = (
+    *(u.BR0, u.PROCESSOR_NO, u.USER_DEFINED_HANDLE, u.EXCEPTION_HANDLER, u.PREEMPTION_FLAGS, u.ERROR_CODE),
+    *(u.XFER_TIMEOUTS, u.INTENDED_RECEIVER, u.VIRTUAL_SENDER),
+)
+
 
 def sys_thread_control(k: Kernel, caller: Tcb) -> None:
-    """Create, modify or delete the thread `dest`."""
+    """Create, modify or delete the thread `dest`. An existing thread is found by its number alone (quirk Q24)."""
     regs = caller.regs
     dest, location = ThreadId.decode(regs[EAX]), regs[EDI]
     pager, scheduler, space_id = (k.global_id(regs[register], caller) for register in (ECX, EDX, ESI))
@@ -33,24 +39,20 @@ def sys_thread_control(k: Kernel, caller: Tcb) -> None:
         raise Refused(ErrorCode.NO_PRIVILEGE)
     if dest.is_nil or dest.is_local:
         raise Refused(ErrorCode.INVALID_SPACE)
+    thread = k.threads.get(dest.thread_no)
     if dest.thread_no < SYSTEM_BASE:
         k.interrupts.associate(k, dest, pager)
-    elif dest.thread_no < USER_BASE:
+    elif dest.thread_no < USER_BASE or dest.thread_no >> THREAD_BITS:
         raise Refused(ErrorCode.INVALID_THREAD)
+    elif space_id.is_nil:
+        if thread is caller or (thread is not None and _holds_all_memory(thread)):
+            raise Refused(ErrorCode.INVALID_THREAD)
+        if thread is not None:
+            delete(k, thread)
+    elif thread is None:
+        _create(k, dest, space_id, scheduler, pager, location)
     else:
-        thread = k.threads.get(dest.thread_no)
-        if space_id.is_nil:
-            if thread is caller or (thread is not None and _holds_all_memory(thread)):
-                raise Refused(ErrorCode.INVALID_THREAD)
-            if thread is not None:
-                delete(k, thread)
-            regs[EAX] = 1
-            return
-        k.frames.require(MOST_FRAMES)
-        if thread is None:
-            _create(k, dest, space_id, scheduler, pager, location)
-        else:
-            _modify(k, thread, dest, space_id, scheduler, pager, location)
+        _modify(k, thread, dest, space_id, scheduler, pager, location)
     regs[EAX] = 1
 
 
@@ -60,19 +62,14 @@ def _holds_all_memory(thread: Tcb) -> bool:
 
 
 def _create(k: Kernel, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int) -> None:
-    if space_id == dest:
-        if not pager.is_nil:
-            raise Refused(ErrorCode.INVALID_SPACE)
-        space = None
-    else:
-        space = _space_of(k, space_id)
+    space = None if space_id == dest else _space_of(k, space_id)
+    if space is None and not pager.is_nil:
+        raise Refused(ErrorCode.INVALID_SPACE)
     if scheduler.is_nil:
         raise Refused(ErrorCode.INVALID_THREAD)
     if space is not None and not pager.is_nil:
-        if not space.initialised:
-            raise Refused(ErrorCode.INVALID_SPACE)
-        if location == UNCHANGED or not space.holds_utcb(location):
-            raise Refused(ErrorCode.UTCB_AREA)
+        _check_active(space, location, None)
+    k.frames.require(MOST_FRAMES)
     thread = create(k, dest, space or k.new_space(f"space {dest.thread_no}"))
     thread.scheduler = scheduler
     if location != UNCHANGED:
@@ -87,20 +84,17 @@ def _modify(
     k: Kernel, thread: Tcb, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, pager: ThreadId, location: int
 ) -> None:
     inactive = thread.state is ThreadState.ABORTED
-    space = thread.space if space_id == thread.id else _space_of(k, space_id)
-    if location != UNCHANGED and (not inactive or (space.initialised and not space.holds_utcb(location))):
+    if location != UNCHANGED and (not inactive or (thread.space.initialised and not thread.space.holds_utcb(location))):
         raise Refused(ErrorCode.UTCB_AREA)
+    space = _space_of(k, space_id)
     utcb = location if location != UNCHANGED else thread.utcb_location
-    if space is not thread.space:
-        if not inactive and not (space.initialised and space.holds_utcb(utcb)):
-            raise Refused(ErrorCode.UTCB_AREA)
-        if _holds_all_memory(thread) or thread.program is not None:  # a Python function cannot be taken elsewhere
-            raise Refused(ErrorCode.INVALID_SPACE)
-    if not pager.is_nil and inactive:
-        if not space.initialised:
-            raise Refused(ErrorCode.INVALID_SPACE)
-        if not space.holds_utcb(utcb):
-            raise Refused(ErrorCode.UTCB_AREA)
+    if space is not thread.space and (_holds_all_memory(thread) or thread.program is not None):
+        raise Refused(ErrorCode.INVALID_SPACE)  # a Python function cannot be taken elsewhere
+    if inactive and not pager.is_nil:
+        _check_active(space, utcb, thread)
+    elif not inactive and space is not thread.space and not (space.initialised and _is_free(space, utcb, thread)):
+        raise Refused(ErrorCode.UTCB_AREA)
+    k.frames.require(MOST_FRAMES)
     thread.utcb_location = utcb
     if space is not thread.space:
         _migrate(k, thread, space)
@@ -109,18 +103,52 @@ def _modify(
             activate(k, thread, pager)
         else:
             thread.set_tcr(u.PAGER, pager)
+            if thread.on_reply is start_message:
+                thread.wait_for = pager
     if not scheduler.is_nil:
         thread.scheduler = scheduler
     if dest != thread.id:
-        thread.rename(dest)
-        if thread.utcb is not None:
-            thread.set_tcr(u.MY_GLOBAL_ID, dest)
+        _rename(k, thread, dest)
+
+
+def _check_active(space: Space, location: int, thread: Tcb | None) -> None:
+    """Could a thread be active in the space, with its UTCB there?"""
+    if not space.initialised:
+        raise Refused(ErrorCode.INVALID_SPACE)
+    if not _is_free(space, location, thread):
+        raise Refused(ErrorCode.UTCB_AREA)
+
+
+def _is_free(space: Space, location: int, thread: Tcb | None) -> bool:
+    """Is this a place for a UTCB that no other active thread has?"""
+    taken = any(
+        other.utcb is not None and other.utcb_location == location for other in space.threads if other is not thread
+    )
+    return space.holds_utcb(location) and not taken
+
+
+def _rename(k: Kernel, thread: Tcb, dest: ThreadId) -> None:
+    """Give the thread another version. Its old name names nobody: who sends to it or waits for it does so in vain."""
+    old = thread.id
+    thread.rename(dest)
+    if thread.utcb is not None:
+        thread.set_tcr(u.MY_GLOBAL_ID, dest)
+    k.interrupts.rename(old, dest)
+    ipc.drop_senders(k, thread)
+    _wait_in_vain(k, old)
+
+
+def _wait_in_vain(k: Kernel, gone: ThreadId) -> None:
+    """Nobody is called `gone` any more: abort who waits for it in particular; but a new thread's pager may yet come."""
+    for other in k.threads.values():
+        if other.state is ThreadState.WAITING and other.wait_for == gone and other.on_reply is not start_message:
+            ipc.cancel(k, other)
 
 
 def _space_of(k: Kernel, space_id: ThreadId) -> Space:
     """The space that a thread identifier names: the space of that thread."""
     thread = k.threads.get(space_id.thread_no)
-    if thread is None or thread.id != space_id:
+    if thread is None or thread.id != space_id or space_id.is_interrupt:
         raise Refused(ErrorCode.INVALID_SPACE)
     return thread.space
 
@@ -144,10 +172,10 @@ def activate(k: Kernel, thread: Tcb, pager: ThreadId) -> None:
     assert thread.state is ThreadState.ABORTED, f"{thread!r} is active already"
     thread.utcb = thread.space.utcb_words(thread.utcb_location)
     thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
+    for offset in _FRESH:  # another thread may have had this UTCB before
+        thread.set_tcr(offset, 0)
     thread.set_tcr(u.MY_GLOBAL_ID, thread.id)
     thread.set_tcr(u.PAGER, pager)
-    thread.set_tcr(u.EXCEPTION_HANDLER, NIL_THREAD)
-    thread.set_tcr(u.PROCESSOR_NO, 0)
     thread.fault_items.clear()
     thread.regs[EDI] = thread.local_id
     program = k.programs.pop(thread.id, None)
@@ -170,9 +198,7 @@ def delete(k: Kernel, thread: Tcb) -> None:
     thread.on_reply = thread.outgoing = None
     del k.threads[thread.id.thread_no]
     ipc.drop_senders(k, thread)
-    for other in k.threads.values():  # whoever waits for it in particular waits in vain
-        if other.state is ThreadState.WAITING and other.wait_for == thread.id:
-            ipc.cancel(k, other)
+    _wait_in_vain(k, thread.id)
     k.interrupts.forget(thread)
     if thread.program is not None:
         thread.program.stop()
@@ -193,7 +219,8 @@ def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:
     space.threads.append(thread)
     thread.space = space
     if thread.utcb is not None:
-        ipc.cancel(k, thread)
+        if thread.on_reply is not start_message:  # whom its pager has not started yet waits on
+            ipc.cancel(k, thread)
         words = thread.utcb.tolist()
         thread.utcb = space.utcb_words(thread.utcb_location)
         for i, word in enumerate(words):
@@ -201,6 +228,7 @@ def _migrate(k: Kernel, thread: Tcb, space: Space) -> None:
         thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
     if thread.vcpu is not None:
         vm.destroy(k, thread)
+        thread.regs[EFLAGS] = USER_EFLAGS  # a guest's may have had any, I/O privilege too
     if space.is_vm:
         vm.create(k, thread)
     if not old.threads:

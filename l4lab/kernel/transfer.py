@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
-from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage
+from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage, IoFpage
 from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, StringItem, typed_item
 from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
 from l4lab.errors import Refused
@@ -57,7 +57,9 @@ def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: Sequence[int], acc
             if acceptor.ctrlxfer:
                 ctrlxfer.write(receiver, item, words[at + 1 : at + item.words])
         elif isinstance(item, MapItem):
-            if at + 1 >= end or acceptor.window.is_nil:
+            if at + 1 >= end:
+                return IpcErrorCode.MESSAGE_OVERFLOW
+            if acceptor.window.is_nil and not Fpage.decode(words[at + 1]).is_io:  # ports need no window
                 return IpcErrorCode.MESSAGE_OVERFLOW
             try:
                 hand_over(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
@@ -78,7 +80,10 @@ def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: Sequence[int], acc
 
 def hand_over(k: Kernel, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage, window: Fpage) -> None:
     """Map or grant an fpage of the sender into the receiver's window."""
-    if fpage.is_nil or fpage.is_io:
+    if fpage.is_nil:
+        return
+    if fpage.is_io:
+        k.ports.map(k, sender.space, receiver.space, IoFpage(fpage), isinstance(item, GrantItem))
         return
     if sender.space.is_sigma0 and fpage.base + fpage.size > k.kernel_memory:
         return  # sigma0 owns all memory but the kernel's

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 
-from l4lab.abi.frame import EAX, EDX, EFLAGS, EIP, ESP
+from l4lab.abi.frame import EAX, EDX, EFLAGS, EIP, ESP, USER_EFLAGS
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
 from l4lab.machine.memory import PAGE_SIZE, Memory
@@ -83,7 +83,7 @@ class UserMode:
         for name, selector in (("DS", USER_DS), ("ES", USER_DS), ("FS", USER_DS), ("GS", UTCB_GS)):
             engine.write_register(name, selector)
         self._memory.write(self._frame + _STUB, b"\xcf")  # IRET
-        self._memory.write(self._frame + _STACK, struct.pack("<5I", 0, USER_CS, 0x3202, 0, USER_DS))
+        self._memory.write(self._frame + _STACK, struct.pack("<5I", 0, USER_CS, USER_EFLAGS, 0, USER_DS))
         scratch = self._frame + _STACK + 64
         frame = [0] * 10
         frame[EIP], frame[EFLAGS], frame[ESP] = linear + _STUB, 2, linear + _STACK

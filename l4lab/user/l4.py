@@ -21,6 +21,7 @@ from l4lab.abi.calls import (
     ScheduleResult,
     SpaceControlBits,
     SystemCall,
+    TimeControl,
     UnmapControl,
 )
 from l4lab.abi.fpage import NILPAGE, Fpage
@@ -265,11 +266,17 @@ class L4:
         processor: int = UNCHANGED,
         preemption: int = UNCHANGED,
     ) -> ScheduleResult:
-        """Schedule: priority and time of a thread that has me as its scheduler."""
+        """Schedule: priority and time of a thread that has me as its scheduler. `time_left` tells what it had left."""
         regs = self._regs
         regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI] = dest, priority, time, processor, preemption
         self._checked(SystemCall.SCHEDULE)
         return ScheduleResult(regs[EAX])
+
+    @property
+    def time_left(self) -> tuple[int, int]:
+        """After Schedule: what was left of the time slice and of the total quantum, in microseconds; 0: infinite."""
+        left = TimeControl.decode(self._regs[EDX])
+        return left.time_slice, left.total_quantum
 
     def thread_switch(self, to: int = NIL_THREAD) -> None:
         """ThreadSwitch: give the rest of my time slice to a thread, or to whoever is next."""
@@ -300,6 +307,21 @@ class L4:
         regs[ESI], regs[EDI] = fpages[0], self._mr0_address
         self.trap(SystemCall.UNMAP)
         return [Fpage.decode(regs[ESI]), *(Fpage.decode(word) for word in utcb[_MR + 1 : _MR + len(fpages)])]
+
+    def memory_control(self, fpages: Sequence[Fpage], attributes: Sequence[int]) -> None:
+        """MemoryControl: cache attributes (privileged). An fpage's lowest two bits choose one of up to four."""
+        regs, utcb = self._regs, self._utcb
+        for i, fpage in enumerate(fpages):
+            utcb[_MR + i] = fpage & ~7 if len(attributes) == 1 else fpage & ~4
+        regs[EAX], regs[ESI], regs[EDI] = len(fpages) - 1, utcb[_MR], self._mr0_address
+        regs[ECX], regs[EDX], regs[EBX], regs[EBP] = *attributes, *(0,) * (4 - len(attributes))
+        self._checked(SystemCall.MEMORY_CONTROL)
+
+    def processor_control(self, processor: int, internal: int = 0, external: int = 0, voltage: int = 0) -> None:
+        """ProcessorControl: frequencies in kHz, and voltage (privileged)."""
+        regs = self._regs
+        regs[EAX], regs[ECX], regs[EDX], regs[ESI] = processor, internal, external, voltage
+        self._checked(SystemCall.PROCESSOR_CONTROL)
 
     def _checked(self, call: SystemCall) -> None:
         self.trap(call)

@@ -11,11 +11,12 @@ mapping; anyone else is answered with nilpage.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from l4lab.abi import kip as k
+from l4lab.abi.calls import MemoryAttribute
 from l4lab.abi.fpage import NILPAGE, PAGE_LOG2, Fpage, IoFpage
-from l4lab.abi.ids import ROOT_TASK, SIGMA0, SIGMA1, SYSTEM_BASE, USER_BASE
+from l4lab.abi.ids import ROOT_TASK, SIGMA0, SIGMA1, SYSTEM_BASE, USER_BASE, ThreadId
 from l4lab.abi.kip import Kip, MemoryType
 from l4lab.abi.message import Message
 from l4lab.abi.protocols import (
@@ -27,7 +28,8 @@ from l4lab.abi.protocols import (
     sigma0_grant,
 )
 from l4lab.user.console import say
-from l4lab.user.l4 import L4, IpcFailed, Received
+from l4lab.user.l4 import L4, CallRefused, IpcFailed, Received
+from l4lab.words import hex32
 
 # Owners that are no threads. Identifiers of threads are positive.
 KERNEL = 0  # nobody gets it
@@ -36,9 +38,6 @@ DEDICATED = -2  # memory of devices and firmware: anyone who asks first, but onl
 SHARED = -3  # everyone, any number of times
 LOADED = -4  # what the boot loader has filled: anyone who asks first for this address, or simply reads it
 
-_NAMES = {KERNEL: "the kernel", FREE: "free", DEDICATED: "devices", SHARED: "everybody", LOADED: "loaded"}
-_DUMP = 2  # MR1 of an extended request; MR2: is an answer wanted?
-
 _OWNER_OF_TYPE = {
     MemoryType.CONVENTIONAL: FREE,
     MemoryType.SHARED: SHARED,
@@ -46,6 +45,10 @@ _OWNER_OF_TYPE = {
     MemoryType.BOOT_LOADER: LOADED,
     MemoryType.ARCHITECTURE: DEDICATED,
 }  # all other types are the kernel's
+_OWNER_TEXT = {KERNEL: "kernel", FREE: "free", DEDICATED: "dedicated", SHARED: "shared", LOADED: "loaded"}
+
+SET_VERBOSITY, DUMP = 1, 2  # MR1 of the extended protocol
+SILENT, REFUSALS, EVERYTHING = range(3)  # verbosity: what is said about memory and port requests
 
 
 class Ownership:
@@ -109,7 +112,16 @@ class Ownership:
 class Sigma0:
     """The server. `answer` is a pure step from a message to its reply, `run` the loop around it."""
 
-    def __init__(self, kip: Kip) -> None:
+    def __init__(
+        self,
+        kip: Kip,
+        set_attribute: Callable[[Fpage, int], bool] = lambda page, attribute: True,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`set_attribute`: MemoryControl, if it succeeds; `say` takes lines for people."""
+        self._set_attribute = set_attribute
+        self._say = say
+        self.verbosity = SILENT
         self.memory = Ownership(1 << 32, KERNEL)
         self.ports = Ownership(1 << 16, FREE)
         for piece in kip.memory:
@@ -124,34 +136,69 @@ class Sigma0:
     def answer(self, received: Received) -> Sequence[int] | None:
         """The reply to a message: a map item, of nilpage if the request is refused; None: no reply at all."""
         thread, words = received.sender, received.words
+        untyped = received.tag.untyped
+        given: Fpage | IoFpage
         if is_sigma0_request(received.tag):
             wanted = Fpage.decode(words[1])
-            given = self._ports(thread, IoFpage.decode(words[1])) if wanted.is_io else self._memory(thread, wanted)
-        elif is_page_fault(received.label):
+            if wanted.is_io:
+                given = self._ports(thread, IoFpage.decode(words[1]))
+            else:
+                given = self._memory(_owner(thread), wanted, words[2], words[3] if untyped == 3 else 0)
+        elif is_page_fault(received.label) and untyped == 2:
             page = Fpage.at(words[1] & -1 << PAGE_LOG2)
             given = self._take(thread, page, dedicated=False)
-        elif received.label == IO_PAGE_FAULT:
+        elif received.label == IO_PAGE_FAULT and untyped == 2:
             given = self._ports(thread, IoFpage.decode(words[1]))
-        elif self.wants_dump(received):
-            return Message().words() if received.untyped[1:2] > [0] else None
+        elif received.label == SIGMA0_EXTENDED and untyped == 2 and _may_inspect(thread):
+            return self._extended(words[1], words[2])
         else:
             return None
+        self._report(thread, words, given)
         return sigma0_grant(given, given.base if isinstance(given, Fpage) else 0).words()
 
-    def _memory(self, thread: int, wanted: Fpage) -> Fpage:
-        # MR2, a memory attribute, changes nothing: the emulated machine has no caches
-        if not PAGE_LOG2 <= wanted.log2 <= 32 or wanted.extended:
+    def _extended(self, command: int, argument: int) -> Sequence[int] | None:
+        if command == SET_VERBOSITY:
+            self.verbosity = argument
+        elif command == DUMP:
+            for line in self.dump():
+                self._say(line)
+            return Message().words() if argument else None
+        return None
+
+    def dump(self) -> list[str]:
+        """Who owns what, a line for each piece of memory and of the port space."""
+        pieces = [("memory", *run) for run in self.memory] + [("ports", *run) for run in self.ports]
+        return [
+            f"{kind} {hex32(begin)}..{hex32(end - 1)} {_OWNER_TEXT.get(owner) or hex32(owner)}"
+            for kind, begin, end, owner in pieces
+        ]
+
+    def _report(self, thread: int, words: Sequence[int], given: Fpage | IoFpage) -> None:
+        if self.verbosity >= EVERYTHING or (self.verbosity >= REFUSALS and given == NILPAGE):
+            answer = "refused" if given == NILPAGE else repr(given)
+            self._say(f"sigma0: {hex32(thread)} asks {hex32(words[1])}: {answer}")
+
+    def _memory(self, owner: int, wanted: Fpage, attribute: int, upper: int) -> Fpage:
+        if not PAGE_LOG2 <= wanted.log2 <= 32 or (wanted.extended and upper):  # there is nothing above 4 GB
             return NILPAGE
-        if not is_any_page(wanted):
-            return self._take(thread, Fpage.at(wanted.base, wanted.log2), dedicated=True)
-        at = self.memory.find_free(wanted.size)
-        return NILPAGE if at is None else self._take(thread, Fpage.at(at, wanted.log2), dedicated=False)
+        if is_any_page(wanted):
+            at = self.memory.find_free(wanted.size)
+            page = NILPAGE if at is None else Fpage.at(at, wanted.log2)
+        else:
+            page = Fpage.at(wanted.base, wanted.log2)
+        if page.is_nil or not self._may_take(owner, page, dedicated=not is_any_page(wanted)):
+            return NILPAGE
+        if attribute != MemoryAttribute.DEFAULT and not self._set_attribute(page, attribute):
+            return NILPAGE
+        return self._take(owner, page, dedicated=True)
+
+    def _may_take(self, owner: int, page: Fpage, *, dedicated: bool) -> bool:
+        return self.memory.may_have(page.base, page.base + page.size, owner, dedicated=dedicated)
 
     def _take(self, thread: int, page: Fpage, *, dedicated: bool) -> Fpage:
-        begin, end = page.base, page.base + page.size
-        if not self.memory.may_have(begin, end, thread, dedicated=dedicated):
+        if not self._may_take(thread, page, dedicated=dedicated):
             return NILPAGE
-        self._note(self.memory, begin, end, thread)
+        self._note(self.memory, page.base, page.base + page.size, thread)
         return page
 
     def _ports(self, thread: int, wanted: IoFpage) -> Fpage | IoFpage:
@@ -171,24 +218,10 @@ class Sigma0:
             if low < high and owner not in (SHARED, thread):
                 ownership.give(low, high, thread)
 
-    def wants_dump(self, received: Received) -> bool:
-        """Is it the root task or the kernel, who may ask what belongs to whom? (Reference section 6.4.)"""
-        asks = received.label == SIGMA0_EXTENDED and received.untyped[:1] == [_DUMP]
-        return asks and (received.sender == ROOT_TASK or SYSTEM_BASE <= received.sender.thread_no < USER_BASE)
-
-    def pools(self) -> Iterator[str]:
-        """What belongs to whom, a line for each run."""
-        for what, ownership in (("memory", self.memory), ("ports", self.ports)):
-            for begin, end, owner in ownership:
-                yield f"sigma0: {what} {begin:08x} to {end - 1:08x}: {_NAMES.get(owner) or f'thread {owner:08x}'}"
-
     def run(self, l4: L4) -> None:
         """Serve for ever. Who does not wait for the reply gets none."""
         received = l4.wait()
         while True:
-            if self.wants_dump(received):
-                for line in self.pools():
-                    say(l4, line)
             reply = self.answer(received)
             try:
                 received = l4.wait() if reply is None else l4.reply_wait(received.sender, reply)
@@ -196,6 +229,24 @@ class Sigma0:
                 received = l4.wait()
 
 
+def _owner(thread: ThreadId) -> int:
+    """Who owns what a thread asks for: what the kernel's threads get is nobody else's any more."""
+    return KERNEL if SYSTEM_BASE <= thread.thread_no < USER_BASE else thread
+
+
+def _may_inspect(thread: ThreadId) -> bool:
+    """The extended protocol is for the root task and the kernel's threads."""
+    return thread == ROOT_TASK or _owner(thread) == KERNEL
+
+
 def main(l4: L4) -> None:
     """sigma0 as a hosted program."""
-    Sigma0(l4.kip()).run(l4)
+
+    def set_attribute(page: Fpage, attribute: int) -> bool:
+        try:
+            l4.memory_control([page], [attribute])
+        except CallRefused:
+            return False
+        return True
+
+    Sigma0(l4.kip(), set_attribute, lambda line: say(l4, line)).run(l4)

@@ -66,6 +66,7 @@ def test_a_driver_hears_of_each_byte(kind: str) -> None:
     """Does an interrupt come as a message from the line's thread, and again after it was acknowledged?"""
 
     def root(r: Root) -> None:
+        r.ports(0x3F8, 3)
         driver = r.native(NATIVE_DRIVER, priority=200).id if kind == "native" else r.hosted(hosted_driver, priority=200)
         r.thread_control(UART, UART, pager=driver)
 
@@ -114,6 +115,7 @@ def test_a_driver_that_goes_away_leaves_its_line_masked() -> None:
     """When the handler is deleted while the line waits for its answer, does everything go on without interrupts?"""
 
     def root(r: Root) -> None:
+        r.ports(0x3F8, 3)
         driver = r.hosted(
             lambda l4: (l4.port_out(0x3F9, 1, 1), l4.port_out(0x3FC, 1, 8), l4.receive(UART), l4.sleep(10**6))[0]
         )

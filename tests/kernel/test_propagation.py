@@ -57,7 +57,7 @@ NOTHING = Received(NIL_THREAD, (0,))
 
 @pytest.mark.parametrize(("client", "server", "worker"), [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2)])
 def test_who_may_send_in_whose_name(client: int, server: int, worker: int) -> None:
-    """If server and client, or server and worker, share a space, the worker hears the client, and its answer reaches it;
+    """If server and client, or server and worker, share a space, the worker hears the client, which its answer reaches;
     else the server sends in its own name, and the tag does not say otherwise."""
     allowed = server in (client, worker)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ from l4lab.abi.ids import ROOT_TASK, ThreadId, global_id
 from l4lab.abi.kip import Kip, MemoryDescriptor, MemoryType, ServerRegion
 from l4lab.abi.kip_build import build_kip
 from l4lab.abi.message import Message
-from l4lab.abi.protocols import SIGMA0_EXTENDED, any_page, page_fault_label, sigma0_granted, sigma0_request
+from l4lab.abi.protocols import any_page, page_fault_label, sigma0_granted, sigma0_request
 from l4lab.user.l4 import Received
 from l4lab.user.sigma0 import FREE, Ownership, Sigma0
 from l4lab.words import Rights
@@ -153,17 +151,3 @@ def test_what_the_boot_loader_filled_is_given_by_address_only(sigma0: Sigma0) ->
     assert page == ask(sigma0, ALICE, sigma0_request(page))
     assert NILPAGE == ask(sigma0, BOB, fault)
     assert MODULE not in anything
-
-
-def test_root_may_see_what_belongs_to_whom(sigma0: Sigma0) -> None:
-    """Does a dump answer the root task, if it wants an answer, and nobody else?"""
-    ask(sigma0, ALICE, sigma0_request(Fpage.at(0x5000)))
-
-    def reply(who: ThreadId, *words: int) -> Sequence[int] | None:
-        message = Message(SIGMA0_EXTENDED, list(words)).words()
-        return sigma0.answer(Received(who, message))
-
-    assert [0] == reply(ROOT_TASK, 2, 1)
-    assert [None] * 4 == [reply(ROOT_TASK, 2, 0), reply(ROOT_TASK, 1, 1), reply(ALICE, 2, 1), reply(ROOT_TASK)]
-    assert f"sigma0: memory 00005000 to 00005fff: thread {ALICE:08x}" in sigma0.pools()
-    assert "sigma0: memory 000f0000 to 000fffff: everybody" in sigma0.pools()

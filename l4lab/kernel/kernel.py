@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import greenlet
@@ -69,14 +68,14 @@ class EventSink(Protocol):
         """A good moment to put away what has been noted."""
 
 
-@dataclass
 class Counters:
     """What `--stats` tells. Everything else can be counted from the trace."""
 
-    ipc_messages: int = 0
-    page_faults: int = 0
-    injections: int = 0
-    vm_exits: Counter[int] = field(default_factory=Counter)  # basic exit reason -> how often
+    def __init__(self) -> None:
+        self.ipc_messages = 0
+        self.page_faults = 0
+        self.injections = 0
+        self.vm_exits: Counter[int] = Counter()  # basic exit reason -> how often
 
 
 class Kernel:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -46,51 +45,56 @@ class ThreadState(Enum):
 OnReply = Callable[["Kernel", "Tcb", tuple[int, ...], "Tcb"], int]
 
 
-@dataclass(slots=True, eq=False)
 class Tcb:
     """One thread, as the kernel knows it."""
 
-    id: ThreadId  # number and version; a reused number gets a new version
-    space: Space
-    frame: int  # physical address of its register frame
-    regs: memoryview  # the same: ten words, in the order of the GPREGS item
-    # written by threadcontrol.py only
-    scheduler: ThreadId = NIL_THREAD
-    utcb_location: int = 0  # virtual address in its space; 0: none yet
-    utcb: memoryview | None = None  # the 128 words, in machine memory
-    local_id: int = 0
-    name: str = ""
-    program: HostedThread | None = None  # a thread written in Python
-    vcpu: VirtualCpu | None = None  # a virtual CPU
-    # written by ipc.py only
-    state: ThreadState = ThreadState.ABORTED
-    wait_for: int = 0  # WAITING: from whom
-    send_to: Tcb | None = None  # POLLING: in whose queue
-    then_receive: tuple[int, int] | None = None  # POLLING: from whom afterwards (0: nobody), 16-bit timeout
-    outgoing: tuple[int, ...] | None = None  # a message of the kernel's; None: what lies in the message registers
-    on_reply: OnReply | None = None  # a kernel-issued IPC: who takes the answer in place of the thread
-    copying: Copy | None = None  # a message with strings, of which this thread is the one end or the other
-    virtual_sender: int = 0  # propagation: in whose name it sends, until its message is taken
-    intended_receiver: int = 0  # redirection: for whom the message was that the redirector gets
-    senders: deque[Tcb] = field(default_factory=deque)  # who stands in my queue, oldest first
-    wake_ticket: int = 0  # counts waits, at the beginning of each; a timer that holds an older number is stale
-    priority: int = 100  # written by sched.py and boot.py only
-    # written by schedule.py and preemption.py only; times are in cycles
-    time_slice: int = TIME_SLICE
-    slice_left: int = TIME_SLICE  # of the present stretch; not positive: ask preemption.py before it runs
-    slice_rest: int | None = None  # of the slice beyond a stretch of donated or delayed time; None: no such stretch
-    yielded: bool = False  # by ThreadSwitch, since it ran last
-    total_quantum: int = NEVER_ENDS
-    quantum_left: int = NEVER_ENDS  # what has not been given out as slices
-    sensitive_priority: int = 0  # a preempter up to this one can be asked to wait ...
-    max_delay: int = 0  # ... so long
-    halting: bool = False  # written by exregs.py: it halts when it would next run
-    # fault id -> items to append to that fault's message (reference section 9.5)
-    fault_items: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    word: int = 0  # `id` as a plain integer: the trace packs it without asking what it is
-
-    def __post_init__(self) -> None:
-        self.rename(self.id)
+    def __init__(
+        self,
+        id: ThreadId,
+        space: Space,
+        frame: int,
+        regs: memoryview,
+        state: ThreadState = ThreadState.ABORTED,
+        priority: int = 100,
+    ) -> None:
+        self.id = id  # number and version; a reused number gets a new version
+        self.word = int(id)  # the same as a plain integer: the trace packs it without asking what it is
+        self.space = space
+        self.frame = frame  # physical address of its register frame
+        self.regs = regs  # the same: ten words, in the order of the GPREGS item
+        # written by threadcontrol.py only
+        self.scheduler = NIL_THREAD
+        self.utcb_location = 0  # virtual address in its space; 0: none yet
+        self.utcb: memoryview | None = None  # the 128 words, in machine memory
+        self.local_id = 0
+        self.name = ""
+        self.program: HostedThread | None = None  # a thread written in Python
+        self.vcpu: VirtualCpu | None = None  # a virtual CPU
+        # written by ipc.py only
+        self.state = state
+        self.wait_for = 0  # WAITING: from whom
+        self.send_to: Tcb | None = None  # POLLING: in whose queue
+        self.then_receive: tuple[int, int] | None = None  # POLLING: from whom afterwards (0: nobody), 16-bit timeout
+        self.outgoing: tuple[int, ...] | None = None  # a message of the kernel's; None: it lies in the registers
+        self.on_reply: OnReply | None = None  # a kernel-issued IPC: who takes the answer in place of the thread
+        self.copying: Copy | None = None  # a message with strings, of which this thread is the one end or the other
+        self.virtual_sender = 0  # propagation: in whose name it sends, until its message is taken
+        self.intended_receiver = 0  # redirection: for whom the message was that the redirector gets
+        self.senders: deque[Tcb] = deque()  # who stands in my queue, oldest first
+        self.wake_ticket = 0  # counts waits, at the beginning of each; a timer that holds an older number is stale
+        self.priority = priority  # written by sched.py and boot.py only
+        # written by schedule.py and preemption.py only; times are in cycles
+        self.time_slice = TIME_SLICE
+        self.slice_left = TIME_SLICE  # of the present stretch; not positive: ask preemption.py before it runs
+        self.slice_rest: int | None = None  # of the slice beyond a stretch of donated or delayed time; None: no such
+        self.yielded = False  # by ThreadSwitch, since it ran last
+        self.total_quantum = NEVER_ENDS
+        self.quantum_left = NEVER_ENDS  # what has not been given out as slices
+        self.sensitive_priority = 0  # a preempter up to this one can be asked to wait ...
+        self.max_delay = 0  # ... so long
+        self.halting = False  # written by exregs.py: it halts when it would next run
+        # fault id -> items to append to that fault's message (reference section 9.5)
+        self.fault_items: dict[int, tuple[int, ...]] = {}
 
     def rename(self, identifier: ThreadId) -> None:
         """The thread's identifier is this one from now on."""

@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import (
     UNCHANGED,
@@ -121,6 +123,7 @@ class KernelInterface(NamedTuple):
     kernel_id: int
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class L4:
     """The system-call bindings of one hosted thread."""
 

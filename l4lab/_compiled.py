@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which half of a module runs: its Python source, or what was compiled from it at installation.
+
+The kernel and what every VM exit passes through are compiled ahead of time where a C compiler is at hand (setup.py,
+by mypyc): the same source, the same results, in a fraction of the time. Whoever wants to step through the kernel sets
+L4LAB_KERNEL=python. Whoever edits one of these files runs the source without setting anything: a module that was
+compiled from another text than the one that is there is not used, and then none is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from l4lab.errors import LabError
+
+ROOT: Final = Path(__file__).parent
+MANIFEST: Final = ROOT / "_compiled.json"  # written by setup.py: module -> fingerprint of the source it was made from
+VARIABLE: Final = "L4LAB_KERNEL"
+
+
+def source_of(module: str) -> Path:
+    """The file of a module of ours."""
+    return ROOT.parent.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def fingerprint(module: str) -> str:
+    """What changes when the source does."""
+    return hashlib.sha256(source_of(module).read_bytes()).hexdigest()
+
+
+class SourceOnly:
+    """An import hook that passes compiled modules by."""
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        self.modules = frozenset(modules)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As importlib wants it."""
+        return spec_from_file_location(name, source_of(name)) if name in self.modules else None
+
+
+def choose() -> str:
+    """Decide it for this process, before any of the modules is imported: "compiled" or "python"."""
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in ("", "compiled", "python"):
+        raise LabError(f"{VARIABLE} is {wanted!r}. Set it to compiled or python, or unset it.")
+    made_from: dict[str, str] = json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
+    changed = [module for module, print_ in made_from.items() if fingerprint(module) != print_]
+    if wanted == "compiled" and not made_from:
+        raise LabError(
+            f"{VARIABLE}=compiled, but nothing was compiled. Install a C compiler and Python's headers and install "
+            f"l4lab again; or unset {VARIABLE}."
+        )
+    if made_from and (changed or wanted == "python"):
+        sys.meta_path.insert(0, SourceOnly(made_from))
+    if changed and wanted != "python":
+        warnings.warn(
+            f"{', '.join(changed)} changed since the installation: the kernel runs from its source, which is slower. "
+            "To compile it anew: pip install -e .",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return "python" if not made_from or changed or wanted == "python" else "compiled"
+
+
+MODE: Final = choose()

@@ -25,7 +25,7 @@ def project() -> dict[str, Any]:
 
 def source_files() -> list[Path]:
     """Every file of ours that can carry a comment."""
-    places = [ROOT / "l4lab", ROOT / "tests", ROOT / "tools"]
+    places = [ROOT / "l4lab", ROOT / "tests", ROOT / "tools", ROOT / "examples"]
     below = [file for place in places for file in place.rglob("*") if re.fullmatch(r"\.(py|c|h|s)|", file.suffix)]
     return [file for file in [ROOT / "Makefile", ROOT / "setup.py", *below] if file.is_file()]
 

@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`l4lab boot`: boots a Linux kernel as a guest, its serial console on the terminal.
 
-Lives here: arguments, files, exit statuses. How a session at a console goes is in `rig.session`.
+Lives here: its arguments. What it has in common with `l4lab exec` is in `console`; how a session at a console goes is
+in `rig.session`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from l4lab.cli.console import Records, at_console, check_writable, read_image
 from l4lab.errors import LabError
-
-if TYPE_CHECKING:
-    from l4lab.rig.rig import Rig
 
 PAGING: Final = ("nested",)
 DEFAULT_MEMORY: Final = 128  # MiB
-# Exit statuses by the name of a `rig.session.Status`; 130 is what shells give to a command that Ctrl-C ended.
-EXIT_STATUS: Final = {"MATCHED": 0, "ENDED": 0, "TIMEOUT": 3, "DIED": 4, "INTERRUPTED": 130}
+HOW_TO_GET_ONE: Final = "a kernel image, or get one: l4lab guest get linux"
 
 
 def boot(
@@ -54,63 +49,16 @@ def boot(
     """
     if paging not in PAGING:
         raise LabError(f"there is no paging mode {paging!r}; there is: {', '.join(PAGING)}")
-    for file in (stats, trace):
-        if file is not None:
-            _check_writable(file)
+    check_writable(stats, trace)
     # The engine and all that is above it; help and completion do without.
-    from l4lab.cli.terminal import HOW_TO_LEAVE, Terminal
+    from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND
     from l4lab.rig.rig import Rig
-    from l4lab.rig.session import Script, Session, Status
+    from l4lab.rig.session import Script
 
     script = Script.parse(until, send or (), timeout)
     started = time.monotonic()
-    image, ramdisk = read_image(kernel), None if initrd is None else read_image(initrd)
+    image, ramdisk = read_image(kernel, HOW_TO_GET_ONE), None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
     typer.echo(f"l4lab: unpacking {kernel.name}", err=True)
     rig = Rig.for_linux(image, kernel.name, ramdisk, LINUX_APPEND if append is None else append, memory)
-    terminal = Terminal()
-    if terminal.person:
-        typer.echo(f"l4lab: booting. {HOW_TO_LEAVE}", err=True)
-    with terminal:
-        ending = Session(rig, script, terminal).run()
-    if stats is not None:
-        figures = rig.stats() | {"wall_s": round(time.monotonic() - started, 3)}
-        stats.write_text(json.dumps(figures, indent=2) + "\n")
-    if trace is not None:
-        rig.trace.save(trace)
-    typer.echo(f"\nl4lab: {ending.status.value}: {ending.why}", err=True)
-    if ending.status in (Status.DIED, Status.TIMEOUT, Status.INTERRUPTED):
-        typer.echo(where(rig), err=True, nl=False)
-    raise typer.Exit(EXIT_STATUS[ending.status.name])
-
-
-def read_image(path: Path) -> bytes:
-    """The contents of a file. A pipe will do; a disk or a terminal has no end."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
-            return path.read_bytes()
-    except OSError as error:
-        raise LabError(
-            f"cannot read {path}: {(error.strerror or str(error)).lower()}; give a file you may read"
-        ) from error
-    raise LabError(f"{path} is not a file; give a kernel image, or get one: l4lab guest get linux")
-
-
-def _check_writable(path: Path) -> None:
-    """Say it before the run rather than after it."""
-    folder = path.absolute().parent
-    writable = os.access(path, os.W_OK) and not path.is_dir() if path.exists() else os.access(folder, os.W_OK | os.X_OK)
-    if not writable:
-        raise LabError(f"cannot write {path}; name a file in a folder where you may write")
-
-
-def where(rig: Rig) -> str:
-    """Where the machine stands, and what programs died of, in lines."""
-    from l4lab.views import text
-
-    snapshot = rig.snapshot(of_guest=True)
-    current = [line for line in snapshot.disassembly if line.current]
-    deaths = "".join(died.text for _, died in rig.kernel.deaths)
-    registers = rig.outcome.registers + "\n" if rig.outcome is not None else text.registers(snapshot)
-    return f"{text.status_line(snapshot)}\n{text.disassembly(current)}{registers}{deaths}"
+    at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))

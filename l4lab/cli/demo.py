@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def demo() -> None:
     """Boot a small guest that needs nothing but this package, and show its VM exits."""
     from l4lab.abi.vm import ExitReason
-    from l4lab.cli.boot import EXIT_STATUS, where
+    from l4lab.cli.console import EXIT_STATUS, where
     from l4lab.cli.terminal import HOW_TO_LEAVE, Terminal
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script, Session, Status
@@ -29,7 +29,7 @@ def demo() -> None:
     terminal = Terminal()
     typer.echo(f"{guest.description}\nIt runs as a virtual machine, and this is its serial port:\n")
     if terminal.person:
-        typer.echo(f"({HOW_TO_LEAVE})\n")
+        typer.echo(f"({HOW_TO_LEAVE.format(who='the guest')})\n")
     with terminal:
         ending = Session(rig, Script(), terminal).run()
     typer.echo(f"\nIt ended: {ending.why}.")

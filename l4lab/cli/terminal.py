@@ -14,13 +14,15 @@ import tty
 from typing import Final
 
 LEAVE: Final = b"\x1d"  # Ctrl-], as telnet has it: no key that a shell or an editor wants
-HOW_TO_LEAVE: Final = "Keys go to the guest, Ctrl-C too; Ctrl-] leaves."
+HOW_TO_LEAVE: Final = "Keys go to {who}, Ctrl-C too; Ctrl-] leaves."
 
 
 class Terminal:
     """Standard input and output, in raw mode within `with` if it is a person's."""
 
-    def __init__(self) -> None:
+    def __init__(self, newlines: bool = False) -> None:
+        """`newlines`: a line ends in a newline alone, as programs without a terminal driver print it."""
+        self._newlines = newlines
         self._input = sys.stdin.fileno()
         self.person = os.isatty(self._input)
         self.closed = False
@@ -31,6 +33,10 @@ class Terminal:
         if self.person:
             self._before = termios.tcgetattr(self._input)
             tty.setraw(self._input)
+            if self._newlines:
+                mode = termios.tcgetattr(self._input)
+                mode[1] |= termios.OPOST | termios.ONLCR
+                termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
         return self
 
     def __exit__(self, *_: object) -> None:

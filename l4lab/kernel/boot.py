@@ -7,11 +7,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from l4lab.abi.calls import SystemCall
 from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import ROOT_TASK, SIGMA0, ThreadId
-from l4lab.abi.kip import STUBS, MemoryDescriptor, MemoryType
-from l4lab.abi.kip_build import build_kip
+from l4lab.abi.kip import STUBS, MemoryDescriptor, MemoryType, ServerRegion
+from l4lab.abi.kip_build import NO_SERVER, build_kip
 from l4lab.abi.protocols import thread_start
 from l4lab.kernel import events, kip_stubs, threadcontrol
 from l4lab.kernel.hosted import HostedThread
@@ -28,8 +31,26 @@ UTCB_AREA = Fpage.at(0xBF00_0000, log2=17)
 ROOT_PRIORITY = 255
 
 
-def boot(machine: Machine, trace: EventSink, sigma0: HostedThread, root: HostedThread) -> Kernel:
-    """Set a kernel up on a machine and start sigma0 and the root task, both hosted."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A native program that a boot loader has put into memory already."""
+
+    name: str
+    region: ServerRegion
+
+
+def boot(
+    machine: Machine,
+    trace: EventSink,
+    sigma0: HostedThread | Loaded,
+    root: HostedThread | Loaded,
+    memory: Sequence[MemoryDescriptor] = (),
+    boot_info: int = 0,
+) -> Kernel:
+    """Set a kernel up on a machine and start sigma0 and the root task.
+
+    `memory` and `boot_info` are what a boot loader has to say of what it loaded; the KIP hands it on.
+    """
     end = machine.memory.size - KERNEL_MEMORY
     k = Kernel(machine, trace, end)
     region = [k.frames.allocate() for _ in range(REGION_FRAMES)]
@@ -38,7 +59,7 @@ def boot(machine: Machine, trace: EventSink, sigma0: HostedThread, root: HostedT
     machine.power_on(k.area.descriptor_frame, DESCRIPTORS, UTCB_SLOT, region[0])
     machine.user.start(k.kernel_space.tables.cr3)
     k.interrupts.initialise(k)
-    _make_kip(k, end)
+    _make_kip(k, end, memory, boot_info, _region(sigma0), _region(root))
     trace.append(events.Booted(machine.clock.cycles, machine.memory.size))
     first = start_server(k, SIGMA0, sigma0)
     first.space.is_sigma0 = True
@@ -46,7 +67,19 @@ def boot(machine: Machine, trace: EventSink, sigma0: HostedThread, root: HostedT
     return k
 
 
-def _make_kip(k: Kernel, end: int) -> None:
+def _region(program: HostedThread | Loaded) -> ServerRegion:
+    """Where a program lies in memory. A hosted one does not."""
+    return program.region if isinstance(program, Loaded) else NO_SERVER
+
+
+def _make_kip(
+    k: Kernel,
+    end: int,
+    memory: Sequence[MemoryDescriptor],
+    boot_info: int,
+    sigma0: ServerRegion,
+    root: ServerRegion,
+) -> None:
     stubs, entries, returns = kip_stubs.build()
     k.stub_returns = {STUBS + offset: SystemCall[name.upper()] for offset, name in returns.items()}
     size = k.machine.memory.size
@@ -55,19 +88,23 @@ def _make_kip(k: Kernel, end: int) -> None:
             MemoryDescriptor(MemoryType.CONVENTIONAL, 0, 0xDFFF_FFFF, virtual=True),
             MemoryDescriptor(MemoryType.CONVENTIONAL, 0, end - 1),
             MemoryDescriptor(MemoryType.RESERVED, end, size - 1),
+            *memory,
         ],
         stubs=stubs,
         entries=entries,
         external_khz=FREQUENCY_KHZ,
         internal_khz=FREQUENCY_KHZ,
         features=("pagerexregs", "ctrlxfer", "x86-hvm", "ioflexpages"),
+        sigma0=sigma0,
+        root=root,
+        boot_info=boot_info,
     )
     k.kip_frame = k.frames.allocate()
     k.frames_of_boot.append(k.kip_frame)
     k.machine.memory.write(k.kip_frame, page)
 
 
-def start_server(k: Kernel, id_: ThreadId, program: HostedThread) -> Tcb:
+def start_server(k: Kernel, id_: ThreadId, program: HostedThread | Loaded) -> Tcb:
     """Create one of the first threads in a space of its own, and start it in its pager's name."""
     space = k.new_space(program.name)
     space.configure(KIP_AREA, UTCB_AREA, k.kip_frame)
@@ -76,12 +113,15 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread) -> Tcb:
     thread.scheduler = ROOT_TASK
     thread.priority = ROOT_PRIORITY
     thread.utcb_location = UTCB_AREA.base
-    k.programs[thread.id] = program
+    if isinstance(program, HostedThread):
+        k.programs[thread.id] = program
+    thread.name = program.name
     threadcontrol.activate(k, thread, SIGMA0)
     # Nobody is there yet to send the start message: the kernel starts its first threads itself.
     take, thread.on_reply = thread.on_reply, None
     assert take is not None
     thread.state = ThreadState.RUNNING
-    take(k, thread, tuple(thread_start(0, 0).words()), thread)
+    region = _region(program)
+    take(k, thread, tuple(thread_start(region.ip, region.sp).words()), thread)
     k.make_ready(thread)
     return thread

@@ -17,7 +17,7 @@ import greenlet
 from l4lab.abi.calls import SystemCall
 from l4lab.abi.frame import EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
-from l4lab.kernel import events, ipc, preemption, traps, vm
+from l4lab.kernel import debugtraps, events, ipc, preemption, traps, vm
 from l4lab.kernel.events import Switched
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
 from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread
@@ -405,6 +405,11 @@ class Kernel:
         """Write a port of the machine."""
         self.machine.ports.write(port, size, value)
         self.look_at_devices()
+
+    def input_arrived(self) -> None:
+        """Bytes came from outside: whoever waits for them in the kernel may go on."""
+        self.look_at_devices()
+        debugtraps.input_arrived(self)
 
     def look_at_devices(self) -> None:
         """A port was touched, or bytes came from outside: look at the devices before anybody runs."""

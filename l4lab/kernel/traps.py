@@ -14,7 +14,7 @@ from l4lab.abi import kip
 from l4lab.abi.calls import CONVENTIONS, SystemCall
 from l4lab.abi.frame import EAX, EIP
 from l4lab.errors import Refused
-from l4lab.kernel import control, events, exregs, faults, ipc, portio, schedule, threadcontrol
+from l4lab.kernel import control, debugtraps, events, exregs, faults, ipc, portio, schedule, threadcontrol
 from l4lab.kernel.hosted import Died, PortFault, Request
 from l4lab.kernel.kip_stubs import CALL_VECTOR, IPC_VECTOR
 from l4lab.kernel.thread import Tcb
@@ -24,7 +24,7 @@ from l4lab.machine.mmu import WRITE, PageFault
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
-PAGE_FAULT, INVALID_OPCODE = 14, 6
+PAGE_FAULT, INVALID_OPCODE, BREAKPOINT, OVERFLOW = 14, 6, 3, 4
 _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
 
 
@@ -56,7 +56,9 @@ def _software_interrupt(k: Kernel, thread: Tcb, vector: int) -> None:
         if call is not None:
             system_call(k, thread, call)
         return  # from elsewhere it is no call; registers are unchanged (reference section 4.1)
-    if vector in (3, 4):
+    if vector == BREAKPOINT and debugtraps.breakpoint_trap(k, thread):
+        return
+    if vector in (BREAKPOINT, OVERFLOW):
         faults.exception(k, thread, vector, 0)
     elif k.machine.user.gate_dpl(vector) < 3:
         regs[EIP] -= 2  # the fault is at the instruction

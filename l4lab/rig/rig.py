@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import greenlet
 
-from l4lab.abi.ids import ROOT_TASK
+from l4lab.abi.ids import ROOT_TASK, ThreadId
 from l4lab.abi.vm import ExitReason
 from l4lab.errors import LabError
 from l4lab.kernel import events
@@ -25,6 +25,7 @@ from l4lab.kernel.hosted import HostedCpu, HostedThread
 from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
+from l4lab.rig import loader
 from l4lab.rig.inspect import take_snapshot
 from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
@@ -37,7 +38,7 @@ from l4lab.user.monitor.outcome import Outcome
 
 SPARE_MEMORY = 8 << 20  # bytes of RAM beside the guest's: monitor, sigma0, alignment of 4 MB pages
 SUPERPAGE = 4 << 20
-MAX_MEMORY_MIB = 2048
+HALT_LOOK_BACK = 64  # events among which is the one that says why a thread was halted just now
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,37 @@ class Stop:
 
 
 class Rig:
-    """One system. `root` is the program of the root task, in Python; it runs beside sigma0."""
+    """One system. `root` is the program of the root task, in Python or in memory; it runs beside sigma0."""
 
-    def __init__(self, root: Program, memory: int, name: str = "root", trace: Trace | None = None) -> None:
-        """`memory`: bytes of RAM. The machine is on and the kernel booted; nothing has run yet."""
+    def __init__(
+        self,
+        root: Program | loader.BootPlan,
+        memory: int,
+        name: str = "root",
+        trace: Trace | None = None,
+        programs: Mapping[ThreadId, Program] | None = None,
+    ) -> None:
+        """`memory`: bytes of RAM. The machine is on and the kernel booted; nothing has run yet.
+
+        `programs`: what threads do that the root task is going to create, if they are hosted too.
+        """
         self.console = bytearray()  # all that left the machine's serial port
         self.on_output: Callable[[int], None] | None = None
         self.trace = trace if trace is not None else Trace()
         self.machine = Machine(memory, self._transmitted)
-        self.kernel = boot(
-            self.machine, self.trace, HostedThread(_hosted(sigma0.main), "sigma0"), HostedThread(_hosted(root), name)
-        )
+        first = HostedThread(_hosted(sigma0.main), "sigma0")
+        if isinstance(root, loader.BootPlan):
+            for at, data in root.pieces:
+                self.machine.memory.write(at, data)
+            self.kernel = boot(
+                self.machine, self.trace, root.sigma0 or first, root.root, root.descriptors, root.boot_info
+            )
+        else:
+            self.kernel = boot(self.machine, self.trace, first, HostedThread(_hosted(root), name))
+        for thread, program in (programs or {}).items():
+            self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
         self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
+        self._death: Stop | None = None
         self._previous: dict[str, int] = {}
         self.last_stop = Stop("deadline", detail="just booted")
 
@@ -86,6 +106,20 @@ class Rig:
         guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
         return cls(linux.program(ready, size), guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
+    @classmethod
+    def for_program(
+        cls,
+        image: bytes,
+        name: str,
+        memory_mib: int = loader.USUAL_MIB,
+        sigma0: tuple[bytes, str] | None = None,
+        modules: Sequence[loader.Module] = (),
+        trace: Trace | None = None,
+    ) -> Rig:
+        """A machine whose root task is a native program, an ELF file; `sigma0` another one, and its name."""
+        size = loader.memory_size(memory_mib)
+        return cls(loader.plan(image, name, size, sigma0, modules), size, trace=trace)
+
     # -- input and output --------------------------------------------------------------------------------------------
 
     def _transmitted(self, byte: int) -> None:
@@ -99,7 +133,7 @@ class Rig:
         if text:
             self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
             self.machine.uart.receive(text)
-            self.kernel.look_at_devices()
+            self.kernel.input_arrived()
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -156,8 +190,20 @@ class Rig:
             return Stop("finished", True, outcome.why)
         root = self.kernel.find(ROOT_TASK, None)
         if root is not None and root.state is ThreadState.HALTED and self.guest is None:
+            if root.program is None:
+                return self._native_death()
             return Stop("finished", True, "the root task has ended")
         return None
+
+    def _native_death(self) -> Stop | None:
+        """Did the kernel halt the root task for what it did? One that was halted on request may go on."""
+        if self._death is None:
+            for event in reversed(self.trace.latest(HALT_LOOK_BACK)):
+                if isinstance(event, events.ThreadHalted) and event.thread == ROOT_TASK:
+                    if "ExchangeRegisters" not in event.why:
+                        self._death = Stop("died", True, f"the root task was halted: {event.why}")
+                    break
+        return self._death
 
     @property
     def outcome(self) -> Outcome | None:

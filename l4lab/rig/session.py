@@ -41,12 +41,12 @@ _LONGEST: Final = 365 * 86400.0  # seconds that a session may be given
 
 
 class Status(Enum):
-    """How a session ended."""
+    """How a session ended; `who` is what ran in it."""
 
     MATCHED = "the console matched"
-    ENDED = "the guest ended"
+    ENDED = "{who} ended"
     TIMEOUT = "it took too long"
-    DIED = "the guest died"
+    DIED = "{who} died"
     INTERRUPTED = "it was interrupted"
 
 
@@ -92,13 +92,16 @@ class Script:
     until: re.Pattern[bytes] | None = None
     sends: tuple[Send, ...] = ()
     timeout: float | None = None  # seconds of wall time
+    eager: bool = False  # input may come before a prompt: nobody throws it away
 
     @classmethod
-    def parse(cls, until: str | None = None, sends: Sequence[str] = (), timeout: float | None = None) -> Script:
+    def parse(
+        cls, until: str | None = None, sends: Sequence[str] = (), timeout: float | None = None, eager: bool = False
+    ) -> Script:
         """From the arguments that people write."""
         if timeout is not None and not 0 <= timeout <= _LONGEST:
             raise LabError(f"a timeout of {timeout} s cannot be; give a number of seconds, such as --timeout 60")
-        return cls(None if until is None else regex(until), tuple(map(Send.parse, sends)), timeout)
+        return cls(None if until is None else regex(until), tuple(map(Send.parse, sends)), timeout, eager)
 
 
 class Terminal(Protocol):
@@ -129,7 +132,7 @@ class Session:
         self._person = terminal is not None and terminal.person
         # Without anything to reach, an idle guest would burn the host's CPU as fast as it can.
         self._paced = self._person or (terminal is not None and script.until is None and not script.sends)
-        self._prompted = self._person  # may input go to the guest?
+        self._prompted = self._person or script.eager  # may input go to the guest?
         self._shown = self._searched = self._read = len(rig.console)  # output shown; looked at; not to be matched again
         self._found: Ending | None = None  # `until` matched
         self._settle = _NEVER  # the cycle at which to decide what the match was worth
@@ -160,7 +163,7 @@ class Session:
         stop = rig.run_until(min(begin + _SLICE if self._paced else _NEVER, self._settle), watch=self._enough)
         self._search()  # what the last instant printed
         if rig.machine.cycles >= self._settle or stop.reason == "idle":
-            self._decide()
+            self._decide(stop.reason == "idle")
         self._show()
         if self._due is not None:
             due, self._due = self._due, None
@@ -213,13 +216,17 @@ class Session:
         elif self._settle == _NEVER:  # the same line may be the prompt that a line of ours waits for
             self._settle = self.rig.machine.cycles + QUIET
 
-    def _decide(self) -> None:
-        """It has been quiet since the match, or there was no line to type: now it counts."""
+    def _decide(self, idle: bool) -> None:
+        """It has been quiet since the match, or there was no line to type: now it counts.
+
+        Where nothing more will happen without input, everybody waits for the next line, prompt or none.
+        """
         self._settle = _NEVER
         if self._due is not None or self._ending is not None:
             return
         start = max(self._read, len(self.rig.console) - LOOK_BACK)
-        if self._sends and self._sends[0].pattern.search(self.rig.console, start):
+        next_ = self._sends[0] if self._sends else None
+        if next_ is not None and ((idle and next_.at_prompt) or next_.pattern.search(self.rig.console, start)):
             self._type_next()
         elif self._found is not None:
             self._ending = self._found

@@ -27,6 +27,7 @@ from l4lab.abi.protocols import (
     is_sigma0_request,
     sigma0_grant,
 )
+from l4lab.user.console import say
 from l4lab.user.l4 import L4, CallRefused, IpcFailed, Received
 from l4lab.words import hex32
 
@@ -35,17 +36,17 @@ KERNEL = 0  # nobody gets it
 FREE = -1  # conventional memory, ports: anyone who asks first, for this address or for any
 DEDICATED = -2  # memory of devices and firmware: anyone who asks first, but only by address
 SHARED = -3  # everyone, any number of times
+LOADED = -4  # what the boot loader has filled: anyone who asks first for this address, or simply reads it
 
 _OWNER_OF_TYPE = {
     MemoryType.CONVENTIONAL: FREE,
     MemoryType.SHARED: SHARED,
     MemoryType.DEDICATED: DEDICATED,
-    MemoryType.BOOT_LOADER: DEDICATED,
+    MemoryType.BOOT_LOADER: LOADED,
     MemoryType.ARCHITECTURE: DEDICATED,
 }  # all other types are the kernel's
-_OWNER_TEXT = {KERNEL: "kernel", FREE: "free", DEDICATED: "dedicated", SHARED: "shared"}
+_OWNER_TEXT = {KERNEL: "kernel", FREE: "free", DEDICATED: "dedicated", SHARED: "shared", LOADED: "loaded"}
 
-CONSOLE = 0x3F8  # the machine's serial port, for dumps
 SET_VERBOSITY, DUMP = 1, 2  # MR1 of the extended protocol
 SILENT, REFUSALS, EVERYTHING = range(3)  # verbosity: what is said about memory and port requests
 
@@ -90,7 +91,7 @@ class Ownership:
 
     def may_have(self, begin: int, end: int, thread: int, *, dedicated: bool) -> bool:
         """May a thread have all of begin..end-1?"""
-        allowed = {FREE, SHARED, thread} | ({DEDICATED} if dedicated else set())
+        allowed = {FREE, SHARED, LOADED, thread} | ({DEDICATED} if dedicated else set())
         first = bisect_right(self.starts, begin) - 1
         last = bisect_right(self.starts, end - 1) - 1
         return end <= self.end and allowed.issuperset(self.owners[first : last + 1])
@@ -248,8 +249,4 @@ def main(l4: L4) -> None:
             return False
         return True
 
-    def say(text: str) -> None:
-        for byte in text.encode("ascii") + b"\r\n":
-            l4.port_out(CONSOLE, 1, byte)
-
-    Sigma0(l4.kip(), set_attribute, say).run(l4)
+    Sigma0(l4.kip(), set_attribute, lambda line: say(l4, line)).run(l4)

@@ -21,6 +21,7 @@ from l4lab.words import Rights
 ALICE, BOB = global_id(60), global_id(61)
 MIB = 1 << 20
 LIMIT = 64
+MODULE = 14 * MIB  # a page that the boot loader has filled
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def sigma0() -> Sigma0:
             MemoryDescriptor(MemoryType.RESERVED, 15 * MIB, 16 * MIB - 1),
             MemoryDescriptor(MemoryType.DEDICATED, 0xA0000, 0xBFFFF),
             MemoryDescriptor(MemoryType.SHARED, 0xF0000, 0xFFFFF),
+            MemoryDescriptor(MemoryType.BOOT_LOADER, MODULE, MODULE + 0xFFF, subtype=3),
         ],
         stubs=b"",
         entries=dict.fromkeys((call.entry_name for call in KIP_ENTRIES), 0),
@@ -137,3 +139,15 @@ def test_runs_agree_with_a_list_of_owners(gifts: list[tuple[int, int, int]], siz
     assert all(a != b for a, b in zip(ownership.owners, ownership.owners[1:], strict=False))
     found = ownership.find_free(size)
     assert found in free if free else found is None
+
+
+def test_what_the_boot_loader_filled_is_given_by_address_only(sigma0: Sigma0) -> None:
+    """Does the first who reads a module's page get it, nobody else, and nobody who asks for any memory?"""
+    page = Fpage.at(MODULE)
+    fault = Message(page_fault_label(Rights.R), [MODULE + 5, 0x1000])
+    anything = [ask(sigma0, BOB, sigma0_request(any_page(12))).base for _ in range(200)]
+
+    assert page == ask(sigma0, ALICE, fault)
+    assert page == ask(sigma0, ALICE, sigma0_request(page))
+    assert NILPAGE == ask(sigma0, BOB, fault)
+    assert MODULE not in anything

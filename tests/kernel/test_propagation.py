@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Propagation: messages in another's name; who may send them, what both ends see, and whom an answer reaches."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from l4lab.abi import utcb as u
+from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id
+from l4lab.abi.time import period
+from l4lab.testing import Root, run
+from l4lab.user.l4 import L4, IpcFailed, Received
+
+CLIENT, SERVER, WORKER = global_id(300), global_id(301), global_id(302)
+PROPAGATED = 1 << 12
+
+
+def relay(
+    client_space: int, server_space: int, worker_space: int, virtual: ThreadId = CLIENT
+) -> tuple[list[Received], dict[str, int]]:
+    """A client calls a server, which passes the call on to a worker in the client's name. What worker and client got.
+
+    Spaces are numbered; equal numbers are one space.
+    """
+    got: dict[str, Received] = {}
+    words: dict[str, int] = {}
+
+    def client(l4: L4) -> None:
+        got["client"] = l4.call(SERVER, [0x11 << 16 | 1, 42])
+
+    def server(l4: L4) -> None:
+        received = l4.wait()
+        l4.set_tcr(u.VIRTUAL_SENDER, virtual)
+        l4.send(WORKER, [0x22 << 16 | PROPAGATED | 1, received.untyped[0] + 1], period(1000))
+
+    def worker(l4: L4) -> None:
+        received = got["worker"] = l4.receive(ANY_THREAD)
+        words["actual sender"] = l4.tcr(u.ACTUAL_SENDER)
+        with contextlib.suppress(IpcFailed):  # the server in its own name waits for no answer
+            l4.send(received.sender, [0x33 << 16 | 1, 44], period(1000))
+
+    def main(r: Root) -> None:
+        spaces = [r.space() for _ in range(3)]
+        r.hosted(worker, spaces[worker_space], 120, id_=WORKER)
+        r.hosted(server, spaces[server_space], 120, id_=SERVER)
+        r.hosted(client, spaces[client_space], 110, id_=CLIENT)
+        r.serve()
+
+    run(main)
+    return [got.get("worker", NOTHING), got.get("client", NOTHING)], words
+
+
+NOTHING = Received(NIL_THREAD, (0,))
+
+
+@pytest.mark.parametrize(("client", "server", "worker"), [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2)])
+def test_who_may_send_in_whose_name(client: int, server: int, worker: int) -> None:
+    """If server and client, or server and worker, share a space, the worker hears the client, which its answer reaches;
+    else the server sends in its own name, and the tag does not say otherwise."""
+    allowed = server in (client, worker)
+
+    (at_worker, at_client), words = relay(client, server, worker)
+
+    named = CLIENT if allowed else SERVER
+    named_space = client if allowed else server
+    assert [43] == at_worker.untyped
+    assert allowed == bool(at_worker.words[0] & PROPAGATED)
+    if named_space == worker:
+        assert at_worker.sender.is_local
+    else:
+        assert named == at_worker.sender
+    if allowed:
+        assert SERVER == words["actual sender"]
+        assert (0x33, [44]) == (at_client.label, at_client.untyped)  # it had called the server, not the worker
+
+
+def test_a_virtual_sender_that_does_not_exist_is_ignored() -> None:
+    """The message goes out in the sender's own name."""
+    (at_worker, _), _ = relay(0, 0, 0, virtual=global_id(999))
+
+    assert not at_worker.words[0] & PROPAGATED
+    assert [43] == at_worker.untyped
+
+
+@pytest.mark.parametrize("wants", [CLIENT, SERVER], ids=["the virtual sender", "the real sender"])
+@pytest.mark.parametrize("first", [True, False], ids=["receiver first", "sender first"])
+def test_a_closed_receive_takes_it_for_either(wants: ThreadId, first: bool) -> None:
+    """A receiver that waits for one of the two only takes a propagated message of both, whoever comes first."""
+    got: list[Received] = []
+
+    def main(r: Root) -> None:
+        def worker(l4: L4) -> None:
+            got.append(l4.receive(wants))
+
+        def server(l4: L4) -> None:
+            l4.set_tcr(u.VIRTUAL_SENDER, CLIENT)
+            l4.send(WORKER, [7 << 16 | PROPAGATED])
+
+        r.create(id_=CLIENT)
+        r.hosted(worker, priority=120 if first else 110, id_=WORKER)
+        r.hosted(server, priority=110 if first else 120, id_=SERVER)
+        r.serve()
+
+    run(main)
+
+    assert [7] == [received.label for received in got]
+
+
+def test_a_later_message_is_the_sender_s_own_again() -> None:
+    """Does nothing of a propagated message stick to its sender?"""
+    got: list[Received] = []
+
+    def main(r: Root) -> None:
+        def worker(l4: L4) -> None:
+            got.extend((l4.receive(ANY_THREAD), l4.receive(ANY_THREAD)))
+
+        def server(l4: L4) -> None:
+            l4.set_tcr(u.VIRTUAL_SENDER, CLIENT)
+            l4.send(WORKER, [7 << 16 | PROPAGATED])
+            l4.send(WORKER, [8 << 16])
+
+        r.create(id_=CLIENT, space=r.space())
+        r.hosted(worker, r.space(), priority=110, id_=WORKER)
+        r.hosted(server, r.space(), priority=120, id_=SERVER)
+        r.serve()
+
+    run(main)
+
+    assert [SERVER, SERVER] == [received.sender for received in got]  # of three spaces: nobody may speak for another
+    assert [0, 0] == [received.words[0] & PROPAGATED for received in got]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel: its state, what happens on a trap, and the loop that decides who runs.
+"""The kernel: its state, and the loop that decides who runs.
 
-This is the file to begin with. Everything that the kernel knows hangs on `Kernel`; each entry into the kernel passes
-`_run_thread`; and each system call is a function in the table `SYSTEM_CALLS`.
+This is the file to begin with. Everything that the kernel knows hangs on `Kernel`, and each entry into the kernel
+passes `_run_thread`. What an entry means, and the table of system calls, is `traps.py`.
 """
 
 from __future__ import annotations
@@ -13,29 +13,14 @@ from typing import Protocol
 
 import greenlet
 
-from l4lab.abi import kip
-from l4lab.abi.calls import CONVENTIONS, SystemCall
-from l4lab.abi.frame import EAX, EIP
+from l4lab.abi.calls import SystemCall
+from l4lab.abi.frame import EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
-from l4lab.errors import Refused
-from l4lab.kernel import (
-    control,
-    debugtraps,
-    events,
-    exregs,
-    faults,
-    ipc,
-    portio,
-    preemption,
-    schedule,
-    threadcontrol,
-    vm,
-)
+from l4lab.kernel import debugtraps, events, ipc, preemption, traps, vm
 from l4lab.kernel.events import Switched
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
-from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread, PortFault, Request
+from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread
 from l4lab.kernel.interrupts import Interrupts
-from l4lab.kernel.kip_stubs import CALL_VECTOR, IPC_VECTOR
 from l4lab.kernel.mapping import MappingDatabase
 from l4lab.kernel.ports import PortRights
 from l4lab.kernel.sched import Scheduler, Sleeper
@@ -45,14 +30,12 @@ from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine import engine as e
 from l4lab.machine.board import Machine
 from l4lab.machine.memory import PAGE_SIZE
-from l4lab.machine.mmu import USER, WRITE, PageFault, walk
+from l4lab.machine.mmu import USER, PageFault, walk
 
 ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
 LONGEST_RUN = 1_000_000  # cycles after which the loop looks around, so that a stop request is heard
 TLB_EPOCH = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
-PAGE_FAULT, INVALID_OPCODE, BREAKPOINT, OVERFLOW = 14, 6, 3, 4
 RUNNING, IPC = ThreadState.RUNNING, SystemCall.IPC
-_INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
 
 
 Enough = Callable[[], bool]
@@ -374,7 +357,7 @@ class Kernel:
             if request is IPC:
                 ipc.sys_ipc(self, thread)
             else:
-                self._hosted_request(thread, request)
+                traps.hosted_request(self, thread, request)
         else:
             limit = start + thread.slice_left
             if limit > self._horizon:
@@ -394,73 +377,10 @@ class Kernel:
         self.now = self.clock.cycles
         if event == e.EVENT_BUDGET:
             return False
-        self._user_trap(thread, event)
+        traps.user_trap(self, thread, event)
         return True
 
-    # -- kernel entries --------------------------------------------------------------------------------------------
-
-    def _user_trap(self, thread: Tcb, event: int) -> None:
-        """A native program trapped."""
-        info = self.machine.engine.info
-        if event == IPC_VECTOR and info[e.INFO_IS_INT]:
-            ipc.sys_ipc(self, thread)
-        elif event in (e.EVENT_IN, e.EVENT_OUT):
-            portio.access(self, thread, event == e.EVENT_IN)
-        elif event == e.EVENT_ERROR:
-            self.halt(thread, f"the CPU engine gave up (error {info[e.INFO_UC_ERROR]:#x}) at {thread.regs[EIP]:#x}")
-        elif info[e.INFO_IS_INT]:
-            self._software_interrupt(thread, event)
-        elif event == PAGE_FAULT:
-            address = self.machine.engine.read_register("CR2")
-            faults.page_fault(self, thread, address, bool(info[e.INFO_ERROR_CODE] & WRITE))
-        elif event == INVALID_OPCODE and self.code_at(thread, 2) == kip.LOCK_NOP:
-            thread.regs[EIP] += 2
-            self._system_call(thread, SystemCall.KERNEL_INTERFACE)
-        else:
-            faults.exception(self, thread, event, info[e.INFO_ERROR_CODE])
-
-    def _software_interrupt(self, thread: Tcb, vector: int) -> None:
-        regs = thread.regs
-        if vector == CALL_VECTOR:
-            call = self.stub_returns.get(regs[EIP] - thread.space.kip_area.base)
-            if call is not None:
-                self._system_call(thread, call)
-            return  # from elsewhere it is no call; registers are unchanged (reference section 4.1)
-        if vector == BREAKPOINT and debugtraps.breakpoint_trap(self, thread):
-            return
-        if vector in (BREAKPOINT, OVERFLOW):
-            faults.exception(self, thread, vector, 0)
-        elif self.machine.user.gate_dpl(vector) < 3:
-            regs[EIP] -= 2  # the fault is at the instruction
-            faults.exception(self, thread, 13, 8 * vector + _INT_ERROR)
-
-    def _system_call(self, thread: Tcb, call: SystemCall) -> None:
-        """Decode, check, act: the function in the table does it. A refusal becomes result 0 and an error code."""
-        if call is IPC or call is SystemCall.LIPC:
-            ipc.sys_ipc(self, thread)
-            return
-        self.trace.append(
-            events.SystemCalled(self.now, thread.word, call.title, CONVENTIONS[call].read_inputs(thread.regs))
-        )
-        try:
-            SYSTEM_CALLS[call](self, thread)
-        except Refused as refused:
-            thread.regs[EAX] = 0
-            thread.refuse(refused.code)
-
-    def _hosted_request(self, thread: Tcb, request: Request) -> None:
-        """A hosted program ran up to its next kernel entry, which is not Ipc."""
-        if isinstance(request, SystemCall):
-            self._system_call(thread, request)
-        elif isinstance(request, PageFault):
-            faults.page_fault(self, thread, request.address, bool(request.error_code & WRITE))
-        elif isinstance(request, PortFault):
-            faults.io_page_fault(self, thread, request.port, request.size)
-        elif isinstance(request, Died):
-            self.deaths.append((thread, request))
-            self.halt(thread, f"its program raised {request.summary}")
-        else:
-            self.halt(thread, "its program ended")
+    # -- ports, devices, memory ------------------------------------------------------------------------------------
 
     def code_at(self, thread: Tcb, length: int) -> bytes:
         """The bytes at a native program's EIP; fewer where a page is missing."""
@@ -473,8 +393,6 @@ class Kernel:
                 break
             code += bytes(memory.u8[pa : pa + min(length - len(code), PAGE_SIZE - at % PAGE_SIZE)])
         return code
-
-    # -- ports and devices -----------------------------------------------------------------------------------------
 
     def port_in(self, port: int, size: int) -> int:
         """Read a port of the machine."""
@@ -504,17 +422,3 @@ class Kernel:
     def code_written(self, pa: int, size: int) -> None:
         """A hosted program stored to memory: whatever the engine translated from there is out of date."""
         self.machine.engine.forget_code(pa, pa + size)
-
-
-SYSTEM_CALLS: dict[SystemCall, Callable[[Kernel, Tcb], None]] = {
-    SystemCall.SPACE_CONTROL: control.sys_space_control,
-    SystemCall.THREAD_CONTROL: threadcontrol.sys_thread_control,
-    SystemCall.PROCESSOR_CONTROL: control.sys_processor_control,
-    SystemCall.MEMORY_CONTROL: control.sys_memory_control,
-    SystemCall.UNMAP: control.sys_unmap,
-    SystemCall.EXCHANGE_REGISTERS: exregs.sys_exchange_registers,
-    SystemCall.SYSTEM_CLOCK: control.sys_system_clock,
-    SystemCall.THREAD_SWITCH: schedule.sys_thread_switch,
-    SystemCall.SCHEDULE: schedule.sys_schedule,
-    SystemCall.KERNEL_INTERFACE: control.sys_kernel_interface,
-}

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from l4lab.abi import utcb as u
-from l4lab.abi.calls import ErrorCode, ExregsControl
+from l4lab.abi.calls import ErrorCode, ExregsControl, ScheduleResult
 from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.frame import EBP, EBX, EDI, EDX, ESI
 from l4lab.abi.ids import NIL_THREAD, SIGMA0, ThreadId, interrupt_id
 from l4lab.abi.kip import MemoryType
-from l4lab.abi.message import Message
+from l4lab.abi.message import Acceptor, IpcErrorCode, Message, StringItem
 from l4lab.abi.protocols import SIGMA0_EXTENDED, any_page, sigma0_granted, thread_start
 from l4lab.abi.time import period
 from l4lab.kernel.boot import KERNEL_MEMORY, UTCB_AREA
@@ -349,3 +349,53 @@ def test_sigma0_speaks_its_whole_protocol() -> None:
     assert [page, none, page, none, none, *[silent] * 5, none, page] == got
     assert b"memory" in system.console
     assert b"ports" in system.console
+
+
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+@pytest.mark.parametrize("halted", [False, True])
+def test_a_string_under_way_is_its_two_ends_ipc(who: str, halted: bool) -> None:
+    """While a page for a string is fetched: are both ends sending and receiving, and does S or R abort it for both?"""
+    got: list[object] = []
+    codes: dict[str, int] = {}
+
+    def root(r: Root) -> None:
+        space = r.space()
+        r.store(DATA, b"text" * 16)
+
+        def receive(l4: L4) -> None:
+            l4.accept(Acceptor.of(strings=True), StringItem.make(length=64), 0x0090_0000)
+            try:
+                l4.receive(sender)
+            except IpcFailed as failed:
+                codes["receiver"] = failed.error.code
+
+        def send(l4: L4) -> None:
+            try:
+                l4.send(receiver, Message().append_string(DATA, 64))
+            except IpcFailed as failed:
+                codes["sender"] = failed.error.code
+
+        sender = r.new_id()
+        receiver = r.hosted(receive, space)
+        r.hosted(send, id_=sender)
+        assert r.receive(receiver).untyped[0] == 0x0090_0000
+        got.extend((exchange(r, sender, 0)[1], exchange(r, receiver, 0)[1]))
+        got.extend((r.schedule(sender), r.schedule(receiver)))
+        victim, bit = (sender, X.ABORT_SEND) if who == "sender" else (receiver, X.ABORT_RECEIVE)
+        if halted:
+            r.exchange_registers(victim, HALT)
+        r.exchange_registers(victim, (X.ABORT_SEND | X.ABORT_RECEIVE) & ~bit)  # not this phase: nothing happens
+        r.sleep(100)
+        assert not codes
+        r.exchange_registers(victim, bit)
+        r.sleep(100)
+        got.append(sorted(codes))
+        r.exchange_registers(victim, RESUME)
+        r.sleep(100)
+
+    run(root)
+    other = "receiver" if who == "sender" else "sender"
+
+    assert [X.ABORT_SEND, X.ABORT_RECEIVE, ScheduleResult.SENDING, ScheduleResult.RECEIVING] == got[:4]
+    assert ([other] if halted else ["receiver", "sender"]) == got[4]
+    assert dict.fromkeys(("sender", "receiver"), IpcErrorCode.ABORTED) == codes

@@ -5,7 +5,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c)
+# What is compiled at installation, with the file that says so.
+SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4lab/kernel/*.py l4lab/machine/*.py \
+    l4lab/user/l4.py l4lab/user/monitor/*.py)
 
 .PHONY: lab test test-env lint format clean
 .DELETE_ON_ERROR:
@@ -52,5 +54,6 @@ $(VENV)/.test: $(SOURCES_OF_SETUP) tools/system-packages | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -f l4lab/machine/_core*.so
+	rm -f l4lab__mypyc*.so l4lab/_compiled.json
+	find l4lab -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

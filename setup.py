@@ -31,11 +31,12 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "propagation", "sched", "strings", "thread", "transfer"),
-            "vm",
+            *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
+            *("space", "strings", "thread", "transfer", "traps", "vm"),
         )
     ),
-    *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "usermode", "vmcs")),
+    *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables")),
+    *(f"l4lab/machine/{name}.py" for name in ("usermode", "vmcs")),
     "l4lab/user/l4.py",
     *(f"l4lab/user/monitor/{name}.py" for name in ("cpuid", "exits", "fault", "interrupts", "monitor", "ports")),
 ]
@@ -51,7 +52,7 @@ def compiled() -> list[Extension]:
 
         # The build environment has none of our dependencies, so only our own types are known to it.
         loose = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
-        return list(mypycify([*loose, *COMPILED], opt_level="2", group_name="l4lab"))
+        return list(mypycify([*loose, *COMPILED], opt_level="1", group_name="l4lab"))
     except (ImportError, SystemExit) as error:
         print(WARNING.format(what="the compiled kernel was", why=error), file=sys.stderr)
         return []

@@ -8,10 +8,10 @@ Shows: asking sigma0, map items in answers, receive windows, Unmap, deleting a s
 
 from __future__ import annotations
 
-from l4lab.abi.fpage import NILPAGE, Fpage
+from l4lab.abi.fpage import NILPAGE, Fpage, IoFpage
 from l4lab.abi.ids import NIL_THREAD, ROOT_TASK, SIGMA0, ThreadId, global_id
 from l4lab.abi.message import Acceptor, Message
-from l4lab.abi.protocols import any_page, sigma0_request, thread_start
+from l4lab.abi.protocols import IO_PAGE_FAULT, any_page, sigma0_request, thread_start
 from l4lab.rig.rig import Rig
 from l4lab.user.console import say
 from l4lab.user.l4 import L4, Received
@@ -64,6 +64,8 @@ class Server:
     def serve(self, received: Received) -> Message:
         """What to answer."""
         l4, number = self.l4, received.untyped[0]
+        if received.label == IO_PAGE_FAULT:  # to print, a client needs the console's port
+            return Message().append_map(IoFpage.decode(number))
         if received.label == ALLOCATE:
             if NIL_THREAD not in self.owners:
                 say(l4, "server: nothing is left")

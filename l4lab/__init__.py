@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from l4lab import _compiled  # noqa: F401  decides which half of the kernel runs, before any of it is imported
+
 if TYPE_CHECKING:
     from l4lab.abi import frame
     from l4lab.abi.describe import describe

@@ -21,8 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from l4lab.errors import LabError
-
 ROOT: Final = Path(__file__).parent
 MANIFEST: Final = ROOT / "_compiled.json"  # written by setup.py: module -> fingerprint of the source it was made from
 VARIABLE: Final = "L4LAB_KERNEL"
@@ -55,24 +53,26 @@ def choose() -> str:
     """Decide it for this process, before any of the modules is imported: "compiled" or "python"."""
     wanted = os.environ.get(VARIABLE, "")
     if wanted not in ("", "compiled", "python"):
-        raise LabError(f"{VARIABLE} is {wanted!r}. Set it to compiled or python, or unset it.")
+        _warn(f"{VARIABLE} is {wanted!r}, which is as if it were not set. Set it to compiled or python, or unset it.")
     made_from: dict[str, str] = json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
     changed = [module for module, print_ in made_from.items() if fingerprint(module) != print_]
     if wanted == "compiled" and not made_from:
-        raise LabError(
-            f"{VARIABLE}=compiled, but nothing was compiled. Install a C compiler and Python's headers and install "
-            f"l4lab again; or unset {VARIABLE}."
+        _warn(
+            f"{VARIABLE}=compiled, but nothing was compiled: the kernel runs from its source. Install a C compiler and "
+            f"Python's headers, and install l4lab again; or unset {VARIABLE}."
         )
     if made_from and (changed or wanted == "python"):
         sys.meta_path.insert(0, SourceOnly(made_from))
     if changed and wanted != "python":
-        warnings.warn(
+        _warn(
             f"{', '.join(changed)} changed since the installation: the kernel runs from its source, which is slower. "
-            "To compile it anew: pip install -e .",
-            RuntimeWarning,
-            stacklevel=2,
+            "To compile it anew: make lab, or pip install -e ."
         )
     return "python" if not made_from or changed or wanted == "python" else "compiled"
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 MODE: Final = choose()

@@ -136,7 +136,7 @@ def _go_on(k: Kernel, sender: Tcb) -> None:
         receive(k, sender, from_, timeout)
     else:
         _done(sender)
-        k.make_ready(sender)
+        k.go_first(sender)
 
 
 def accepts(receiver: Tcb, sender: Tcb) -> bool:

@@ -151,6 +151,16 @@ class Kernel:
         else:
             self.sched.add(thread)
 
+    def go_first(self, thread: Tcb) -> None:
+        """The current thread has let this one's send go through: the sender goes on, unless it is less important."""
+        current = self.current
+        if current is not None and current.state is RUNNING and thread.priority >= current.priority:
+            self.current = None
+            self.sched.add_first(current)
+            self.hand_over(thread)
+        else:
+            self.make_ready(thread)
+
     def favour(self, thread: Tcb, by: Tcb) -> None:
         """ThreadSwitch: `thread`, which stands in a ready queue, runs in the place of `by`, with its priority."""
         self._favour = max(self._favour, by.priority) if by is self._favoured else by.priority

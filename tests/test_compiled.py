@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel compiled ahead of time and the kernel as it is read: which of the two runs, and that both do the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "l4lab"
+WHICH = (
+    "import l4lab, pathlib; from l4lab import _compiled; import l4lab.kernel.ipc as ipc; "
+    "print(_compiled.MODE, pathlib.Path(ipc.__file__).suffix)"
+)
+TRACE = (
+    "import sys; from l4lab.rig.rig import Rig; from l4lab.user.guests import tinyos; "
+    "rig = Rig.for_flat_guest(tinyos.build()); rig.run(); rig.trace.save(sys.argv[1])"
+)
+
+
+def python(code: str, kernel: str, root: Path = PACKAGE.parent, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of Python with that setting of L4LAB_KERNEL."""
+    environment = {**os.environ, "L4LAB_KERNEL": kernel, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-W", "always", "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+
+def test_what_is_installed_is_compiled() -> None:
+    """With a compiler at hand, does the compiled kernel run unless one asks for the other?"""
+    assert "compiled .so\n" == python(WHICH, "").stdout
+    assert "compiled .so\n" == python(WHICH, "compiled").stdout
+    assert "python .py\n" == python(WHICH, "python").stdout
+
+
+def test_an_edited_file_is_what_runs(tmp_path: Path) -> None:
+    """Does a change to one kernel file take effect at once, with a word about speed?"""
+    shutil.copytree(PACKAGE, tmp_path / "l4lab", ignore=shutil.ignore_patterns("__pycache__", "static"))
+    for library in PACKAGE.parent.glob("l4lab__mypyc*.so"):
+        shutil.copy(library, tmp_path)
+    edited = tmp_path / "l4lab" / "kernel" / "sched.py"
+    edited.write_text(edited.read_text() + "\nPRIORITIES = 7\n")
+
+    done = python(WHICH + "; from l4lab.kernel.sched import PRIORITIES; print(PRIORITIES)", "", tmp_path)
+
+    assert "python .py\n7\n" == done.stdout
+    assert "l4lab.kernel.sched changed since the installation" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["fast", "Compiled"])
+def test_an_unknown_setting_is_named(value: str) -> None:
+    """Is a value that means nothing pointed out, and the run not lost?"""
+    done = python(WHICH, value)
+
+    assert f"L4LAB_KERNEL is {value!r}" in done.stderr
+    assert "Set it to compiled or python" in done.stderr
+
+
+def test_both_write_the_same_trace(tmp_path: Path) -> None:
+    """A guest's whole life, to the last event."""
+    files = {kernel: tmp_path / kernel for kernel in ("compiled", "python")}
+    for kernel, file in files.items():
+        python(TRACE, kernel, PACKAGE.parent, str(file))
+
+    assert files["compiled"].read_bytes() == files["python"].read_bytes()
+    assert len(files["python"].read_bytes()) > 10_000

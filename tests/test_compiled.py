@@ -26,7 +26,7 @@ def python(code: str, kernel: str, root: Path = PACKAGE.parent, *arguments: str)
     """Run a line of Python with that setting of L4LAB_KERNEL."""
     environment = {**os.environ, "L4LAB_KERNEL": kernel, "PYTHONPATH": str(root)}
     command = [sys.executable, "-W", "always", "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
 
 
 def test_what_is_installed_is_compiled() -> None:

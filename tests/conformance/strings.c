@@ -266,19 +266,22 @@ static void faults(void)
     L4_StoreMRs(1, 2, words);
     CHECK("6.5", "the receiver's fault is a write at its buffer", tag.raw == (0xffe2UL << 16 | 2) && words[0] == ROOM);
     CHECK("6.5", "and its IP is -1", words[1] == ~0UL);
-    answer.to = worker(INTO);
-    answer.mr[0] = 2 << 6;
-    answer.mr[1] = (L4_Word_t)(ROOM) | 8;
-    answer.mr[2] = (L4_Word_t)filler | PAGE_LOG2 << 4 | ALL;
-    run(&answer);
     L4_ExchangeRegisters(worker(INTO), 1 << 1 | 1 << 2, 0, 0, 0, 0, L4_nilthread, 0, 0, 0, 0, 0, 0);
     finish(FROM), finish(INTO);
     cut(0, 0, 1);
     tag = L4_Receive_Timeout(worker(FROM), L4_TimePeriod(1000));
     L4_StoreMRs(1, 2, words);
     CHECK("6.5", "the sender's fault is a read at its string", tag.raw == (0xffe5UL << 16 | 2) && words[0] == ROOM);
-    L4_ExchangeRegisters(worker(FROM), 1 << 1 | 1 << 2, 0, 0, 0, 0, L4_nilthread, 0, 0, 0, 0, 0, 0);
+    filler[0] = 0x04030201;
+    answer.to = worker(FROM);
+    answer.mr[0] = 2 << 6;
+    answer.mr[1] = ROOM | 8;
+    answer.mr[2] = (L4_Word_t)filler | PAGE_LOG2 << 4 | ALL;
+    run(&answer);
+    settle();
     finish(FROM), finish(INTO);
+    CHECK("6.5", "the pager's answer lets the message go on", answer.error == 0 && fine() && buffer[100] == 1 && buffer[103] == 4);
+    L4_Flush(L4_FpageAddRights(L4_FpageLog2(ROOM, PAGE_LOG2), ALL));
 }
 
 static void across(void)

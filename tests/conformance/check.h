@@ -77,7 +77,7 @@ static char stacks[WORKERS + 1][STACK] __attribute__((aligned(16)));
 static char pager_stack[STACK] __attribute__((aligned(16)));
 static L4_Word_t filler[PAGE / 4] __attribute__((aligned(4096)));
 
-/* The last page fault outside the program. */
+/* The last page fault outside the program, or of a port. */
 static volatile struct {
     L4_Word_t count, label, address, ip, thread;
 } fault;
@@ -138,7 +138,7 @@ static L4_Word_t state_of(L4_ThreadId_t thread)
 
 #define START 1
 
-/* Programs' own pages are theirs; elsewhere a page is given out that means nothing, and it is noted. */
+/* Programs' own pages are theirs, and ports are whoever's; elsewhere a page is given out that means nothing, and it is noted. */
 static void pager(void)
 {
     L4_ThreadId_t from;
@@ -154,7 +154,12 @@ static void pager(void)
         } else {
             L4_Word_t page = words[0] & -PAGE;
             L4_MapItem_t item = L4_MapItem(L4_FpageLog2(page, PAGE_LOG2), page);
-            if (words[0] < (L4_Word_t)__executable_start || words[0] >= (L4_Word_t)_end) {
+            if (L4_Label(tag) == L4_LABEL_IO_PAGE_FAULT) {
+                fault.label = L4_Label(tag);
+                fault.address = words[0];
+                fault.count++;
+                item = L4_MapItem((L4_Fpage_t){words[0]}, 0);
+            } else if (words[0] < (L4_Word_t)__executable_start || words[0] >= (L4_Word_t)_end) {
                 fault.label = L4_Label(tag);
                 fault.address = words[0];
                 fault.ip = words[1];

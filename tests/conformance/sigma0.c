@@ -179,7 +179,7 @@ static void ports(void)
     address = finish(0);
     CHECK("6.5", "then the access goes on", ask.error == 0 && address <= 0xff);
     CHECK("6.5", "all threads of the space have them", l4_in8(PORT) <= 0xff);
-    request(REQUEST, all, 2, 0);
+    request(REQUEST, all, 2, 0x10);
     let(0, do_ipc, (L4_Word_t)&ask);
     CHECK("6.4", "ports that are somebody's are refused", refused());
 

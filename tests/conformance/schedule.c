@@ -174,6 +174,37 @@ static void delays(void)
     stop(0);
 }
 
+/* A worker that is not privileged, with priority 100, is the scheduler of another one. */
+static L4_Word_t results[4];
+
+static L4_Word_t as_scheduler(L4_Word_t id)
+{
+    L4_ThreadId_t t = {id};
+    L4_Word_t same = ~0UL;
+    results[0] = L4_Set_Priority(t, 90);
+    results[1] = refused(L4_Set_Priority(t, 101), L4_ErrNoPrivilege);
+    results[2] = schedule(t, same, same, same, 100UL << 16 | 50);
+    results[3] = refused(schedule(t, same, same, same, 101UL << 16 | 50), L4_ErrNoPrivilege);
+    return 0;
+}
+
+static void schedulers(void)
+{
+    stop(0);
+    start_apart(0);
+    L4_ThreadControl(worker(1), main_thread, worker(0), L4_nilthread, L4_UTCB_UNCHANGED);
+    let(0, as_scheduler, worker(1).raw);
+    CHECK("7", "a scheduler needs no privilege", results[0] == 6);
+    CHECK("7", "a priority above the caller's: error 1", results[1]);
+    CHECK("14", "Q9: a sensitive priority up to the caller's", results[2] == 6);
+    CHECK("7", "and no higher", results[3]);
+    L4_ThreadControl(worker(1), main_thread, main_thread, L4_nilthread, L4_UTCB_UNCHANGED);
+    L4_Set_Priority(worker(1), 100);
+    stop(0);
+    start(0);
+    settle();
+}
+
 int main(void)
 {
     hello();
@@ -181,6 +212,7 @@ int main(void)
         start(n);
     settle();
     arguments();
+    schedulers();
     priorities();
     stop(0);
     switching();

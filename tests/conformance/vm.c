@@ -6,7 +6,7 @@
 #define VM (1UL << 30)
 #define ITEM(id, mask) (0xcUL | (L4_Word_t)(id) << 4 | (L4_Word_t)(mask) << 12)
 #define FULL_GPREGS ITEM(0, 0x3ff)
-enum { GPREGS, CREGS = 2, CS = 4, SS, DS, ES, IDTR = 12, GDTR, NONREGEXC, EXECCTRL };
+enum { GPREGS, CREGS = 2, DREGS, CS, SS, DS, ES, TR = 10, LDTR, IDTR, GDTR, NONREGEXC, EXECCTRL };
 enum { CPUID = 10, HLT = 12, INVLPG = 14, RDTSC = 16, CR = 28, IO = 30, RDMSR, WRMSR, PAUSE = 40, WINDOW = 7 };
 
 #define CONFIGURE (1 << 9)
@@ -123,6 +123,27 @@ static void create(void)
     L4_LoadMR(1, ITEM(CREGS, 2));
     exchange(READ);
     CHECK("9.9", "CR0's read shadow", l4_utcb()[2] == 0x60000010);
+    L4_LoadMR(1, ITEM(TR, 0xf));
+    exchange(READ);
+    CHECK("9.9", "TR: a busy task segment of limit 0xffff",
+          l4_utcb()[2] == 0 && l4_utcb()[3] == 0 && l4_utcb()[4] == 0xffff && l4_utcb()[5] == 0x808b);
+    L4_LoadMR(1, ITEM(LDTR, 0xf));
+    exchange(READ);
+    CHECK("9.9", "LDTR: unusable", l4_utcb()[4] == 0xffff && l4_utcb()[5] >> 16 == 1);
+    L4_LoadMR(1, ITEM(GDTR, 3));
+    exchange(READ);
+    CHECK("9.9", "GDTR: base 0, limit 0xffff", l4_utcb()[2] == 0 && l4_utcb()[3] == 0xffff);
+    L4_LoadMR(1, ITEM(DREGS, 0x20));
+    exchange(READ);
+    CHECK("9.9", "DR7 is 0x400", l4_utcb()[2] == 0x400);
+    L4_LoadMR(1, ITEM(NONREGEXC, 7));
+    exchange(READ);
+    CHECK("9.9", "activity, interruptibility, pending debug exceptions: none",
+          l4_utcb()[2] == 0 && l4_utcb()[3] == 0 && l4_utcb()[4] == 0);
+    L4_LoadMR(1, ITEM(CREGS, 4) | 1);
+    L4_LoadMR(3, ITEM(CREGS, 0xc0));
+    exchange(READ);
+    CHECK("9.9", "all bits of CR0 and CR4 are masked", l4_utcb()[2] == ~0UL && l4_utcb()[5] == ~0UL && l4_utcb()[4] == 0);
     for (L4_Word_t reason = 0; reason <= 43; reason++)
         L4_LoadMR(at++, ITEM(9 + reason, 1 << GPREGS) | (reason < 43));
     CHECK("8.3", "items are configured for all exits", exchange(CONFIGURE) != 0);

@@ -107,7 +107,8 @@ static void registers(void)
     CHECK("15", "SystemClock keeps ECX", (call(L4_ENTRY(SystemClock), 0, MARK(1), 0, 0, 0), kept(ECX)));
 
     call(L4_ENTRY(SpaceControl), none, 0, 0, 0, 0);
-    CHECK("4.2", "SpaceControl, refused: EAX 0, EDX, ESI and EDI stay", after[EAX] == 0 && kept_all_but(1 << EAX | 1 << ECX));
+    CHECK("4.2", "SpaceControl, refused: EAX 0, EDX, ESI and EDI stay",
+          after[EAX] == 0 && kept_all_but(1 << EAX | 1 << ECX));
     call(L4_ENTRY(SpaceControl), id, 0, 0, 0, 0);
     CHECK("4.2", "SpaceControl keeps all but EAX and ECX", after[EAX] == 1 && kept_all_but(1 << EAX | 1 << ECX));
     call(L4_ENTRY(ProcessorControl), 0, 0, 0, 0, MARK(6));

@@ -138,7 +138,13 @@ static L4_Word_t state_of(L4_ThreadId_t thread)
 
 #define START 1
 
-/* Programs' own pages are theirs, and ports are whoever's; elsewhere a page is given out that means nothing, and it is noted. */
+static int is_program(L4_Word_t address)
+{
+    return address >= (L4_Word_t)__executable_start && address < (L4_Word_t)_end;
+}
+
+/* Programs' own pages are theirs, ports whoever's; elsewhere a page is given out that means nothing. All but the first
+ * are noted. */
 static void pager(void)
 {
     L4_ThreadId_t from;
@@ -159,7 +165,7 @@ static void pager(void)
                 fault.address = words[0];
                 fault.count++;
                 item = L4_MapItem((L4_Fpage_t){words[0]}, 0);
-            } else if (words[0] < (L4_Word_t)__executable_start || words[0] >= (L4_Word_t)_end) {
+            } else if (!is_program(words[0])) {
                 fault.label = L4_Label(tag);
                 fault.address = words[0];
                 fault.ip = words[1];
@@ -204,6 +210,16 @@ static UNUSED void start(L4_Word_t n)
     start_at(worker(n), work, stacks[n] + STACK);
 }
 
+static UNUSED void start_by_pager(L4_Word_t n)
+{
+    L4_Set_MsgTag((L4_MsgTag_t){START << 16 | 3});
+    L4_LoadMR(1, worker(n).raw);
+    L4_LoadMR(2, (L4_Word_t)work);
+    L4_LoadMR(3, (L4_Word_t)stacks[n] + STACK);
+    L4_Call(pager_thread);
+    settle();
+}
+
 /* A worker in a space of its own, which has this program where it is here. */
 static UNUSED void start_apart(L4_Word_t n)
 {
@@ -212,12 +228,7 @@ static UNUSED void start_apart(L4_Word_t n)
     L4_ThreadControl(thread, thread, main_thread, L4_nilthread, (void *)UTCB_AREA);
     L4_SpaceControl(thread, 0, kip, utcbs, L4_nilthread, 0);
     L4_ThreadControl(thread, thread, main_thread, pager_thread, L4_UTCB_UNCHANGED);
-    L4_Set_MsgTag((L4_MsgTag_t){START << 16 | 3});
-    L4_LoadMR(1, thread.raw);
-    L4_LoadMR(2, (L4_Word_t)work);
-    L4_LoadMR(3, (L4_Word_t)stacks[n] + STACK);
-    L4_Call(pager_thread);
-    settle();
+    start_by_pager(n);
 }
 
 static UNUSED L4_Word_t delete(L4_ThreadId_t thread)

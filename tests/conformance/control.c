@@ -62,7 +62,8 @@ static void threads(void)
     CHECK("8.1", "activate without a UTCB: error 6", refused(L4_ThreadControl(t, me, NIL, me, KEEP), 6));
     CHECK("8.1", "set the UTCB of an inactive thread", L4_ThreadControl(t, me, NIL, NIL, utcb_of(3)) == 1);
     CHECK("8.1", "activate", L4_ThreadControl(t, me, NIL, me, KEEP) == 1 && state_of(t) == 6);
-    CHECK("8.1", "move the UTCB of an active thread: error 6", refused(L4_ThreadControl(t, me, NIL, NIL, utcb_of(4)), 6));
+    CHECK("8.1", "move the UTCB of an active thread: error 6",
+          refused(L4_ThreadControl(t, me, NIL, NIL, utcb_of(4)), 6));
     CHECK("8.1", "modify with nobody's space: error 3", refused(L4_ThreadControl(t, nobody(), NIL, NIL, KEEP), 3));
     start_at(t, work, stacks[3] + STACK);
     settle();
@@ -113,6 +114,47 @@ static void spaces(void)
           L4_ThreadControl(t, worker(1), me, pager_thread, (void *)(UTCB_AREA + 512)) == 1);
     CHECK("8.1", "its UTCB area is full after eight",
           refused(L4_ThreadControl(worker(5), worker(1), me, pager_thread, (void *)(UTCB_AREA + 4096)), 6));
+    stop(FRESH);
+    stop(1);
+}
+
+/* A thread moves from the space of worker 1 to main's. */
+static L4_Word_t remember(L4_Word_t handle)
+{
+    L4_Set_UserDefinedHandle(handle);
+    return 0;
+}
+
+static L4_Word_t recall(L4_Word_t nothing) { return L4_UserDefinedHandle() + nothing; }
+
+static void migration(void)
+{
+    struct ipc waiting = {.from = worker(1)}, after = {.to = main_thread, .mr = {1, 3}};
+    struct ipc take = {.from = worker(FRESH), .timeouts = L4_TimePeriod(1000).raw};
+    L4_ThreadId_t t = worker(FRESH);
+    start_apart(1);
+    L4_ThreadControl(t, worker(1), main_thread, pager_thread, utcb_of(FRESH));
+    start_by_pager(FRESH);
+    let(FRESH, remember, 0x1991);
+    begin_ipc(FRESH, &after);
+    run(&take);
+    finish(FRESH);
+    CHECK("8.1", "two threads share a space, and main is elsewhere", take.partner.raw == t.raw);
+    CHECK("8.1", "migrate where its UTCB would be another's: error 6",
+          refused(L4_ThreadControl(worker(1), main_thread, NIL, NIL, KEEP), 6));
+    begin_ipc(FRESH, &waiting);
+    CHECK("8.1", "migrate", L4_ThreadControl(t, main_thread, NIL, NIL, KEEP) == 1);
+    finish(FRESH);
+    CHECK("8.1", "a migration aborts an IPC", waiting.error == 7);
+    CHECK("8.1", "a migration takes the UTCB along", let(FRESH, recall, 0) == 0x1991);
+    after = (struct ipc){.to = main_thread, .mr = {1, 4}};
+    take.timeouts = L4_TimePeriod(1000).raw;
+    take.from = t;
+    begin_ipc(FRESH, &after);
+    run(&take);
+    finish(FRESH);
+    CHECK("8.1", "a migrant is at home where it is", take.partner.raw == local_worker(FRESH).raw && take.mr[1] == 4);
+    CHECK("8.1", "and sees what is there", let(FRESH, where, 0) == (L4_Word_t)l4_kip);
     stop(FRESH);
     stop(1);
 }
@@ -183,7 +225,8 @@ static void registers(void)
     exchange(t, 0, 0, 0, 0, 0, NIL);
     CHECK("8.3", "it is not halted any more", (old_control & 1) == 0 && old_ip - (L4_Word_t)count < 64);
     stop(INACTIVE);
-    CHECK("8.3", "a wrong version is nobody: error 2", refused(exchange(L4_GlobalId(L4_ThreadNo(me), 2), 0, 0, 0, 0, 0, NIL), 2));
+    CHECK("8.3", "a wrong version is nobody: error 2",
+          refused(exchange(L4_GlobalId(L4_ThreadNo(me), 2), 0, 0, 0, 0, 0, NIL), 2));
 }
 
 /* MemoryControl */
@@ -214,6 +257,7 @@ int main(void)
     privileges();
     threads();
     spaces();
+    migration();
     registers();
     attributes();
     return goodbye();

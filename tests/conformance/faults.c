@@ -113,7 +113,8 @@ static void page_faults(void)
     CHECK("5.3", "and message registers are as before", finish(0) == 1);
     unmap_room();
     count = fault.count;
-    CHECK("2", "a pager of one's own choice", let(0, with_pager, pager_thread.raw) == filler[2] && fault.count == count + 1);
+    CHECK("2", "a pager of one's own choice",
+          let(0, with_pager, pager_thread.raw) == filler[2] && fault.count == count + 1);
     CHECK("6.5", "it hears the same", fault.address == ROOM + 8 && fault.label == 0xffe5);
     unmap_room();
 }
@@ -290,7 +291,8 @@ static void beginnings(void)
     early = (struct ipc){.to = worker(3), .timeouts = ZERO << 16, .mr = {1, 0x666}};
     run(&early);
     settle();
-    CHECK("6.5", "any other number of words leaves IP and SP as they are", early.error == 0 && started == worker(3).raw);
+    CHECK("6.5", "any other number of words leaves IP and SP as they are",
+          early.error == 0 && started == worker(3).raw);
     stop(3);
 }
 

@@ -110,7 +110,11 @@ static void with_page_faults(void)
     run(&hear);
     CHECK("9.5", "register items with page faults", hear.mr[0] == (0xffe5UL << 16 | 11 << 6 | 2));
     CHECK("6.5", "behind address and IP", hear.mr[1] == ROOM && hear.mr[3] == ITEM(0x3ff) && hear.mr[4] == hear.mr[2]);
-    sent = (struct ipc){.to = worker(0), .timeouts = NOT_WAITING, .mr = {3 << 6, ITEM(EIP | 1 << 6), (L4_Word_t)here, 0x1357}};
+    sent = (struct ipc){.to = worker(0), .timeouts = NOT_WAITING};
+    sent.mr[0] = 3 << 6;
+    sent.mr[1] = ITEM(EIP | 1 << 6);
+    sent.mr[2] = (L4_Word_t)here;
+    sent.mr[3] = 0x1357;
     run(&sent);
     settle();
     CHECK("6.5", "a pager may answer with registers", sent.error == 0 && landed == 0x1357);

@@ -169,7 +169,8 @@ static void chains(void)
     give(A, COMPLETE, MAP, ROOM, fpage(page(0), 12, ALL));
     hand_on(MAP, ROOM, fpage(ROOM, 12, ALL));
     take_all_back();
-    CHECK("6.3", "unmap reaches all who got it from those who got it", !let(A, readable, ROOM) && !let(B, readable, ROOM));
+    CHECK("6.3", "unmap reaches all who got it from those who got it",
+          !let(A, readable, ROOM) && !let(B, readable, ROOM));
 
     give(A, COMPLETE, MAP, ROOM, fpage(page(0), 12, ALL));
     hand_on(GRANT, ROOM, fpage(ROOM, 12, ALL));
@@ -221,7 +222,8 @@ static void rights(void)
     CHECK("6.3", "two of four pages at once",
           !let(A, readable, ROOM) && !let(A, readable, ROOM + 0x1000) && let(A, readable, ROOM + 0x2000));
     let(A, flush, fpage(ROOM + 0x2000, 12, 2));
-    CHECK("6.3", "flush takes rights from oneself", let(A, readable, ROOM + 0x2000) && !let(A, writable, ROOM + 0x2000));
+    CHECK("6.3", "flush takes rights from oneself",
+          let(A, readable, ROOM + 0x2000) && !let(A, writable, ROOM + 0x2000));
     take_all_back();
 }
 

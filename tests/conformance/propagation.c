@@ -30,21 +30,24 @@ static void names(void)
 
     pretend(SERVER, worker(CLIENT), worker(CLIENT));
     finish(SERVER);
-    CHECK("5.2", "who waits for the virtual sender takes it", got.error == 0 && got.partner.raw == local_worker(CLIENT).raw);
+    CHECK("5.2", "who waits for the virtual sender takes it",
+          got.error == 0 && got.partner.raw == local_worker(CLIENT).raw);
     pretend(SERVER, worker(CLIENT), worker(SERVER));
     finish(SERVER);
     CHECK("5.2", "who waits for the actual sender takes it too", got.error == 0);
 
     pretend(SERVER, worker(APART), L4_anythread);
     finish(SERVER);
-    CHECK("5.2", "to one of the sender's space, in anybody's name", got.partner.raw == worker(APART).raw && got.mr[0] & P);
+    CHECK("5.2", "to one of the sender's space, in anybody's name",
+          got.partner.raw == worker(APART).raw && got.mr[0] & P);
     pretend(APART, worker(BEYOND), L4_anythread);
     finish(APART);
     CHECK("5.2", "between spaces, not in a third one's name", got.partner.raw == worker(APART).raw);
     CHECK("5.2", "the message comes all the same, without p", got.mr[0] == 1 && got.mr[1] == 99);
     pretend(APART, worker(CLIENT), L4_anythread);
     finish(APART);
-    CHECK("5.2", "not in the name of one of the receiver's space", got.partner.raw == worker(APART).raw && got.mr[0] == 1);
+    CHECK("5.2", "not in the name of one of the receiver's space",
+          got.partner.raw == worker(APART).raw && got.mr[0] == 1);
     pretend(SERVER, nobody(), L4_anythread);
     finish(SERVER);
     CHECK("5.2", "not in nobody's name", got.partner.raw == local_worker(SERVER).raw && got.mr[0] == 1);
@@ -53,7 +56,8 @@ static void names(void)
     begin_ipc(SERVER, &sent);
     run(&got);
     finish(SERVER);
-    CHECK("5.2", "without p, VirtualSender is only a word", got.partner.raw == local_worker(SERVER).raw && got.mr[1] == 98);
+    CHECK("5.2", "without p, VirtualSender is only a word",
+          got.partner.raw == local_worker(SERVER).raw && got.mr[1] == 98);
 }
 
 static void forwarding(void)
@@ -69,7 +73,8 @@ static void forwarding(void)
     answer.to = got.partner;
     run(&answer);
     finish(CLIENT);
-    CHECK("5.2", "who was forwarded to answers in the server's place", answer.error == 0 && call.error == 0 && call.mr[1] == 6);
+    CHECK("5.2", "who was forwarded to answers in the server's place",
+          answer.error == 0 && call.error == 0 && call.mr[1] == 6);
     CHECK("5.2", "and the client hears who it was", call.partner.raw == L4_MyLocalId().raw);
 }
 
@@ -106,7 +111,8 @@ static void redirection(void)
     begin_ipc(APART, &sent);
     finish(APART);
     finish(CLIENT);
-    CHECK("14", "Q3: what goes to the redirector's space goes straight", take.error == 0 && take.mr[0] == 1 && take.mr[1] == 45);
+    CHECK("14", "Q3: what goes to the redirector's space goes straight",
+          take.error == 0 && take.mr[0] == 1 && take.mr[1] == 45);
     L4_SpaceControl(worker(APART), 0, L4_Nilpage, L4_Nilpage, L4_anythread, 0);
     sent = (struct ipc){.to = worker(BEYOND), .mr = {1, 46}};
     take = (struct ipc){.from = L4_anythread};
@@ -114,7 +120,8 @@ static void redirection(void)
     begin_ipc(APART, &sent);
     finish(APART);
     finish(BEYOND);
-    CHECK("14", "Q3: without a redirector any more, all goes straight", take.error == 0 && take.mr[0] == 1 && take.mr[1] == 46);
+    CHECK("14", "Q3: without a redirector any more, all goes straight",
+          take.error == 0 && take.mr[0] == 1 && take.mr[1] == 46);
 }
 
 int main(void)

@@ -82,7 +82,8 @@ static void memory(void)
     begin(APART, do_ipc, (L4_Word_t) & (struct ipc){.from = main_thread, .br = {0x10}});
     run(&ask);
     finish(APART);
-    CHECK("6.2", "a piece of it can be mapped", let(APART, peek, ROOM + 0x5000) == 0x5555 && !let(APART, readable, ROOM + 0x6000));
+    CHECK("6.2", "a piece of it can be mapped",
+          let(APART, peek, ROOM + 0x5000) == 0x5555 && !let(APART, readable, ROOM + 0x6000));
     L4_Flush(L4_FpageAddRights(L4_FpageLog2(ROOM, 22), ALL));
     CHECK("6.3", "and goes with it", !let(APART, readable, ROOM + 0x5000));
 }
@@ -172,7 +173,8 @@ static void ports(void)
     CHECK("6.5", "it says at which instruction", take.mr[2] - (L4_Word_t)in8 < 16);
     request(REQUEST, all, 2, 0);
     run(&ask);
-    CHECK("6.4", "ports are sigma0's to give", ask.error == 0 && ask.mr[0] == 2 << 6 && (ask.mr[2] & ~7UL) == (all & ~7UL));
+    CHECK("6.4", "ports are sigma0's to give",
+          ask.error == 0 && ask.mr[0] == 2 << 6 && (ask.mr[2] & ~7UL) == (all & ~7UL));
     CHECK("5.6", "they need no receive window", ask.error == 0);
     ask = (struct ipc){.to = worker(0), .timeouts = NOT_WAITING};
     run(&ask);
@@ -189,7 +191,8 @@ static void ports(void)
     CHECK("6.5", "a double word is four", !has(in32, PORT + 4, all) && fault.address == PORT_FPAGE(PORT + 4, 2));
     CHECK("6.5", "OUT faults as IN does", !has(out8, PORT + 3, all) && fault.address == PORT_FPAGE(PORT + 3, 0));
     give(PORT_FPAGE(PORT, 1));
-    CHECK("6.1", "ports are mapped on, without a window", ask.error == 0 && has(in8, PORT, all) && has(in16, PORT, all));
+    CHECK("6.1", "ports are mapped on, without a window",
+          ask.error == 0 && has(in8, PORT, all) && has(in16, PORT, all));
     CHECK("6.1", "those of the fpage and no more", !has(in8, PORT + 2, all));
     give(all);
     L4_UnmapFpage((L4_Fpage_t){PORT_FPAGE(PORT, 0)});

@@ -116,7 +116,8 @@ static void pieces(void)
     got.br[3] = (L4_Word_t)buffer + 1000;
     got.br[4] = (L4_Word_t)buffer + 500;
     transfer();
-    CHECK("5.5", "scatter: pieces of one length", fine() && copied(0, 0, 40) && copied(1000, 40, 40) && copied(500, 80, 20));
+    CHECK("5.5", "scatter: pieces of one length",
+          fine() && copied(0, 0, 40) && copied(1000, 40, 40) && copied(500, 80, 20));
 
     prepare();
     sent.mr[0] = 2 << 6;
@@ -176,7 +177,8 @@ static void overflows(void)
     got.br[1] = STRING(500);
     got.br[2] = (L4_Word_t)buffer;
     transfer();
-    CHECK("13", "no second buffer: overflow behind the first string", sent.error == (8 | 128 << 4) && got.error == (9 | 128 << 4));
+    CHECK("13", "no second buffer: overflow behind the first string",
+          sent.error == (8 | 128 << 4) && got.error == (9 | 128 << 4));
 
     prepare();
     sent.mr[0] = 2 << 6;
@@ -233,10 +235,12 @@ static void timeouts(void)
     CHECK("5.5", "a fault on either side starts either timeout", sent.error == (10 | 100 << 4));
     cut(0, period(2000), 1);
     L4_Sleep(L4_TimePeriod(1000));
-    CHECK("7", "in the midst of a message: sending and receiving", state_of(worker(FROM)) == 5 && state_of(worker(INTO)) == 7);
+    CHECK("7", "in the midst of a message: sending and receiving",
+          state_of(worker(FROM)) == 5 && state_of(worker(INTO)) == 7);
     L4_Sleep(L4_TimePeriod(3000));
     finish(FROM), finish(INTO);
-    CHECK("5.3", "a transfer timeout while a pager is asked", sent.error == (12 | 100 << 4) && got.error == (11 | 100 << 4));
+    CHECK("5.3", "a transfer timeout while a pager is asked",
+          sent.error == (12 | 100 << 4) && got.error == (11 | 100 << 4));
     cut(period(2000), period(2000), 1);
     L4_Sleep(L4_TimePeriod(4000));
     finish(FROM), finish(INTO);
@@ -248,11 +252,13 @@ static void aborts(void)
     cut(0, 0, 1);
     L4_ExchangeRegisters(worker(FROM), 1 << 1 | 1 << 2, 0, 0, 0, 0, L4_nilthread, 0, 0, 0, 0, 0, 0);
     finish(FROM), finish(INTO);
-    CHECK("5.3", "aborted by the sender's ExchangeRegisters", sent.error == (14 | 100 << 4) && got.error == (15 | 100 << 4));
+    CHECK("5.3", "aborted by the sender's ExchangeRegisters",
+          sent.error == (14 | 100 << 4) && got.error == (15 | 100 << 4));
     cut(0, 0, 0);
     L4_ExchangeRegisters(worker(INTO), 1 << 1 | 1 << 2, 0, 0, 0, 0, L4_nilthread, 0, 0, 0, 0, 0, 0);
     finish(FROM), finish(INTO);
-    CHECK("5.3", "aborted by the receiver's ExchangeRegisters", sent.error == (14 | 100 << 4) && got.error == (15 | 100 << 4));
+    CHECK("5.3", "aborted by the receiver's ExchangeRegisters",
+          sent.error == (14 | 100 << 4) && got.error == (15 | 100 << 4));
 }
 
 /* Page faults in the midst of a message, as their pager sees them: main does not answer, the pager does. */
@@ -280,7 +286,8 @@ static void faults(void)
     run(&answer);
     settle();
     finish(FROM), finish(INTO);
-    CHECK("6.5", "the pager's answer lets the message go on", answer.error == 0 && fine() && buffer[100] == 1 && buffer[103] == 4);
+    CHECK("6.5", "the pager's answer lets the message go on",
+          answer.error == 0 && fine() && buffer[100] == 1 && buffer[103] == 4);
     L4_Flush(L4_FpageAddRights(L4_FpageLog2(ROOM, PAGE_LOG2), ALL));
 }
 
@@ -304,7 +311,8 @@ static void across(void)
     finish(FROM);
     finish(APART);
     CHECK("5.5", "a string into another space", fine() && copied(0, 0, 6000));
-    CHECK("5.5", "a page that is missing there is asked for", fault.count == before + 1 && fault.address == ROOM + 0x5000);
+    CHECK("5.5", "a page that is missing there is asked for",
+          fault.count == before + 1 && fault.address == ROOM + 0x5000);
     CHECK("5.5", "and then the string goes on", ((char *)filler)[0] == text[8] && ((char *)filler)[7] == text[15]);
     CHECK("5.5", "the fault is in the receiver's name", fault.thread == worker(APART).raw && fault.ip == ~0UL);
 }

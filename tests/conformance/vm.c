@@ -63,8 +63,8 @@ static void next(void)
         L4_Word_t page;
         exit_ = (struct ipc){.from = vcpu, .timeouts = L4_TimePeriod(20000).raw};
         run(&exit_);
-        page = exit_.mr[1] & -PAGE;
-        if (exit_.error || (exit_.mr[0] >> 20) != 0xffe || page < (L4_Word_t)__executable_start || page >= (L4_Word_t)_end)
+        page = exit_.mr[1] & -PAGE; /* programs begin at a page's beginning */
+        if (exit_.error || (exit_.mr[0] >> 20) != 0xffe || !is_program(page))
             return;
         count++;
         answer = (struct ipc){.to = vcpu, .timeouts = NOT_WAITING, .mr = {2 << 6, page | 8, page | 12 << 4 | ALL}};
@@ -119,7 +119,8 @@ static void create(void)
     CHECK("9.9", "all exceptions exit", l4_utcb()[4] == ~0UL);
     L4_LoadMR(1, ITEM(CS, 0xf));
     exchange(READ);
-    CHECK("9.9", "segments are those of real mode", l4_utcb()[2] == 0 && l4_utcb()[3] == 0 && l4_utcb()[4] == 0xffff && l4_utcb()[5] == 0xf3);
+    CHECK("9.9", "segments are those of real mode",
+          l4_utcb()[2] == 0 && l4_utcb()[3] == 0 && l4_utcb()[4] == 0xffff && l4_utcb()[5] == 0xf3);
     L4_LoadMR(1, ITEM(CREGS, 2));
     exchange(READ);
     CHECK("9.9", "CR0's read shadow", l4_utcb()[2] == 0x60000010);
@@ -143,7 +144,8 @@ static void create(void)
     L4_LoadMR(1, ITEM(CREGS, 4) | 1);
     L4_LoadMR(3, ITEM(CREGS, 0xc0));
     exchange(READ);
-    CHECK("9.9", "all bits of CR0 and CR4 are masked", l4_utcb()[2] == ~0UL && l4_utcb()[5] == ~0UL && l4_utcb()[4] == 0);
+    CHECK("9.9", "all bits of CR0 and CR4 are masked",
+          l4_utcb()[2] == ~0UL && l4_utcb()[5] == ~0UL && l4_utcb()[4] == 0);
     for (L4_Word_t reason = 0; reason <= 43; reason++)
         L4_LoadMR(at++, ITEM(9 + reason, 1 << GPREGS) | (reason < 43));
     CHECK("8.3", "items are configured for all exits", exchange(CONFIGURE) != 0);
@@ -232,7 +234,8 @@ static void memory(void)
     answer = (struct ipc){.mr = {3 << 6, ITEM(GPREGS, 1 << EIP | 1 << EBX), gpreg(EIP) + 2, 0}};
     reply();
     next();
-    CHECK("9.4", "missing memory is a page fault", exit_.mr[0] == (0xffe5UL << 16 | 2) && exit_.mr[1] == GUEST_PAGE + 4);
+    CHECK("9.4", "missing memory is a page fault",
+          exit_.mr[0] == (0xffe5UL << 16 | 2) && exit_.mr[1] == GUEST_PAGE + 4);
     filler[1] = 0xfeed;
     answer = (struct ipc){.mr = {2 << 6, GUEST_PAGE | 8, (L4_Word_t)filler | 12 << 4 | ALL}};
     reply();
@@ -250,7 +253,8 @@ static void events(void)
     reply();
     next();
     here = gpreg(EIP);
-    CHECK("9.8", "an interrupt window: when the guest would take one", exit_.mr[0] >> 16 == 0xff70 - 16 * WINDOW && gpreg(EFLAGS) & 0x200);
+    CHECK("9.8", "an interrupt window: when the guest would take one",
+          exit_.mr[0] >> 16 == 0xff70 - 16 * WINDOW && gpreg(EFLAGS) & 0x200);
     answer = (struct ipc){.mr = {4 << 6, ITEM(EXECCTRL, 2), controls & ~4UL, ITEM(NONREGEXC, 1 << 3), 0x80000021}};
     reply();
     next();

@@ -229,6 +229,26 @@ static void registers(void)
           refused(exchange(L4_GlobalId(L4_ThreadNo(me), 2), 0, 0, 0, 0, 0, NIL), 2));
 }
 
+static L4_Word_t on_oneself(L4_Word_t nothing)
+{
+    L4_ThreadId_t me = L4_Myself();
+    exchange(me, 1 << 6 | 1 << 7, 0, 0, 0, 0xabcd, pager_thread);
+    if (L4_UserDefinedHandle() != 0xabcd || L4_Pager().raw != pager_thread.raw)
+        return 0;
+    exchange(me, 1 << 8 | 1, 0, 0, 0, 0, NIL);
+    return 1 + nothing;
+}
+
+static void oneself(void)
+{
+    start(INACTIVE);
+    begin(INACTIVE, on_oneself, 0);
+    CHECK("8.3", "a thread halts itself", state_of(worker(INACTIVE)) == 2);
+    exchange(worker(INACTIVE), 1 << 8, 0, 0, 0, 0, NIL);
+    CHECK("8.3", "a thread sets its own handle and pager, and goes on when resumed", finish(INACTIVE) == 1);
+    stop(INACTIVE);
+}
+
 /* MemoryControl */
 
 static L4_Word_t memory_control(L4_Word_t control, L4_Word_t fpage, L4_Word_t attribute)
@@ -259,6 +279,7 @@ int main(void)
     spaces();
     migration();
     registers();
+    oneself();
     attributes();
     return goodbye();
 }

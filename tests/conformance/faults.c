@@ -256,6 +256,13 @@ static void interrupts(void)
     l4_out8(IER, 0);
     answer = (struct ipc){0};
     tell(line);
+    l4_out8(IER, 2);
+    settle();
+    hear(L4_anythread);
+    CHECK("6.5", "an interrupt waits until its handler receives", got.error == 0 && got.partner.raw == line.raw);
+    l4_in8(IIR);
+    l4_out8(IER, 0);
+    tell(line);
     CHECK("6.5", "detach an interrupt", L4_DeassociateInterrupt(line) == 1 && state_of(line) == 0);
     l4_out8(IER, 2);
     hear(line);

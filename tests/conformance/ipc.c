@@ -223,6 +223,12 @@ static void moments(void)
     now = L4_SystemClock().raw;
     CHECK("5.4", "a point of time ends a receive", i.error == 3);
     CHECK("5.4", "when it has come", now + 32 >= then && now < then + 3 * MS);
+    i = (struct ipc){.to = worker(0), .timeouts = point << 16};
+    begin_ipc(0, &(struct ipc){.from = worker(2), .timeouts = period(5 * MS)});
+    now = L4_SystemClock().raw;
+    run(&i);
+    CHECK("5.4", "a point of time that is over is now", i.error == 2 && L4_SystemClock().raw < now + MS);
+    finish(0);
 }
 
 static void missing(void)
@@ -286,6 +292,48 @@ static void cancelled(void)
     CHECK("5.3", "who waits for a deleted thread is told", take.error == 7 || take.error == 5);
 }
 
+/* Who waits, or stands in a queue, while something happens to others. */
+static void meanwhile(void)
+{
+    struct ipc call = {.to = main_thread, .from = main_thread}, closed = {.from = worker(2)}, take, send;
+    begin_ipc(0, &call);
+    run(&(struct ipc){.from = worker(0)});
+    settle();
+    aborted(0, 1 << 1);
+    finish(0);
+    CHECK("5.3", "a call whose answer is cancelled: ErrorCode 7", call.error == 7);
+
+    call = (struct ipc){.to = main_thread, .from = main_thread};
+    begin_ipc(0, &call);
+    aborted(0, 1 << 2);
+    finish(0);
+    CHECK("5.3", "a call whose send is cancelled: ErrorCode 6", call.error == 6);
+
+    begin_ipc(0, &closed);
+    send = (struct ipc){.to = worker(0), .timeouts = period(2 * MS) << 16, .mr = {1, 1}};
+    begin_ipc(1, &send);
+    send.to = worker(0);
+    take = (struct ipc){.to = worker(0), .mr = {1, 2}};
+    begin_ipc(2, &take);
+    finish(2);
+    finish(0);
+    CHECK("5.2", "a closed receive takes whom it waits for past others", closed.error == 0 && closed.mr[1] == 2);
+    L4_Sleep(L4_TimePeriod(3 * MS));
+    finish(1);
+    CHECK("5.3", "the others' timeouts end their send", send.error == 2);
+
+    closed = (struct ipc){.from = worker(2)};
+    begin_ipc(0, &closed);
+    L4_ExchangeRegisters(worker(0), 1 << 8 | 1, 0, 0, 0, 0, L4_nilthread, 0, 0, 0, 0, 0, 0);
+    take = (struct ipc){.to = worker(0), .mr = {1, 5}};
+    begin_ipc(2, &take);
+    finish(2);
+    CHECK("8.3", "a thread that is halted while it waits is inactive", state_of(worker(0)) == 2);
+    L4_ExchangeRegisters(worker(0), 1 << 8, 0, 0, 0, 0, L4_nilthread, 0, 0, 0, 0, 0, 0);
+    finish(0);
+    CHECK("8.3", "resumed, it has its message", closed.error == 0 && closed.mr[1] == 5);
+}
+
 /* What is in the registers after a receive is in the UTCB too, and the other way round. */
 static void in_registers(void)
 {
@@ -336,6 +384,7 @@ int main(void)
     moments();
     missing();
     cancelled();
+    meanwhile();
     in_registers();
     return goodbye();
 }

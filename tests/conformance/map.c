@@ -227,6 +227,32 @@ static void rights(void)
     take_all_back();
 }
 
+static void many(void)
+{
+    L4_Word_t good = 1;
+    give(A, WINDOW(15), MAP, 0, fpage(page(0), 15, ALL));
+    for (L4_Word_t n = 0; n < PAGES; n++)
+        let(A, n % 2 ? peek : writable, ROOM + n * PAGE);
+    for (L4_Word_t i = 0; i < 64; i++)
+        L4_LoadMR(i, i % 8 ? 0 : fpage(page(i / 8), 12, ALL));
+    L4_Unmap(63);
+    for (L4_Word_t i = 0, status; i < 64; i++) {
+        L4_StoreMR(i, &status);
+        good &= i % 8 ? status == 0 : (status & 7) == (i / 8 % 2 ? 5 : 7);
+    }
+    CHECK("6.3", "64 fpages at once", good && !let(A, readable, ROOM) && !let(A, readable, ROOM + 7 * PAGE));
+    take_all_back();
+    give(A, WINDOW(15), MAP, 0, fpage(page(0), 15, ALL));
+    let(A, writable, ROOM + 3 * PAGE);
+    CHECK("6.3", "one status for many pages", unmap(fpage(page(0), 15, 0)) == fpage(page(0), 15, 7));
+    hand_on(MAP, ROOM, fpage(ROOM, 15, 4));
+    let(B, peek, ROOM + 5 * PAGE);
+    CHECK("6.3", "status of pages that were handed on", unmap(fpage(page(0), 15, 0)) == fpage(page(0), 15, 5));
+    let(A, writable, ROOM);
+    CHECK("6.3", "flush tells of one's own use", let(A, flush, fpage(ROOM, 12, 0)) == fpage(ROOM, 12, 7));
+    take_all_back();
+}
+
 static L4_Word_t magic(L4_Word_t nothing) { return l4_kip->magic + nothing; }
 
 static void kernel_areas(void)
@@ -259,6 +285,7 @@ int main(void)
     odd_items();
     chains();
     rights();
+    many();
     kernel_areas();
     return goodbye();
 }

@@ -174,6 +174,29 @@ static void delays(void)
     stop(0);
 }
 
+static L4_Word_t signal_me(L4_Word_t flags)
+{
+    L4_Set_ExceptionHandler(main_thread);
+    *(volatile L4_Word8_t *)l4_preemption_flags() = (L4_Word8_t)flags;
+    for (;;)
+        counters[0]++;
+}
+
+static void signals(void)
+{
+    struct ipc take = {.from = worker(0), .timeouts = L4_TimePeriod(5000).raw}, answer = {.to = worker(0)};
+    start(0);
+    settle();
+    begin(0, signal_me, 0x20);
+    settle();
+    run(&take);
+    CHECK("2", "s: a preemption is told to the exception handler", take.mr[0] == (0xffd0UL << 16 | 2));
+    answer.timeouts = NOT_WAITING;
+    run(&answer);
+    CHECK("2", "s: who was preempted runs on after the answer", answer.error == 0 && run_for(500) > 0);
+    stop(0);
+}
+
 /* A worker that is not privileged, with priority 100, is the scheduler of another one. */
 static L4_Word_t results[4];
 
@@ -219,5 +242,6 @@ int main(void)
     stop(1);
     quantum();
     delays();
+    signals();
     return goodbye();
 }

@@ -144,6 +144,46 @@ static void pieces(void)
     CHECK("5.5", "two strings into two buffers", fine() && copied(0, 0, 60) && copied(2000, 1000, 80));
 }
 
+static void hints(void)
+{
+    prepare();
+    sent.mr[0] = 2 << 6;
+    sent.mr[1] = STRING(20) | 3 << 1;
+    sent.mr[2] = (L4_Word_t)text;
+    got.br[1] = STRING(20) | 1 << 1;
+    got.br[2] = (L4_Word_t)buffer;
+    transfer();
+    CHECK("5.5", "cache hints do not matter", fine() && copied(0, 0, 20) && got.mr[1] == sent.mr[1]);
+
+    prepare();
+    sent.mr[0] = 61 | 2 << 6;
+    sent.mr[61] = 0x61;
+    sent.mr[62] = STRING(20);
+    sent.mr[63] = (L4_Word_t)text;
+    got.br[1] = STRING(20);
+    got.br[2] = (L4_Word_t)buffer;
+    transfer();
+    CHECK("5.5", "a message that fills all message registers", fine() && copied(0, 0, 20) && got.mr[61] == 0x61);
+
+    prepare();
+    sent.mr[0] = 4 << 6;
+    sent.mr[1] = ROOM | 8;
+    sent.mr[2] = (L4_Word_t)filler | PAGE_LOG2 << 4 | ALL;
+    sent.mr[3] = STRING(20);
+    sent.mr[4] = (L4_Word_t)text;
+    got.br[0] = 0x10 | 1;
+    got.br[1] = STRING(20);
+    got.br[2] = (L4_Word_t)buffer;
+    sent.to = worker(APART);
+    begin_ipc(APART, &got);
+    begin_ipc(FROM, &sent);
+    finish(FROM), finish(APART);
+    filler[1] = 0x4711;
+    CHECK("5.5", "a map item and a string in one message",
+          fine() && copied(0, 0, 20) && let(APART, peek, ROOM + 4) == 0x4711);
+    L4_UnmapFpage((L4_Fpage_t){sent.mr[2]});
+}
+
 static void overflows(void)
 {
     prepare();
@@ -261,6 +301,22 @@ static void aborts(void)
           sent.error == (14 | 100 << 4) && got.error == (15 | 100 << 4));
 }
 
+static void deletions(void)
+{
+    cut(0, 0, 1);
+    stop(FROM);
+    finish(INTO);
+    CHECK("5.3", "the sender is deleted in the midst of a message: aborted", got.error == (15 | 100 << 4));
+    start(FROM);
+    settle();
+    cut(0, 0, 0);
+    stop(INTO);
+    finish(FROM);
+    CHECK("5.3", "the receiver is deleted in the midst of a message: aborted", sent.error == (14 | 100 << 4));
+    start(INTO);
+    settle();
+}
+
 /* Page faults in the midst of a message, as their pager sees them: main does not answer, the pager does. */
 static void faults(void)
 {
@@ -326,9 +382,11 @@ int main(void)
     settle();
     simple();
     pieces();
+    hints();
     overflows();
     timeouts();
     aborts();
+    deletions();
     faults();
     across();
     return goodbye();

@@ -88,6 +88,43 @@ static void memory(void)
     CHECK("6.3", "and goes with it", !let(APART, readable, ROOM + 0x5000));
 }
 
+static void hand_on(L4_Word_t base, L4_Word_t log2, L4_Word_t kind)
+{
+    struct ipc take = {.from = main_thread, .br = {0x10}};
+    ask = (struct ipc){.to = worker(APART), .timeouts = NOT_WAITING};
+    ask.mr[0] = 2 << 6;
+    ask.mr[1] = base | kind;
+    ask.mr[2] = base | log2 << 4 | ALL;
+    begin(APART, do_ipc, (L4_Word_t)&take);
+    run(&ask);
+    finish(APART);
+}
+
+/* Pages of 4 MB and their pieces. */
+static void large_pages(void)
+{
+    volatile L4_Word_t *room = (L4_Word_t *)ROOM;
+    L4_ExchangeRegisters(worker(0), 1 << 7, 0, 0, 0, 0, pager_thread, 0, 0, 0, 0, 0, 0);
+    want(0xfffffc00, 22);
+    room[0] = 0xa;
+    room[MB - 1] = 0xb;
+    hand_on(ROOM, 22, 8);
+    CHECK("6.2", "4 MB are mapped on at once",
+          let(APART, peek, ROOM) == 0xa && let(APART, peek, ROOM + 4 * MB - 4) == 0xb);
+    CHECK("6.3", "status of 4 MB: r and x", L4_UnmapFpage(L4_FpageLog2(ROOM, 22)).raw == (ROOM | 22 << 4 | 5));
+    L4_UnmapFpage(L4_FpageAddRights(L4_FpageLog2(ROOM, 22), ALL));
+    hand_on(ROOM + 0x5000, 12, 8);
+    hand_on(ROOM + 0x7000, 12, 8);
+    L4_UnmapFpage(L4_FpageAddRights(L4_FpageLog2(ROOM + 0x5000, 12), ALL));
+    CHECK("6.3", "one piece of 4 MB is unmapped",
+          !let(APART, readable, ROOM + 0x5000) && let(APART, readable, ROOM + 0x7000));
+    CHECK("6.3", "and they stay whole where they are", room[0] == 0xa && room[MB - 1] == 0xb);
+    L4_Flush(L4_FpageAddRights(L4_FpageLog2(ROOM + 0x100000, 12), ALL));
+    CHECK("6.3", "a flush of a piece is one of the whole page",
+          !let(0, readable, ROOM) && !let(APART, readable, ROOM + 0x7000));
+    L4_ExchangeRegisters(worker(0), 1 << 7, 0, 0, 0, 0, main_thread, 0, 0, 0, 0, 0, 0);
+}
+
 static void other_requests(void)
 {
     L4_Word_t address = 0x02400000; /* conventional, and asked for by nobody */
@@ -208,6 +245,7 @@ int main(void)
     start_apart(APART);
     settle();
     memory();
+    large_pages();
     other_requests();
     ports();
     return goodbye();

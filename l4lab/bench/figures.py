@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from l4lab.bench import programs
+from l4lab.bench import operations, programs
 from l4lab.errors import LabError
 from l4lab.machine import baseline
 
@@ -27,11 +27,12 @@ class Figure(msgspec.Struct):
     name: str
     value: float
     unit: str
-    target: str
+    target: str  # empty: nothing is wanted of it
     met: bool
     ours: float = 0.0  # median, seconds or the unit
     theirs: float = 0.0
     rounds: int = 0
+    per_second: float = 0.0  # calls per second, of an operation
 
 
 def measure(rounds: int, with_linux: bool, report: Report) -> Iterator[Figure]:
@@ -56,6 +57,7 @@ def measure(rounds: int, with_linux: bool, report: Report) -> Iterator[Figure]:
         programs.guest_compute,
         at_least=True,
     )
+    yield from _operations(rounds, report)
     yield _single("import l4lab, CPU", 0.3, "s", rounds, report, _import_cpu)
     yield _single("new machine with 64 MiB", 50, "ms", rounds, report, programs.new_machine_ms)
     yield _single("process with a dashboard over tinyos", 250, "MiB", 1, report, _notebook_rss)
@@ -63,9 +65,74 @@ def measure(rounds: int, with_linux: bool, report: Report) -> Iterator[Figure]:
         yield _linux(max(3, rounds // 2), report)
 
 
+def _operations(rounds: int, report: Report) -> Iterator[Figure]:
+    """The kernel's operations over a bare stop; and over themselves, with much around that they do not touch."""
+    stop = programs.bare_stop
+
+    def empty(**how: bool) -> Callable[[], float]:
+        return lambda: operations.message(**how)
+
+    for words in (0, 4, 16, 63):
+        for apart, place, most in ((False, "within a space", 4.0), (True, "between spaces", 5.0)):
+            yield _ratio(
+                f"IPC call with {words} words and reply, native, {place} / bare stop",
+                most if words == 0 else None,
+                rounds,
+                report,
+                lambda words=words, apart=apart: operations.message(words, apart=apart),  # type: ignore[misc]
+                stop,
+            )
+    for size in (4096, 65536):
+        yield _ratio(
+            f"string of {size >> 10} KiB between spaces / empty message",
+            2.0 if size == 4096 else None,
+            rounds,
+            report,
+            lambda size=size: operations.message(string=size, apart=True),  # type: ignore[misc]
+            empty(apart=True),
+        )
+    for log2, name in ((12, "4 KiB"), (22, "4 MiB")):
+        yield _ratio(
+            f"map and unmap {name} / bare stop",
+            None,
+            rounds,
+            report,
+            lambda log2=log2: operations.map_and_unmap(log2),  # type: ignore[misc]
+            stop,
+        )
+    yield _ratio("create and delete a thread / bare stop", None, rounds, report, operations.create_and_delete, stop)
+    for deep, name in ((True, "one behind the other"), (False, "side by side")):
+        for count in (10, 100, 1000):
+            yield _ratio(
+                f"unmap {count} mappings {name}, each / bare stop",
+                1.0 if count == 1000 else None,
+                rounds,
+                report,
+                lambda count=count, deep=deep: operations.unmap_each(count, deep),  # type: ignore[misc]
+                stop,
+            )
+    yield _ratio(
+        "unmap 10 mappings beside 1000 others / without them",
+        1.25,
+        rounds,
+        report,
+        lambda: operations.unmap_each(10, deep=False, beside=1000),
+        lambda: operations.unmap_each(10, deep=False),
+    )
+    for waiting in (10, 100, 1000):
+        yield _ratio(
+            f"IPC while {waiting} threads wait / without them",
+            1.25,
+            rounds,
+            report,
+            lambda waiting=waiting: operations.message(waiting=waiting),  # type: ignore[misc]
+            empty(),
+        )
+
+
 def _ratio(
     name: str,
-    target: float,
+    target: float | None,
     rounds: int,
     report: Report,
     ours: Callable[[], float],
@@ -77,16 +144,13 @@ def _ratio(
         report(f"{name}: round {number + 1} of {rounds}")
         pairs.append((ours(), theirs()))
     value = statistics.median(a / b for a, b in pairs)
-    return Figure(
-        name,
-        round(value, 3),
-        "ratio",
-        f"at {'least' if at_least else 'most'} {target}",
-        value >= target if at_least else value <= target,
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        rounds,
-    )
+    ours_s, theirs_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    if target is None:
+        wanted, met = "", True
+    else:
+        wanted = f"at {'least' if at_least else 'most'} {target}"
+        met = value >= target if at_least else value <= target
+    return Figure(name, round(value, 3), "ratio", wanted, met, ours_s, theirs_s, rounds, round(1 / ours_s, 1))
 
 
 def _single(name: str, target: float, unit: str, rounds: int, report: Report, figure: Callable[[], float]) -> Figure:

@@ -27,8 +27,9 @@ def bench(
     figures = []
     for figure in measure(rounds, linux, lambda text: print(text, file=sys.stderr)):
         figures.append(figure)
-        mark = "met" if figure.met else "NOT MET"
-        print(f"{figure.name}: {figure.value:g} {figure.unit} (wanted: {figure.target}): {mark}")
+        wanted = f" (wanted: {figure.target}): {'met' if figure.met else 'NOT MET'}" if figure.target else ""
+        speed = f", {figure.per_second:,.0f}/s" if figure.per_second >= 10 else ""
+        print(f"{figure.name}: {figure.value:g} {figure.unit}{speed}{wanted}")
     if json is not None:
         result: dict[str, Any] = {
             "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},

@@ -34,6 +34,7 @@ from l4lab.user.l4 import L4, CallRefused, IpcFailed
 CYCLES_PER_CALL = 20_000  # a round ends after so many for each call that was asked for, even if they were fewer
 NURSE_SLEEPS = 300  # microseconds
 INNOCENT_PRIORITY = 120  # above the attackers', who may not raise their own
+SHORT_SLICE = period(20) << 16 | NEVER
 FEW_FRAMES = 420 << 10  # bytes of kernel memory in a round in which frames run out
 SPACES, HOSTED, NATIVE, VCPUS = 3, 6, 3, 2
 VM = 1 << 30
@@ -106,9 +107,9 @@ class Words:
             case _:
                 return self.rng.getrandbits(32)
 
-    def item(self) -> list[int]:
-        """A typed item, well formed or nearly so."""
-        match self.rng.randrange(6):
+    def item(self, harmless: bool = False) -> list[int]:
+        """A typed item, well formed or nearly so. A harmless one gives nothing away."""
+        match self.rng.randrange(2 if harmless else 0, 5 if harmless else 6):
             case 0 | 1:
                 kind = self.rng.choice((MapItem, GrantItem))
                 return [int(kind.at(self.address() & -1024)) | self.rng.randrange(2), self.fpage()]
@@ -125,16 +126,16 @@ class Words:
             case _:
                 return [self.any()]
 
-    def message(self) -> list[int]:
+    def message(self, harmless: bool = False) -> list[int]:
         """A tag and up to 63 words, which it counts right as a rule."""
         untyped = [self.any() for _ in range(self.rng.choice((0, 0, 1, 2, 2, 5)))]
         typed: list[int] = []
         for _ in range(self.rng.choice((0, 0, 1, 1, 2, 4))):
-            typed += self.item()
+            typed += self.item(harmless)
         typed = typed[:57]
         tag = self.rng.choice((0, 0, 0, PAGE_FAULT | 7, self.rng.getrandbits(16))) << 16
         tag |= len(typed) << 6 | len(untyped) | self.rng.choice((0, 0, 0, 0, 0, 1 << 12, 15 << 12))
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.1 and not harmless:
             tag = self.rng.getrandbits(32)
         return [tag, *untyped, *typed]
 
@@ -324,6 +325,7 @@ class Round:
             if hosted:
                 self.system.kernel.programs[id_] = HostedThread(lambda cpu: self._attack(L4(cpu)), f"attacker {id_}")
             r.thread_control(id_, space or r.my_id, id_, r.my_id, slot)
+            r.schedule(id_, priority=100, time=SHORT_SLICE)
             at = self.rng.choice(self._pages) + self.rng.choice((0, 0, self.rng.randrange(PAGE)))
             r.send(id_, thread_start(at, self.words.address()), ZERO)
 
@@ -338,7 +340,7 @@ class Round:
         if at & -PAGE == self._count or not hasattr(self, "_attackers"):
             page = at & -PAGE
         elif chance < 0.2:
-            r.ipc(received.sender, NIL_THREAD, self.words.message()[:60], timeouts(ZERO, ZERO))
+            r.ipc(received.sender, NIL_THREAD, self.words.message(harmless=True), timeouts(ZERO, ZERO))
             return
         else:
             page = at & -PAGE if at & -PAGE in self._pages else self.rng.choice(self._pages)

@@ -246,6 +246,8 @@ class Round:
             *(KIP_AREA.base, UTCB_AREA.base, UTCB_AREA.base + 0x1000, 0xDFFF_F000, 0xDFFF_FFFC),
             *(0xE000_0000, 0xE600_0000, 0xFF00_0000, 0xFFFF_F000, 0xFFFF_FFFF),
         ]
+        if privileged and seed % 4 < 3:  # while nobody deletes these two, a round lasts longer
+            ids = [word for word in ids if word not in (SIGMA0, ROOT_TASK)]
         self.words = Words(self.rng, ids, addresses)
         normal = boot.KERNEL_MEMORY
         boot.KERNEL_MEMORY = FEW_FRAMES if seed % 4 == 3 else normal

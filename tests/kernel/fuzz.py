@@ -284,7 +284,8 @@ class Round:
         server = r.hosted(self._serve, r.space(), priority=INNOCENT_PRIORITY)
         self._count = r.room()
         r.store(self._count, bytes(8))
-        r.native(_INNOCENT, r.space(), INNOCENT_PRIORITY, COUNT=self._count, SERVER=int(server))
+        client = r.native(_INNOCENT, r.space(), INNOCENT_PRIORITY, COUNT=self._count, SERVER=int(server))
+        self._innocents = server, client.id
         for _ in range(4):  # until it runs: its code, its stack's page, its count
             with suppress(IpcFailed):
                 self._page(r, period(1000))
@@ -339,7 +340,7 @@ class Round:
         received = r.wait(timeout)
         at = received.untyped[0] if received.untyped else 0
         chance = self.rng.random()
-        if at & -PAGE == self._count or not hasattr(self, "_attackers"):
+        if received.sender in self._innocents:
             page = at & -PAGE
         elif chance < 0.2:
             r.ipc(received.sender, NIL_THREAD, self.words.message(harmless=True), timeouts(ZERO, ZERO))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Priorities, time slices, total quanta and preemption by who wakes up, against a model of 256 round robins.
 
-The threads spin. Slices are multiples of a fifth of a millisecond and the root task, which changes priorities, wakes between
-them, so that what the kernel itself takes never decides who runs. (X.2 manual, section Schedule.)
+The threads spin. Slices are whole units of time. The root task, which changes priorities, wakes in between, the i-th time
+2^i ticks after a unit began: so no two of all the moments that follow are ever close, and what the kernel itself takes
+does not decide who runs. (X.2 manual, section Schedule.)
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from l4lab.abi.time import NEVER, period
 from l4lab.kernel import events, invariants
 from l4lab.testing import Root, System
 
-UNIT = 200_000  # cycles
-LENGTH = 30  # units
-SLACK = 60_000  # cycles: what setting up and all of root's wakings take
+TICK = 62_000  # cycles
+TICKS = 16
+UNIT = TICKS * TICK
+LENGTH = 20  # units
+CHANGES = 4
+SLACK = 30_000  # cycles: what setting up and all of root's wakings take
 Change = tuple[int, int, int]  # in which unit, which thread, which priority
-Run = tuple[int, int]  # thread, units
+Run = tuple[int, int]  # thread, ticks or cycles
 
 
 @dataclass
 class Spinner:
-    """A thread as the model sees it: times are in half units, since root wakes between two units."""
+    """A thread as the model sees it: times are in ticks."""
 
     number: int
     priority: int
@@ -48,11 +52,11 @@ class Spinner:
 
 
 def expected_runs(spinners: list[Spinner], changes: list[Change]) -> list[Run]:
-    """Who runs for how many half units."""
+    """Who runs for how many ticks."""
     queue = list(reversed(spinners))  # in the order of their turns: who was started last is first
-    due = {2 * unit + 1: (number, priority) for unit, number, priority in changes}
+    due = {TICKS * unit + (1 << i): (number, priority) for i, (unit, number, priority) in enumerate(changes)}
     runs: list[Run] = []
-    for now in range(2 * LENGTH):
+    for now in range(TICKS * LENGTH):
         if now in due:  # preempted by root: everybody keeps the place, but whose priority is set goes to the end
             number, priority = due[now]
             thread = spinners[number]
@@ -78,15 +82,15 @@ def expected_runs(spinners: list[Spinner], changes: list[Change]) -> list[Run]:
 SPINNERS = st.lists(
     st.tuples(st.integers(10, 12), st.integers(1, 4), st.none() | st.integers(1, 12)), min_size=1, max_size=4
 )
-CHANGES = st.lists(
+SOME_CHANGES = st.lists(
     st.tuples(st.integers(0, LENGTH - 2), st.integers(0, 3), st.integers(9, 13)),
-    max_size=6,
+    max_size=CHANGES,
     unique_by=lambda change: change[0],
 )
 
 
 @settings(max_examples=25)
-@given(SPINNERS, CHANGES)
+@given(SPINNERS, SOME_CHANGES)
 def test_who_runs_when(kinds: list[tuple[int, int, int | None]], changes: list[Change]) -> None:
     """Do threads run in the order, and for as long, as priorities, slices, quanta and priority changes say?"""
     changes = sorted((unit, number % len(kinds), priority) for unit, number, priority in changes)
@@ -103,8 +107,8 @@ def test_who_runs_when(kinds: list[tuple[int, int, int | None]], changes: list[C
         for program in programs:
             r.send(program.id, thread_start(program.at("again"), program.stack))
         begin.append(r.time_stamp())
-        for unit, number, priority in changes:
-            r.sleep((begin[0] + unit * UNIT + UNIT // 2 - r.time_stamp()) // 1000)
+        for i, (unit, number, priority) in enumerate(changes):
+            r.sleep((begin[0] + unit * UNIT + TICK * (1 << i) - r.time_stamp()) // 1000)
             r.schedule(ids[number], priority=priority)
         r.receive(r.my_id)
 
@@ -124,9 +128,9 @@ def test_who_runs_when(kinds: list[tuple[int, int, int | None]], changes: list[C
                 seen[-1] = number, seen[-1][1] + cycles
             else:
                 seen.append((number, cycles))
-    model = [Spinner(n, p, 2 * s, None if q is None else 2 * q) for n, (p, s, q) in enumerate(kinds)]
+    model = [Spinner(n, p, TICKS * s, None if q is None else TICKS * q) for n, (p, s, q) in enumerate(kinds)]
     expected = expected_runs(model, changes)
     last = len(expected) - 1
     assert [number for number, _ in expected[:last]] == [number for number, _ in seen[:last]]
-    for (_, halves), (_, cycles) in zip(expected[:last], seen, strict=False):
-        assert abs(halves * UNIT // 2 - cycles) < SLACK
+    for (_, ticks), (_, cycles) in zip(expected[:last], seen, strict=False):
+        assert abs(ticks * TICK - cycles) < SLACK

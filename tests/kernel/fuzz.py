@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from l4lab.abi import utcb as u
-from l4lab.abi.calls import UNCHANGED, ErrorCode, ExregsControl, SystemCall
+from l4lab.abi.calls import UNCHANGED, ExregsControl, SystemCall
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage, IoFpage
-from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
+from l4lab.abi.frame import EAX, ECX, EDI, EDX, ESI
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ROOT_TASK, SIGMA0, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import CtrlXferItem, GrantItem, MapItem, Message, StringItem
 from l4lab.abi.protocols import PAGE_FAULT, sigma0_request, thread_start
@@ -40,11 +40,14 @@ SPACES, HOSTED, NATIVE, VCPUS = 3, 6, 3, 2
 VM = 1 << 30
 _MR = u.MR0_FROM_LOCATION // 4
 _BR0 = _MR + u.BR0 // 4
-_INNOCENT = """
+_INNOCENT = (
+    """
 again:
   inc ebp
   mov dword ptr [COUNT], ebp
-""" + ipc("SERVER", "SERVER", (2, 0x11, 0x22)) + """
+"""
+    + ipc("SERVER", "SERVER", (2, 0x11, 0x22))
+    + """
   cmp esi, 1
   jne broken
   mov ebp, dword ptr [COUNT]
@@ -53,6 +56,7 @@ broken:
   mov dword ptr [COUNT + 4], esi
   ud2
 """
+)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Priorities, time slices, total quanta and preemption by who wakes up, against a model of 256 round robins.
 
-The threads spin. Slices are whole units of time. The root task, which changes priorities, wakes in between, the i-th time
+The threads spin. Slices are whole units of time. The root task, which changes priorities, wakes between: the i-th time
 2^i ticks after a unit began: so no two of all the moments that follow are ever close, and what the kernel itself takes
 does not decide who runs. (X.2 manual, section Schedule.)
 """

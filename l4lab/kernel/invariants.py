@@ -79,7 +79,7 @@ def _state(thread: Tcb) -> None:
 
 
 def _utcb(k: Kernel, thread: Tcb) -> None:
-    """The UTCB's words say what the TCB says, and lie where the space has them."""
+    """The UTCB lies where the space has it. What is in it the program may write: nothing holds of that."""
     if thread.utcb is None:
         require(thread.local_id == 0, f"{thread!r} has a local identifier without a UTCB")
         return
@@ -87,7 +87,6 @@ def _utcb(k: Kernel, thread: Tcb) -> None:
     require(thread.local_id == thread.utcb_location + u.MR0_FROM_LOCATION, f"{thread!r} has a wrong local identifier")
     if thread.space.is_vm:
         return
-    require(thread.tcr(u.MY_GLOBAL_ID) == thread.id, f"{thread!r}: MyGlobalId is {thread.tcr(u.MY_GLOBAL_ID):#x}")
     page = thread.space.tables.lookup(thread.utcb_location)
     require(page is not None and page.writable and page.user, f"{thread!r} cannot write its UTCB")
     at = (page.pa if page else 0) + thread.utcb_location % PAGE_SIZE >> 2

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
-from l4lab.abi.message import Acceptor, IpcErrorCode, ItemType, StringItem
+from l4lab.abi.message import IpcErrorCode, ItemType, StringItem
 from l4lab.abi.time import NEVER, ZERO, instant, microseconds
 from l4lab.abi.utcb import BUFFER_REGISTERS
 from l4lab.kernel.space import USER_LIMIT
@@ -83,7 +83,7 @@ def take_up(copy: Copy, at: int) -> int:
     assert receiver.utcb is not None, f"{receiver!r} has no UTCB"
     buffers = [receiver.utcb[_BR0 - i] for i in range(BUFFER_REGISTERS)]
     source, after = _pieces(copy.words, at)
-    if source is None or not Acceptor.decode(buffers[0]).strings or not copy.buffer:
+    if source is None or not copy.buffer:
         return IpcErrorCode.MESSAGE_OVERFLOW
     more = StringItem.decode(buffers[copy.buffer]).more  # of the first header: does another buffer follow?
     target, following = _pieces(buffers, copy.buffer)

@@ -65,7 +65,7 @@ def apply_items(k: Kernel, sender: Tcb, receiver: Tcb, words: Sequence[int], acc
                 hand_over(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
             except Refused:  # no frame is left for a page table
                 return IpcErrorCode.MESSAGE_OVERFLOW
-        elif isinstance(item, StringItem) and receiver.on_reply is None and sender.outgoing is None:
+        elif isinstance(item, StringItem) and acceptor.strings and sender.outgoing is None:
             copy = sender.copying or strings.begin(sender, receiver, words)
             error = strings.take_up(copy, at) or strings.advance(k, copy)
             if error:

@@ -183,11 +183,13 @@ class GuestMode(GuestView):
             self._derive(vmcs)
         if (vmcs.cpu_controls, vmcs.tsc_offset) != self._set:
             self._obey_controls(vmcs)
-        if vmcs.entry_info & VALID:
-            kind = _KIND[vmcs.entry_info >> 8 & 7]
-            engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, vmcs.entry_length)
         vmcs.idt_info = vmcs.exit_info = vmcs.exit_error = vmcs.exit_length = 0
         vmcs.exit_qualification = vmcs.guest_linear = 0
+        if vmcs.entry_info & VALID:
+            kind = _KIND.get(vmcs.entry_info >> 8 & 7)
+            if kind is None:
+                return ExitReason.ENTRY_FAILURE_GUEST_STATE  # there are no events of such a type
+            engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, vmcs.entry_length)
         while True:
             event = run(frame, deadline)
             if vmcs.entry_info & VALID:

@@ -285,3 +285,29 @@ def test_a_pager_that_is_gone_aborts_the_transfer() -> None:
     run(main)
 
     assert [error(ABORTED, SEND, 0), error(ABORTED, RECEIVE, 0)] == errors
+
+
+def test_a_string_in_the_answer_to_a_fault_is_refused() -> None:
+    """Does a faulting thread's acceptor concern its own messages only, not what its pager answers?"""
+    errors: list[int] = []
+    got: list[int] = []
+
+    def faults(l4: L4) -> None:
+        l4.accept(1, *words_of([(PAGE, [TARGET])]))
+        got.append(l4.load_word(SOURCE))
+
+    def main(r: Root) -> None:
+        r.store_word(SOURCE, 7)
+        thread = r.hosted(faults, r.space())
+        assert is_page_fault(r.receive(thread).label)
+        for _ in range(2):
+            with pytest.raises(IpcFailed) as failed:
+                r.send(thread, [2 << 6, *words_of([(16, [SOURCE])])])
+            errors.append(int(failed.value.error))
+            assert is_page_fault(r.receive(thread).label)
+        r.send(thread, Message().append_map(Fpage.at(SOURCE), SOURCE))
+
+    run(main)
+
+    assert [error(OVERFLOW, SEND, 0)] * 2 == errors
+    assert [7] == got

@@ -378,6 +378,20 @@ def test_an_injected_event_is_delivered(info: int, error: int, length: int, push
     assert STACK - (16 if info & 0x800 else 12) == registers[ESP]
 
 
+@pytest.mark.parametrize("kind", [1, 7])
+def test_an_event_of_no_type_fails_the_entry(kind: int) -> None:
+    """Does the monitor hear that the guest could not be entered, and can it repair that?"""
+    got: list[Received] = []
+
+    def steps(vm: Vm) -> None:
+        got.append(vm.go(Message().append_registers(ItemId.NONREGEXC, {3: VALID | kind << 8 | 0x20})))
+        got.append(vm.go(Message().append_registers(ItemId.NONREGEXC, {3: 0})))
+
+    monitor("nop\n hlt\n nop\n hlt", steps)
+
+    assert [R.ENTRY_FAILURE_GUEST_STATE, R.HLT] == [reason_of(received.label) for received in got]
+
+
 def test_the_interrupt_window() -> None:
     """With window exiting, does the guest exit at the first instruction at which an interrupt could be taken?"""
 

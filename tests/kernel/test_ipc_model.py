@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IPC and thread states against a model: puppets send, receive, are halted, cancelled and deleted, a step at a time.
+
+A puppet is a hosted thread that does what it is told, one Ipc at most in a step, and spins otherwise. Steps are far
+apart in time, so the model need not know who runs when: between two steps all that can happen has happened.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from l4lab.abi.calls import ExregsControl
+from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ThreadId, global_id
+from l4lab.abi.message import IpcErrorCode
+from l4lab.abi.time import NEVER, ZERO, period, timeouts
+from l4lab.kernel import events, invariants
+from l4lab.testing import Root, System
+from l4lab.user.l4 import L4, IpcFailed
+
+PUPPETS = 4
+IDS = [global_id(200 + n) for n in range(PUPPETS)]
+NUMBERS = {int(id_): number for number, id_ in enumerate(IDS)}
+STEP = 80_000  # cycles
+SOON = period(120)  # microseconds: expires in the step after the one in which it was set, behind what happens there
+ANY, LOCAL, NOBODY = -1, -2, -3
+SEND, RECEIVE = 0, 1
+E, X = IpcErrorCode, ExregsControl
+Result = tuple[str, int, int]  # "got", from whom, word; "sent"; or "failed", code, phase
+SENT: Result = ("sent", 0, 0)
+
+
+@dataclass
+class Puppet:
+    """A thread as the model sees it."""
+
+    number: int
+    state: str = "idle"  # idle, polling, waiting, dead
+    halted: bool = False
+    partner: int = NOBODY  # of this phase
+    then: tuple[int, int] = NOBODY, NEVER  # polling: the receive phase to come
+    word: int = 0
+    deadline: int | None = None  # the step in which the timeout expires
+    queue: list[Puppet] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+
+
+class Model:
+    """What the manual says of IPC (sections IPC and ExchangeRegisters), without registers, memory and time slices."""
+
+    def __init__(self) -> None:
+        self.puppets = [Puppet(n) for n in range(PUPPETS)]
+        self.messages: list[tuple[int, int, int]] = []
+        self.step = 0
+
+    def ipc(self, p: Puppet, to: int, from_: int, word: int, send: int, receive: int) -> None:
+        if to == NOBODY and from_ == NOBODY:
+            p.results.append(SENT)
+        elif to == NOBODY:
+            self.receive(p, from_, receive)
+        else:
+            p.word, p.then = word, (from_, receive)
+            self.send(p, self.puppets[to], send)
+
+    def send(self, p: Puppet, to: Puppet, timeout: int) -> None:
+        if to.state == "dead":
+            self.fail(p, E.NO_PARTNER, SEND)
+        elif to.state == "waiting" and self.accepts(to, p):
+            self.deliver(p, to)
+        elif timeout == ZERO:
+            self.fail(p, E.TIMEOUT, SEND)
+        else:
+            p.state, p.partner = "polling", to.number
+            to.queue.append(p)
+            self.set_timer(p, timeout)
+
+    def receive(self, p: Puppet, from_: int, timeout: int) -> None:
+        if from_ >= 0 and self.puppets[from_].state == "dead":
+            self.fail(p, E.NO_PARTNER, RECEIVE)
+            return
+        p.state, p.partner, p.deadline = "waiting", from_, None
+        for sender in p.queue:
+            if self.accepts(p, sender):
+                p.queue.remove(sender)
+                self.deliver(sender, p)
+                return
+        if timeout == ZERO:
+            self.fail(p, E.TIMEOUT, RECEIVE)
+        else:
+            self.set_timer(p, timeout)
+
+    def set_timer(self, p: Puppet, timeout: int) -> None:
+        p.deadline = None if timeout == NEVER else self.step + 1
+
+    @staticmethod
+    def accepts(p: Puppet, sender: Puppet) -> bool:
+        return p.partner in (ANY, sender.number) or (p.partner == LOCAL and p.number // 2 == sender.number // 2)
+
+    def deliver(self, p: Puppet, to: Puppet) -> None:
+        self.messages.append((p.number, to.number, p.word))
+        to.state, to.deadline = "idle", None
+        to.results.append(("got", p.number, p.word))
+        p.state, p.deadline = "idle", None
+        if p.then[0] == NOBODY:
+            p.results.append(SENT)
+        else:
+            self.receive(p, *p.then)
+
+    def fail(self, p: Puppet, code: int, phase: int) -> None:
+        if p.state == "polling":
+            self.puppets[p.partner].queue.remove(p)
+        p.state, p.deadline = "idle", None
+        p.results.append(("failed", code, phase))
+
+    def cancel(self, p: Puppet) -> None:
+        if p.state in ("polling", "waiting"):
+            self.fail(p, E.CANCELLED, SEND if p.state == "polling" else RECEIVE)
+
+    def delete(self, p: Puppet) -> None:
+        self.cancel(p)
+        p.state, p.halted = "dead", False
+        p.results.clear()
+        for sender in list(p.queue):
+            self.fail(sender, E.NO_PARTNER, SEND)
+        for other in self.puppets:
+            if other.state == "waiting" and other.partner == p.number:
+                self.cancel(other)
+
+    def expire(self) -> None:
+        """The end of a step."""
+        for p in self.puppets:
+            if p.deadline == self.step:
+                self.fail(p, E.TIMEOUT, SEND if p.state == "polling" else RECEIVE)
+        self.step += 1
+
+    @staticmethod
+    def shown(p: Puppet) -> ExregsControl:
+        """The state bits of ExchangeRegisters."""
+        phase = {"polling": X.ABORT_SEND, "waiting": X.ABORT_RECEIVE}.get(p.state, X(0))
+        return phase | (X.HALT if p.halted else X(0))
+
+
+class IpcMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.orders: list[deque[Callable[[L4], None]]] = [deque() for _ in range(PUPPETS)]
+        self.to_root: deque[Callable[[Root], None]] = deque()
+        self.results: list[list[Result]] = [[] for _ in range(PUPPETS)]
+        self.messages: list[tuple[int, int, int]] = []
+        self.spaces: list[ThreadId] = []
+        self.word = 0
+        self.system = System(self.root, check=False)
+        self.run_step(20 * STEP)
+
+    def root(self, r: Root) -> None:
+        self.spaces += [r.space(), r.space()]
+        for number in range(PUPPETS):
+            self.create(r, number)
+        while True:
+            while self.to_root:
+                self.to_root.popleft()(r)
+            r.sleep(10)
+
+    def create(self, r: Root, number: int) -> None:
+        def main(l4: L4) -> None:
+            while True:
+                if self.orders[number]:
+                    self.orders[number].popleft()(l4)
+                else:
+                    l4.thread_switch()
+
+        self.orders[number].clear()
+        r.hosted(main, self.spaces[number // 2], id_=IDS[number])
+
+    def run_step(self, cycles: int = STEP) -> None:
+        self.system.run(cycles)
+        invariants.check(self.system.kernel)
+
+    # -- what can happen in a step
+
+    @rule(
+        number=st.integers(0, PUPPETS - 1),
+        to=st.sampled_from([*range(PUPPETS), NOBODY, NOBODY]),
+        from_=st.sampled_from([*range(PUPPETS), ANY, ANY, LOCAL, NOBODY]),
+        call=st.booleans(),
+        send=st.sampled_from([NEVER, NEVER, ZERO, SOON]),
+        receive=st.sampled_from([NEVER, NEVER, ZERO, SOON]),
+    )
+    def ipc(self, number: int, to: int, from_: int, call: bool, send: int, receive: int) -> None:
+        """A puppet that is idle does an Ipc; one that is not, nothing."""
+        p = self.model.puppets[number]
+        if p.state == "idle" and not p.halted:
+            from_ = to if call else from_
+            self.word += 1
+            word = self.word
+            names = {ANY: ANY_THREAD, LOCAL: ANY_LOCAL_THREAD, NOBODY: NIL_THREAD} | dict(enumerate(IDS))
+
+            def order(l4: L4) -> None:
+                try:
+                    got = l4.ipc(names[to], names[from_], [1, word], timeouts(send, receive))
+                except IpcFailed as failed:
+                    self.results[number].append(("failed", failed.error.code, int(failed.error.in_receive)))
+                else:
+                    sender = self.number(got.sender, number)
+                    self.results[number].append(SENT if sender == NOBODY else ("got", sender, got.untyped[0]))
+
+            self.orders[number].append(order)
+            self.model.ipc(p, to, from_, word, send, receive)
+        self.settle()
+
+    def number(self, word: ThreadId, asker: int) -> int:
+        """Whose global identifier it is, or local one in the asker's space."""
+        for number, id_ in enumerate(IDS):
+            near = number // 2 == asker // 2 and self.alive(number)
+            if word == id_ or (near and word == self.system.thread(id_).local_id):
+                return number
+        return NOBODY
+
+    def alive(self, number: int) -> bool:
+        return IDS[number].thread_no in self.system.kernel.threads
+
+    @rule(
+        number=st.integers(0, PUPPETS - 1),
+        control=st.sampled_from([X(0), X.ABORT_SEND, X.ABORT_RECEIVE, X.ABORT_SEND | X.ABORT_RECEIVE]),
+        halt=st.sampled_from([X(0), X.ACT_ON_HALT, X.ACT_ON_HALT | X.HALT]),
+    )
+    def exchange_registers(self, number: int, control: ExregsControl, halt: ExregsControl) -> None:
+        """Somebody looks at a puppet, aborts its IPC, halts or resumes it."""
+        p = self.model.puppets[number]
+        if p.state != "dead":
+            seen: list[ExregsControl] = []
+            self.to_root.append(lambda r: seen.append(r.exchange_registers(IDS[number], control | halt)[1]))
+            expected = self.model.shown(p)
+            if control & expected:
+                self.model.cancel(p)
+            if halt:
+                p.halted = bool(halt & X.HALT)
+            self.settle()
+            assert [expected] == [bits & (X.HALT | X.ABORT_SEND | X.ABORT_RECEIVE) for bits in seen]
+
+    @precondition(lambda self: all(p.state != "dead" for p in self.model.puppets))
+    @rule(number=st.integers(0, PUPPETS - 1))
+    def delete(self, number: int) -> None:
+        self.to_root.append(lambda r: r.thread_control(IDS[number], NIL_THREAD))
+        self.model.delete(self.model.puppets[number])
+        self.results[number].clear()
+        self.settle()
+
+    @precondition(lambda self: any(p.state == "dead" for p in self.model.puppets))
+    @rule()
+    def create_again(self) -> None:
+        (number,) = (p.number for p in self.model.puppets if p.state == "dead")
+        self.to_root.append(lambda r: self.create(r, number))
+        self.model.puppets[number].state = "idle"
+        self.settle()
+
+    @rule()
+    def settle(self) -> None:
+        """A step passes; afterwards kernel and model agree."""
+        self.run_step()
+        self.model.expire()
+        for p, results in zip(self.model.puppets, self.results, strict=True):
+            assert self.alive(p.number) == (p.state != "dead")
+            if not p.halted:
+                assert p.results == results, f"puppet {p.number}"
+        for e in self.system.trace.of(events.Message):
+            if e.sender in NUMBERS and e.receiver in NUMBERS:
+                self.messages.append((NUMBERS[e.sender], NUMBERS[e.receiver], e.words[1]))
+        self.system.trace.events.clear()
+        assert self.model.messages == self.messages
+
+    def teardown(self) -> None:
+        for thread in self.system.kernel.threads.values():
+            if thread.program is not None:
+                thread.program.stop()
+
+
+IpcMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+test_kernel_and_model_agree = IpcMachine.TestCase

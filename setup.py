@@ -52,7 +52,7 @@ def compiled() -> list[Extension]:
 
         # The build environment has none of our dependencies, so only our own types are known to it.
         loose = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
-        return list(mypycify([*loose, *COMPILED], opt_level="1", group_name="l4lab"))
+        return list(mypycify([*loose, *COMPILED], opt_level="1", debug_level="0", group_name="l4lab"))
     except (ImportError, SystemExit) as error:
         print(WARNING.format(what="the compiled kernel was", why=error), file=sys.stderr)
         return []

@@ -204,7 +204,7 @@ def delete(k: Kernel, thread: Tcb) -> None:
         thread.program.stop()
     if thread.vcpu is not None:
         vm.destroy(k, thread)
-    k.machine.user.forget_fpu(thread.frame)
+    k.machine.user.forget_thread(thread.frame)
     k.register_frames.free(thread.frame)
     thread.space.threads.remove(thread)
     if not thread.space.threads:

@@ -47,7 +47,7 @@ TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT
 UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; kept up where a run has a count
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
-HF_CPL, HF_INHIBIT_IRQ, HF_GUEST = 3, 1 << 3, 1 << 21
+HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
 
 _FUNCTIONS = (
     "uc_emu_start",
@@ -158,6 +158,9 @@ def new_unicorn() -> Any:
     uc.ctl_set_cpu_model(UC_CPU_X86_QEMU64)  # the default model has no SVM
     uc.ctl_exits_enabled(True)  # no "until" address: the engine would touch it after each run
     uc.ctl_set_exits([])
+    # The engine's FPU comes up with nothing masked and a full stack: give it what FNINIT and a reset of SSE give.
+    for name, value in (("FPCW", 0x037F), ("FPTAG", 0xFFFF), ("MXCSR", 0x1F80)):
+        uc.reg_write(_constant(name), value)
     return uc
 
 

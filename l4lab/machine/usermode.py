@@ -18,7 +18,8 @@ from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import USER, PageFault, walk
 
 KERNEL_CS, KERNEL_DS, USER_CS, USER_DS, UTCB_GS = 0x08, 0x10, 0x1B, 0x23, 0x2B
-GENERAL_PROTECTION = 13
+DEVICE_NOT_AVAILABLE, GENERAL_PROTECTION = 7, 13
+_HFLAGS = e.ENV_HFLAGS >> 2
 _GDT, _IDT, _STUB, _STACK = 0x000, 0x100, 0x900, 0xA00  # offsets in the descriptor frame; 256 gates take 2 KB
 _FPU_BEGIN, _FPU_END = 600, e.ENV_SYSENTER_CS  # x87 and SSE registers in the engine's CPU state
 _SEGMENT_STATE = slice(e.ENV_SEGS, e.ENV_SEGS + 6 * 24)
@@ -104,16 +105,20 @@ class UserMode:
         if cr3 != self._cr3 or generation != self._generation:
             engine.set_cr3(cr3)
             self._cr3, self._generation = cr3, generation
-        if frame != self._fpu_owner:
-            self._switch_fpu(frame)
         while True:
             if frame != self._paused:
                 # What a program loaded into segment registers is gone after a trap, as if the kernel reloaded them.
                 # Not so where the run was only paused: who looks on must not change what happens.
                 engine.env[_SEGMENT_STATE] = self._segments
-                engine.env32[e.ENV_HFLAGS >> 2] = self._flags
+                # CR0.TS, as the CPU caches it: whoever does not own the FPU traps at its first use of it.
+                engine.env32[_HFLAGS] = self._flags if frame == self._fpu_owner else self._flags | e.HF_TS
             event: int = engine.run(frame, deadline)
             self._paused = frame if event == e.EVENT_BUDGET else -1
+            if event == DEVICE_NOT_AVAILABLE and not engine.info[e.INFO_IS_INT]:
+                self._switch_fpu(frame)
+                engine.env32[_HFLAGS] &= ~e.HF_TS
+                self._paused = frame  # the program sees nothing of this
+                continue
             if event != GENERAL_PROTECTION or engine.info[e.INFO_IS_INT] or not self._read_time(frame, cr3):
                 return event
 
@@ -121,11 +126,13 @@ class UserMode:
         """Another CPU state was loaded meanwhile: the TLB holds nothing of ours."""
         self._cr3 = self._paused = -1
 
-    def forget_fpu(self, frame: int) -> None:
+    def forget_thread(self, frame: int) -> None:
         """The thread with this frame is gone."""
         self._fpu.pop(frame, None)
         if self._fpu_owner == frame:
             self._fpu_owner = -1
+        if frame == self._paused:
+            self._paused = -1
 
     def _switch_fpu(self, frame: int) -> None:
         env = self._engine.env

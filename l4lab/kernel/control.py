@@ -16,7 +16,8 @@ from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId
 from l4lab.abi.kip import API_FLAGS, API_VERSION, KERNEL_DESC_POINTER
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
-from l4lab.kernel import events, vm
+from l4lab.kernel import vm
+from l4lab.kernel.events import Unmapped
 from l4lab.kernel.schedule import PROCESSORS
 from l4lab.kernel.space import USER_LIMIT
 from l4lab.kernel.thread import MR, Tcb
@@ -92,9 +93,9 @@ def sys_unmap(k: Kernel, caller: Tcb) -> None:
             continue
         found = k.mappings.unmap(caller.space, fpage.base, max(fpage.log2, 12), fpage.rights, control.flush)
         utcb[MR + i] = fpage & ~7 | found.status
-        now = k.now
+        now, rights, note = k.now, int(fpage.rights), k.trace.append
         for page in found.pages:
-            k.trace.append(events.Unmapped(now, page.space.name, page.va, page.log2, int(fpage.rights)))
+            note(Unmapped(now, page.space.name, page.va, page.log2, rights))
     regs[ESI] = utcb[MR]
 
 

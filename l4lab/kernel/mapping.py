@@ -375,9 +375,7 @@ class MappingDatabase:
 
     def _drop(self, node: Node) -> int:
         """Take the page out of its page table and the node out of its space, but not out of its tree; its status."""
-        tables = node.space.tables
-        status = _status(tables.reference_bits(node.va))
-        tables.unmap(node.va, node.log2)
+        status = _status(node.space.tables.unmap(node.va, node.log2))
         del self._nodes[node.space][node.va]
         return status
 

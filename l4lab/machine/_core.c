@@ -490,6 +490,8 @@ static PyObject *core_run(Core *c, PyObject *args)
         c->event = EVENT_BUDGET;
     CPU(c, O_CFLAGS, uint32_t) = 0xFFFFFFFF;
     store_frame(c, frame);
+    if (PyErr_CheckSignals())                                   /* nobody else looks while compiled code runs */
+        return NULL;
     return PyLong_FromLong(c->event);
 }
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from mypy_extensions import mypyc_attr
-
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
@@ -44,7 +42,6 @@ Contents = Iterable[tuple[int, bytes]]  # guest-physical address, bytes
 Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and None: nobody
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`."""
 

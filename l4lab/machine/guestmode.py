@@ -28,6 +28,8 @@ from l4lab.machine.vmcs import CR0_PE, CR0_PG, Vmcs
 REGION_FRAMES = 4  # what the kernel gives the CPU for guest mode: host save area, permission maps
 _STUB, _SAVE_AREA, _MSR_MAP = 0, 1, 2  # frames of that region; the map takes two
 
+MOST_ROUNDS = 64  # exits that stay in this file, before the caller may look whether somebody wants to stop
+
 # AMD exit codes, as the engine raises them (AMD64 manual vol. 2, appendix "SVM Intercept Exit Codes").
 CR_READ, CR_WRITE, DR_READ, DR_WRITE, EXCEPTION = 0x00, 0x10, 0x20, 0x30, 0x40
 RDTSC, RDPMC, CPUID, RSM, INVD, PAUSE, HLT, INVLPG, MSR, TASK_SWITCH, SHUTDOWN = (
@@ -190,7 +192,7 @@ class GuestMode(GuestView):
             if kind is None:
                 return ExitReason.ENTRY_FAILURE_GUEST_STATE  # there are no events of such a type
             engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, vmcs.entry_length)
-        while True:
+        for _ in range(MOST_ROUNDS):
             event = run(frame, deadline)
             if vmcs.entry_info & VALID:
                 if engine.pending_injection < 0:
@@ -206,6 +208,7 @@ class GuestMode(GuestView):
                 return reason
             if vmcs.stale:
                 self._derive(vmcs)
+        return None
 
     def withdraw(self) -> None:
         """Another CPU state is loaded: what was ordered for the last guest, an interrupt window above all, is void."""

@@ -52,7 +52,7 @@ enum {
 
 /* Fields of an entry of the engine's TLB, which is 64 bytes long, and the flag that sends stores the slow way. */
 enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
-enum { LOOK_BLOCKS = 256, LONGEST_RUN_MS = 100 };
+enum { LOOK_BLOCKS = 256, LONGEST_RUN_MS = 100, YIELD_MS = 5 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
 enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9 };
 enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
@@ -83,6 +83,7 @@ typedef struct Core {
     int event;
     int until_look;             /* blocks until we look at the host's clock */
     int64_t return_at;          /* by the host's clock */
+    int64_t yield_at;           /* the same: when to let other threads run */
     bool paused;                /* that time has come */
     uint64_t software_at;       /* EIP of the INT n that is being delivered, or 0 */
     int split;                  /* the next block was ordered shorter by us, not by self-modification */
@@ -463,7 +464,12 @@ static PyObject *core_run(Core *c, PyObject *args)
     c->left = deadline - (int64_t)(c->retired + c->deliveries + c->charged);
     c->event = EVENT_NONE;
     c->until_look = LOOK_BLOCKS;
-    c->return_at = host_ms() + LONGEST_RUN_MS;
+    int64_t now = host_ms();
+    if (now >= c->yield_at) {                                   /* compiled callers never let other threads run */
+        PyEval_RestoreThread(PyEval_SaveThread());
+        c->yield_at = now + YIELD_MS;
+    }
+    c->return_at = now + LONGEST_RUN_MS;
     c->paused = false;
     ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
     ENV(c, O_IS_INT, int32_t) = 0;

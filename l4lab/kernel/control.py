@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
 VM = 1 << 30  # SpaceControl: this space is a virtual machine
+SHADOW = 1 << 28  # with shadow page tables rather than nested paging: an addition of ours
 MIN_AREA_LOG2 = 12
 MIN_FRAMES = 2  # page tables of the KIP; and the blocks of virtual CPUs
 
@@ -54,9 +55,9 @@ def sys_space_control(k: Kernel, caller: Tcb) -> None:
             raise Refused(ErrorCode.KIP_AREA)
     if not redirector.is_nil and redirector != ANY_THREAD and k.find(redirector, None) is None:
         raise Refused(ErrorCode.INVALID_THREAD)
-    k.frames.require(MIN_FRAMES + len(space.threads))
+    k.frames.require(MIN_FRAMES + len(space.threads) * vm.FRAMES)
     if becomes_vm:
-        space.become_vm()
+        space.become_vm(bool(control & SHADOW))
         for member in space.threads:
             vm.create(k, member)
     if not space.initialised:
@@ -64,7 +65,7 @@ def sys_space_control(k: Kernel, caller: Tcb) -> None:
     if not redirector.is_nil:
         space.redirector = NIL_THREAD if redirector == ANY_THREAD else redirector
     regs[EAX] = 1
-    regs[ECX] = VM if space.is_vm else 0
+    regs[ECX] = (VM if space.is_vm else 0) | (SHADOW if space.shadow_paging else 0)
 
 
 def _is_area(area: Fpage) -> bool:

@@ -158,7 +158,7 @@ def _frames(k: Kernel) -> None:
     uses.update(k.kernel_space.own_frames())
     for space in k.spaces:
         uses.update(space.own_frames())
-    uses.update(thread.vcpu.block for thread in k.threads.values() if thread.vcpu is not None)
+    uses.update(f for thread in k.threads.values() if thread.vcpu is not None for f in thread.vcpu.frames())
     for frame, count in uses.items():
         require(count == 1, f"frame {frame:#x} has {count} uses")
     require(set(uses) == k.frames.out(), f"{k.frames.used} frames are out, {len(uses)} are in use")

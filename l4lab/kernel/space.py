@@ -72,6 +72,7 @@ class Space:
         self.kip_area: Fpage = NILPAGE  # nil: not initialised by SpaceControl yet
         self.utcb_area: Fpage = NILPAGE
         self.is_vm = False
+        self.shadow_paging = False  # of a virtual machine: the CPU does not walk the space's tables itself
         self.is_sigma0 = False
         self.privileged = False
         self.ports: dict[int, Space] = {}  # I/O ports that its programs may use -> from whom; written by ports.py only
@@ -93,9 +94,10 @@ class Space:
         if not self.is_vm:
             self.tables.map(kip_area.base, kip_frame, 12, writable=False)
 
-    def become_vm(self) -> None:
+    def become_vm(self, shadow_paging: bool) -> None:
         """From now on this is a virtual machine: the guest must see neither KIP nor UTCBs, nor the kernel's area."""
         self.is_vm = True
+        self.shadow_paging = shadow_paging
         self.name = self.name.replace("space", "VM")
         for va in (self.kip_area.base, *self._utcb_frames):
             if self.initialised and self.tables.lookup(va):

@@ -32,6 +32,10 @@ class Vmcs:
         self.state = memoryview(context).cast("I")  # the CPU state wherever it is now; guestmode.py moves it
         self.stale = True  # control registers or segments were written: derived CPU flags must be computed again
         self.generation = -1  # of the second-level page tables that the TLB knows
+        # With shadow paging the CPU walks the kernel's tables: its real CR0 and CR3 differ from what the guest has.
+        self.shadowed = False
+        self.paging_changed = False  # something was written on which shadow tables depend
+        self._own_cr0 = self._own_cr3 = 0
         # controls (SDM vol. 3, chapter "Virtual-Machine Control Structures")
         self.pin_controls = 0
         self.cpu_controls = 0
@@ -56,16 +60,36 @@ class Vmcs:
     # -- control registers, as the CPU really has them -----------------------------------------------------------
 
     def control_register(self, number: int) -> int:
-        """CR0, CR2, CR3 or CR4 as the CPU has it (not what the guest reads: that is merged with the shadow)."""
+        """CR0, CR2, CR3 or CR4 of the guest (not what it reads: that is merged with the read shadow)."""
+        if self.shadowed and (number == 0 or number == 3):
+            return self._own_cr3 if number else self._own_cr0
         return self.state[(e.ENV_CR >> 2) + 2 * number]
 
     def set_control_register(self, number: int, value: int) -> None:
         """Write CR0, CR2, CR3 or CR4; takes effect at the next entry."""
         if number == 4:
             value |= CR4_PSE
+        if self.shadowed and number != 2:
+            self.paging_changed = True
+            if number == 0:
+                self._own_cr0 = value
+                value |= CR0_PG | CR0_WP
+            elif number == 3:
+                self._own_cr3 = value
+                return
         self.state[(e.ENV_CR >> 2) + 2 * number] = value
         if number != 2:
             self.stale = True
+
+    def shadow_paging(self) -> None:
+        """From now on the CPU translates by tables of the kernel's alone; see `set_shadow_root`."""
+        self.state[(e.ENV_HFLAGS >> 2) + 1] &= ~e.HF2_NESTED
+        self.shadowed = True
+        self.set_control_register(0, 0)
+
+    def set_shadow_root(self, directory: int) -> None:
+        """The page directory that the CPU walks under shadow paging."""
+        self.state[(e.ENV_CR >> 2) + 6] = directory
 
     def visible_cr0(self) -> int:
         """What a guest's MOV from CR0 gives: the shadow where the mask is set, the real bit elsewhere."""

@@ -45,11 +45,12 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`."""
 
-    def __init__(self, l4: L4, memory_size: int, vcpu_id: ThreadId | None = None) -> None:
+    def __init__(self, l4: L4, memory_size: int, vcpu_id: ThreadId | None = None, shadow_paging: bool = False) -> None:
         self.l4 = l4
         self.outcome: Outcome | None = None
         self.memory = GuestMemory.allocate(l4, memory_size)
-        self.vcpu = VirtualCpu.create(l4, vcpu_id or global_id(l4.my_id.thread_no + 1))
+        vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
+        self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
         self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, l4.time_stamp)
@@ -170,15 +171,18 @@ class Monitor:
 class GuestProgram:
     """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
 
-    def __init__(self, contents: Sequence[tuple[int, bytes]], start: Start, memory_size: int) -> None:
+    def __init__(
+        self, contents: Sequence[tuple[int, bytes]], start: Start, memory_size: int, shadow_paging: bool = False
+    ) -> None:
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
+        self.shadow_paging = shadow_paging
         self.monitor: Monitor | None = None  # made anew each time the program runs
 
     def __call__(self, l4: L4) -> None:
         """The program."""
-        monitor = self.monitor = Monitor(l4, self.memory_size)
+        monitor = self.monitor = Monitor(l4, self.memory_size, shadow_paging=self.shadow_paging)
         monitor.load(self.contents)
         monitor.run(self.start)
 

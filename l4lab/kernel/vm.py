@@ -142,9 +142,13 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         retired = machine.engine.retired if waiting else 0
         reason = machine.run_guest(vmcs, generation, deadline)
         k.now = k.clock.cycles
-        if waiting and not vmcs.entry_info & _VALID:
-            k.counters.injections += not vcpu.reflected
+        injected = waiting and not vmcs.entry_info & _VALID
+        if injected and vcpu.reflected:
             vcpu.reflected = False
+            if vmcs.idt_info & _VALID and machine.engine.retired == retired:
+                _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
+        elif injected:
+            k.counters.injections += 1
         if reason is None:
             if vmcs.paging_changed:
                 continue
@@ -155,14 +159,14 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
             if miss is FILLED:
                 k.trace.append(VtlbFill(k.now, thread.word, linear))
                 if vmcs.idt_info & _VALID:
-                    injected = bool(waiting) and machine.engine.retired == retired
-                    if not _keep_event(thread, vcpu, _FAULT_ID[reason], injected):
+                    first = bool(waiting) and machine.engine.retired == retired
+                    if not _keep_event(thread, vcpu, _FAULT_ID[reason], first):
                         fault(k, thread, vmcs, reason, _INTERNAL)
                         return True
             elif miss is MISSING:
                 if vmcs.idt_info & _VALID:
-                    injected = bool(waiting) and machine.engine.retired == retired
-                    _keep_event(thread, vcpu, FaultId.PAGE_FAULT, injected)
+                    first = bool(waiting) and machine.engine.retired == retired
+                    _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
                 page_fault(k, thread, vtlb.missing, vtlb.missing_write)
                 return True
             else:
@@ -207,9 +211,15 @@ def _keep_event(thread: Tcb, vcpu: VirtualCpu, fault_id: int, injected: bool) ->
     if injected:
         vmcs.entry_info |= _VALID
     elif vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
-        vmcs.entry_info, vmcs.entry_error = vmcs.idt_info & ~(1 << 12), vmcs.idt_error
-        vcpu.reflected = True
+        _deliver_again(vcpu)
     return True
+
+
+def _deliver_again(vcpu: VirtualCpu) -> None:
+    """Deliver the guest's own exception, whose delivery was cut short, at the next entry."""
+    vmcs = vcpu.vmcs
+    vmcs.entry_info, vmcs.entry_error, vmcs.idt_info = vmcs.idt_info & ~(1 << 12), vmcs.idt_error, 0
+    vcpu.reflected = True
 
 
 def _follow(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb, generation: int) -> None:

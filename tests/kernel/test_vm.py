@@ -101,7 +101,7 @@ class Vm:
 
 
 def deliver_again(received: Received, reply: Message) -> Message:
-    """Have the event delivered whose delivery was cut short, unless an instruction of the guest's will cause it again."""
+    """Have the event delivered whose delivery was cut short, unless an instruction will cause it again."""
     state = items(received).get(ItemId.NONREGEXC)
     if state and state[8] & VALID and (state[8] >> 8 & 7 in (0, 2, 3) or state[5]):
         reply.append_registers(ItemId.NONREGEXC, {3: state[8] & ~(1 << 12), 4: state[9], 5: state[5]})

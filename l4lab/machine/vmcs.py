@@ -11,7 +11,7 @@ from __future__ import annotations
 from l4lab.machine import engine as e
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
-CR4_OSFXSR = 1 << 9
+CR4_PGE, CR4_OSFXSR = 1 << 7, 1 << 9
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
 CR4_PSE = 1 << 4
@@ -69,14 +69,17 @@ class Vmcs:
         """Write CR0, CR2, CR3 or CR4; takes effect at the next entry."""
         if number == 4:
             value |= CR4_PSE
-        if self.shadowed and number != 2:
-            self.paging_changed = True
+        if self.shadowed:
             if number == 0:
+                self.paging_changed |= bool((value ^ self._own_cr0) & (CR0_PG | CR0_WP))
                 self._own_cr0 = value
                 value |= CR0_PG | CR0_WP
             elif number == 3:
+                self.paging_changed = True
                 self._own_cr3 = value
                 return
+            elif number == 4:
+                self.paging_changed |= bool((value ^ self.control_register(4)) & CR4_PGE)
         self.state[(e.ENV_CR >> 2) + 2 * number] = value
         if number != 2:
             self.stale = True

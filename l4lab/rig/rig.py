@@ -88,9 +88,9 @@ class Rig:
     # -- systems that are often wanted -------------------------------------------------------------------------------
 
     @classmethod
-    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None) -> Rig:
+    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None, shadow_paging: bool = False) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest)
+        program = flat.program(guest, shadow_paging=shadow_paging)
         return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod

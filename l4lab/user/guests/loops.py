@@ -102,7 +102,9 @@ def compute(iterations: int) -> FlatGuest:
 def paging(iterations: int, body: str) -> FlatGuest:
     """TOUCH, INVALIDATE or RELOAD in a loop, with paging on. There are TABLES * 1024 pages to touch."""
     names = {"DIRECTORY": DIRECTORY, "TABLES_AT": TABLES_AT, "TABLES": TABLES}
-    return _build(PAGING_SOURCE.replace("BODY", body), iterations, f"Executes {body!r} {iterations} times, then halts.", names)
+    return _build(
+        PAGING_SOURCE.replace("BODY", body), iterations, f"Executes {body!r} {iterations} times, then halts.", names
+    )
 
 
 def compute_result(iterations: int) -> int:

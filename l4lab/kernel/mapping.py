@@ -180,6 +180,10 @@ class MappingDatabase:
         """All nodes of a space, by rising address. Sigma0's are the roots."""
         return [node for _, node in sorted(self._nodes.get(space, {}).items())]
 
+    def spaces(self) -> list[Space]:
+        """The spaces that have nodes."""
+        return [space for space, nodes in self._nodes.items() if nodes]
+
     # Map and grant
 
     def own_page(self, sigma0: Space, va: int) -> Installed:

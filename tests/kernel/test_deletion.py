@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import SpaceControlBits, TimeControl
 from l4lab.abi.fpage import Fpage, IoFpage
-from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
-from l4lab.abi.message import Acceptor, GrantItem, Message, StringItem
+from l4lab.abi.ids import NIL_THREAD, ThreadId, global_id, interrupt_id
+from l4lab.abi.message import Acceptor, Message, StringItem
 from l4lab.abi.protocols import is_page_fault
-from l4lab.abi.time import ZERO, period, timeouts
+from l4lab.abi.time import ZERO, period
+from l4lab.kernel import invariants
 from l4lab.testing import MEMORY, Root, run
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 
@@ -26,6 +27,7 @@ PAGER, CLIENT, SERVER, SPEAKER, TAKER, DRIVER, RUNNER, READER, VCPU = (global_id
 ALL = (PAGER, CLIENT, SERVER, SPEAKER, TAKER, DRIVER, RUNNER, READER, VCPU)
 SOURCE, TARGET, WINDOW = MEMORY.base + 0x20_0000, MEMORY.base + 0x30_0000, 0x0200_0000
 PROPAGATED = 1 << 12
+MAP, GRANT = 0x8, 0xA  # kinds of items
 SIZE = 3 * 4096
 
 
@@ -50,7 +52,7 @@ def send_string(l4: L4) -> None:
     """A string of pages that nobody has, and a map item, to the server; the answer too."""
     l4.unmap(Fpage.at(SOURCE, 14), flush=True)
     l4.accept(1, StringItem.make(length=SIZE), TARGET)
-    l4.call(SERVER, [4 << 6, WINDOW | 8, Fpage.at(SOURCE), StringItem.make(length=SIZE), SOURCE])
+    l4.call(SERVER, [4 << 6, WINDOW | MAP, Fpage.at(SOURCE), StringItem.make(length=SIZE), SOURCE])
 
 
 def take_string(l4: L4) -> None:
@@ -58,7 +60,7 @@ def take_string(l4: L4) -> None:
     l4.unmap(Fpage.at(TARGET, 14), flush=True)
     l4.accept(Acceptor.of(Fpage.at(WINDOW, 16), strings=True), StringItem.make(length=SIZE), TARGET)
     received = l4.wait(period(500))
-    l4.send(TAKER, Message([1]).append_map(Fpage.at(WINDOW), WINDOW), ZERO)
+    l4.send(TAKER, [2 << 6, WINDOW | MAP, Fpage.at(WINDOW)], ZERO)
     l4.send(received.sender, [2 << 6, StringItem.make(length=100), TARGET], period(100))
 
 
@@ -72,7 +74,7 @@ def take(l4: L4) -> None:
     """Take mappings, and grant them on."""
     l4.accept(Acceptor.of(Fpage.at(WINDOW, 16)))
     l4.receive(SERVER, period(200))
-    l4.send(READER, Message([2]).append(GrantItem.of(Fpage.at(WINDOW), WINDOW)), period(20))
+    l4.send(READER, [2 << 6, WINDOW | GRANT, Fpage.at(WINDOW)], period(20))
 
 
 def read(l4: L4) -> None:
@@ -133,7 +135,7 @@ def left_over(r: Root) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.permutations(ALL), st.lists(st.integers(1, 400), min_size=len(ALL), max_size=len(ALL)), st.integers(0, 3000))
 def test_deletion_at_any_moment_leaves_nothing_behind(order: list[ThreadId], pauses: list[int], first: int) -> None:
     """Whoever is deleted when, in the midst of whatever: do the others go on, and is nothing left of all in the end?"""
@@ -149,6 +151,7 @@ def test_deletion_at_any_moment_leaves_nothing_behind(order: list[ThreadId], pau
         r.sleep(1000 + first)
         for id_, pause in zip(order, pauses, strict=True):
             r.thread_control(id_, NIL_THREAD)
+            invariants.check(r.system.kernel, honest=True)
             r.sleep(pause)
         r.thread_control(interrupt_id(0), interrupt_id(0), pager=interrupt_id(0))
         for name in names:
@@ -157,7 +160,7 @@ def test_deletion_at_any_moment_leaves_nothing_behind(order: list[ThreadId], pau
         r.sleep(10)
         assert before == left_over(r)
 
-    run(root, 200_000_000, check=True)
+    run(root, 200_000_000, check=False)
 
 
 def test_the_scene_is_a_busy_one() -> None:
@@ -172,9 +175,8 @@ def test_the_scene_is_a_busy_one() -> None:
         labels.update(event.words[0] >> 16 for event in ipc if event.sender != r.my_id)  # type: ignore[union-attr]
         labels.update(1 for event in ipc if event.words[0] & PROPAGATED)  # type: ignore[union-attr]
 
-    system = run(root, 200_000_000)
+    system = run(root, 10_000_000, check=False)
     kinds = {type(event).__name__ for event in system.trace.events}
 
     assert {"Mapped", "Unmapped", "Interrupt", "PageFault", "IoPageFault", "Preempted", "PortsMapped"} <= kinds
     assert {0xFFE2, 0xFFE5, 0xFF86, 0xFFF0, 1} <= labels
-    assert ANY_THREAD and timeouts(ZERO, ZERO)

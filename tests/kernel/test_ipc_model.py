@@ -41,6 +41,11 @@ PROPAGATED = 1 << 12
 PAGE, FRESH = 4096, 0x0200_0000
 STRING = StringItem.make(length=8)
 SOME_MR = 60 * 4  # its place in the UTCB; a message there is never so long
+Sent = tuple[int, bool | None, bool]  # in whose name; a string, and is its page missing; is that of the buffer?
+MESSAGES = st.tuples(
+    st.sampled_from([*range(4), *[NOBODY] * 4]), st.sampled_from([None, False, True]), st.booleans()
+)
+TIMES = st.tuples(*[st.sampled_from([NEVER, NEVER, NEVER, NEVER, ZERO, SOON])] * 2)
 SENT: Result = ("sent", 0, 0)
 
 
@@ -72,11 +77,10 @@ class Model:
         self.messages: list[tuple[int, int, int]] = []
         self.step = 0
 
-    def ipc(
-        self, p: Puppet, to: int, from_: int, word: int, send: int, receive: int, name: int, string: bool | None,
-        missing: bool,
-    ) -> None:  # fmt: skip
-        p.name, p.string, p.missing = NOBODY, string, missing
+    def ipc(self, p: Puppet, to: int, from_: int, word: int, times: tuple[int, int], sent: Sent) -> None:
+        send, receive = times
+        name, p.string, p.missing = sent
+        p.name = NOBODY
         if to == NOBODY and from_ == NOBODY:
             p.results.append(SENT)
         elif to == NOBODY:
@@ -236,49 +240,72 @@ class IpcMachine(RuleBasedStateMachine):
 
     # -- what can happen in a step
 
+    @precondition(lambda self: self.able("idle"))
     @rule(
         number=st.integers(0, PUPPETS - 1),
         to=st.sampled_from([*range(PUPPETS), NOBODY, NOBODY]),
         from_=st.sampled_from([*range(PUPPETS), ANY, ANY, LOCAL, NOBODY]),
         call=st.booleans(),
-        send=st.sampled_from([NEVER, NEVER, ZERO, SOON]),
-        receive=st.sampled_from([NEVER, NEVER, ZERO, SOON]),
-        name=st.sampled_from([*range(PUPPETS), *[NOBODY] * PUPPETS]),
-        string=st.sampled_from([None, None, False, True]),
-        missing=st.booleans(),
+        times=TIMES,
+        message=MESSAGES,
     )
-    def ipc(
-        self, number: int, to: int, from_: int, call: bool, send: int, receive: int, name: int, string: bool | None,
-        missing: bool,
-    ) -> None:  # fmt: skip
-        """A puppet that is idle does an Ipc; one that is not, nothing."""
-        p = self.model.puppets[number]
-        if p.state == "idle" and not p.halted:
-            from_ = to if call else from_
-            self.word += 1
-            word = self.word
-            names = {ANY: ANY_THREAD, LOCAL: ANY_LOCAL_THREAD, NOBODY: NIL_THREAD} | dict(enumerate(IDS))
-
-            message = [1 | (PROPAGATED if name != NOBODY else 0) | (2 << 6 if string is not None else 0), word]
-            nowhere = FRESH + 2 * PAGE * word  # two pages that nobody has had
-
-            def order(l4: L4) -> None:
-                utcb = self.system.thread(IDS[number]).local_id
-                if name != NOBODY:
-                    l4.set_tcr(u.VIRTUAL_SENDER, IDS[name])
-                typed = [] if string is None else [STRING, nowhere if string else utcb + SOME_MR]
-                l4.accept(1, STRING, nowhere + PAGE if missing else utcb + u.THREAD_WORD_1)
-                try:
-                    got = l4.ipc(names[to], names[from_], message + typed, timeouts(send, receive))
-                except IpcFailed as failed:
-                    self.results[number].append(("failed", failed.error.code, int(failed.error.in_receive)))
-                else:
-                    sender = self.number(got.sender, number)
-                    self.results[number].append(SENT if sender == NOBODY else ("got", sender, got.untyped[0]))
-
-            self.orders[number].append(order)
-            self.model.ipc(p, to, from_, word, send, receive, name, string, missing)
+    def ipc(self, number: int, to: int, from_: int, call: bool, times: tuple[int, int], message: Sent) -> None:
+        """A puppet that is idle does an Ipc."""
+        idle = self.able("idle")
+        self.order(idle[number % len(idle)], to, to if call else from_, times, message)
         self.settle()
+
+    @rule(
+        speaker=st.integers(0, PUPPETS - 1),
+        hearer=st.integers(0, PUPPETS - 1),
+        from_=st.sampled_from([*range(PUPPETS), ANY, LOCAL]),
+        then=st.sampled_from([*range(PUPPETS), ANY, LOCAL, NOBODY, NOBODY]),
+        call=st.booleans(),
+        times=TIMES,
+        message=MESSAGES,
+    )
+    def talk(
+        self, speaker: int, hearer: int, from_: int, then: int, call: bool, times: tuple[int, int], message: Sent
+    ) -> None:
+        """A puppet that is idle sends to one that waits, if there is one of each; there are, if two are idle."""
+        idle = self.able("idle")
+        if len(idle) > 1 and not self.able("waiting"):
+            self.order(idle[hearer % len(idle)], NOBODY, from_, (NEVER, NEVER), message)
+            self.settle()
+        idle, waiting = self.able("idle"), self.able("waiting")
+        if idle and waiting:
+            to = waiting[hearer % len(waiting)].number
+            self.order(idle[speaker % len(idle)], to, to if call else then, times, message)
+        self.settle()
+
+    def able(self, state: str) -> list[Puppet]:
+        return [p for p in self.model.puppets if p.state == state and not p.halted]
+
+    def order(self, p: Puppet, to: int, from_: int, times: tuple[int, int], sent: Sent) -> None:
+        """Tell a puppet to do an Ipc, and the model that it does."""
+        name, string, missing = sent
+        self.word += 1
+        number, word = p.number, self.word
+        names = {ANY: ANY_THREAD, LOCAL: ANY_LOCAL_THREAD, NOBODY: NIL_THREAD} | dict(enumerate(IDS))
+        message = [1 | (PROPAGATED if name != NOBODY else 0) | (2 << 6 if string is not None else 0), word]
+        nowhere = FRESH + 2 * PAGE * word  # two pages that nobody has had
+
+        def order(l4: L4) -> None:
+            utcb = self.system.thread(IDS[number]).local_id
+            if name != NOBODY:
+                l4.set_tcr(u.VIRTUAL_SENDER, IDS[name])
+            typed = [] if string is None else [STRING, nowhere if string else utcb + SOME_MR]
+            l4.accept(1, STRING, nowhere + PAGE if missing else utcb + u.THREAD_WORD_1)
+            try:
+                got = l4.ipc(names[to], names[from_], message + typed, timeouts(*times))
+            except IpcFailed as failed:
+                self.results[number].append(("failed", failed.error.code, int(failed.error.in_receive)))
+            else:
+                sender = self.number(got.sender, number)
+                self.results[number].append(SENT if sender == NOBODY else ("got", sender, got.untyped[0]))
+
+        self.orders[number].append(order)
+        self.model.ipc(p, to, from_, word, times, sent)
 
     def number(self, word: ThreadId, asker: int) -> int:
         """Whose global identifier it is, or local one in the asker's space."""
@@ -293,8 +320,8 @@ class IpcMachine(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, PUPPETS - 1),
-        control=st.sampled_from([X(0), X.ABORT_SEND, X.ABORT_RECEIVE, X.ABORT_SEND | X.ABORT_RECEIVE]),
-        halt=st.sampled_from([X(0), X.ACT_ON_HALT, X.ACT_ON_HALT | X.HALT]),
+        control=st.sampled_from([X(0), X(0), X.ABORT_SEND, X.ABORT_RECEIVE, X.ABORT_SEND | X.ABORT_RECEIVE]),
+        halt=st.sampled_from([X(0), X.ACT_ON_HALT, X.ACT_ON_HALT, X.ACT_ON_HALT, X.ACT_ON_HALT | X.HALT]),
     )
     def exchange_registers(self, number: int, control: ExregsControl, halt: ExregsControl) -> None:
         """Somebody looks at a puppet, aborts its IPC, halts or resumes it."""
@@ -326,8 +353,11 @@ class IpcMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: all(p.state != "dead" for p in self.model.puppets))
-    @rule(number=st.integers(0, PUPPETS - 1))
+    @rule(number=st.integers(0, 4 * PUPPETS))
     def delete(self, number: int) -> None:
+        """Now and then a puppet goes."""
+        if number >= PUPPETS:
+            return
         self.to_root.append(lambda r: r.thread_control(IDS[number], NIL_THREAD))
         self.model.delete(self.model.puppets[number])
         self.results[number].clear()
@@ -341,7 +371,6 @@ class IpcMachine(RuleBasedStateMachine):
         self.model.puppets[number].state = "idle"
         self.settle()
 
-    @rule()
     def settle(self) -> None:
         """A step passes; afterwards kernel and model agree."""
         self.run_step()
@@ -362,5 +391,5 @@ class IpcMachine(RuleBasedStateMachine):
                 thread.program.stop()
 
 
-IpcMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+IpcMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_kernel_and_model_agree = IpcMachine.TestCase

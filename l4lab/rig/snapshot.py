@@ -132,7 +132,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     # the guest's serial line
     console: str = ""  # the latest output, bytes as Latin-1 or decoded, escape sequences included
-    input_expected: bool = False  # does the guest wait for someone to type?
+    input_expected: bool = False  # does the guest, or the program, wait for someone to type?
 
     def thread_name(self, thread: int | None) -> str:
         """The thread's name; its number if it has none or is gone; a dash for no thread."""

@@ -85,7 +85,11 @@ def example() -> Snapshot:
                 regions=(Region(0x0040_0000, 0x8000, 0x0030_0000, Rights.R | Rights.X, 1, "program"),),
             ),
             SpaceView(
-                3, "monitor", kip=Area(0xC000_0000, 0x1000), utcbs=Area(0xC001_0000, 0x1000), regions=_MONITOR_REGIONS,
+                3,
+                "monitor",
+                kip=Area(0xC000_0000, 0x1000),
+                utcbs=Area(0xC001_0000, 0x1000),
+                regions=_MONITOR_REGIONS,
                 ports=(Ports(0x3F8, 8, 2),),
             ),
             SpaceView(

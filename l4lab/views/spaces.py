@@ -62,8 +62,8 @@ def as_dot(snapshot: Snapshot) -> str:
         border = ", peripheries=2" if view.is_vm else ""
         kind = " (virtual machine)" if view.is_vm else ""
         lines.append(f"  s{view.id} [label={quoted(f'{svg.shorten(view.name, 40)}{kind}', f'{size} mapped')}{border}]")
-        givers = {piece.parent for piece in (*merged, *view.ports) if piece.parent is not None}
-        for parent in sorted(givers & known):
+        givers = {region.parent for region in merged} | {ports.parent for ports in view.ports}
+        for parent in sorted(giver for giver in givers if giver is not None and giver in known):
             given = [region for region in merged if region.parent == parent]
             named = [f"{region.va:08x} {size_text(region.size)} {region.rights.text}" for region in given[:PER_EDGE]]
             if len(given) > PER_EDGE:

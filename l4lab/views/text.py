@@ -48,7 +48,7 @@ def partner(snapshot: Snapshot, thread: int | None) -> str:
 
 
 def time(view: ThreadView) -> str:
-    """What a thread has left of its time slice, and of its total quantum if that ends; nothing if its slice does not."""
+    """What a thread has left of its time slice, and of its total quantum if that ends; empty if neither does."""
     parts = []
     if view.time_slice is not None and view.slice_left is not None:
         parts.append(f"{virtual_time(view.slice_left)} of {virtual_time(view.time_slice)}")
@@ -72,7 +72,8 @@ def status_line(snapshot: Snapshot) -> str:
     """Where the run stands, and why it stopped, in one line."""
     runs = f"{snapshot.thread_name(snapshot.thread)} in {snapshot.mode} mode"
     who = "nobody runs" if snapshot.thread is None else runs
-    waiting = " · the guest waits for input" if snapshot.input_expected else ""
+    reader = "the guest" if any(view.is_vm for view in snapshot.spaces) else "the program"
+    waiting = f" · {reader} waits for input" if snapshot.input_expected else ""
     return (
         f"{snapshot.status} · {who} · cycle {grouped(snapshot.cycle)}"
         f" · virtual time {virtual_time(snapshot.virtual_ns)}{waiting}"

@@ -48,7 +48,7 @@ def test_while_a_thread_is_active_areas_stay() -> None:
 
 
 def test_wrong_areas_are_refused_where_they_would_count() -> None:
-    """Do areas of a space without active threads have to be as legal as the first ones; and do two nilpages leave it?"""
+    """Must areas of a space without active threads be as legal as the first ones; and do two nilpages leave it?"""
 
     def root(r: Root) -> None:
         name = r.space(OLD_KIP, OLD_UTCBS)

@@ -147,7 +147,7 @@ def test_deletion_at_any_moment_leaves_nothing_behind(order: list[ThreadId], pau
         r.ports(0x40, 2)
         before = left_over(r)
         set_going(r)
-        names = [id_ for id_ in map(ThreadId.decode, r.system.areas)]
+        names = [ThreadId.decode(word) for word in r.system.areas]
         r.sleep(1000 + first)
         for id_, pause in zip(order, pauses, strict=True):
             r.thread_control(id_, NIL_THREAD)

@@ -42,9 +42,7 @@ PAGE, FRESH = 4096, 0x0200_0000
 STRING = StringItem.make(length=8)
 SOME_MR = 60 * 4  # its place in the UTCB; a message there is never so long
 Sent = tuple[int, bool | None, bool]  # in whose name; a string, and is its page missing; is that of the buffer?
-MESSAGES = st.tuples(
-    st.sampled_from([*range(4), *[NOBODY] * 4]), st.sampled_from([None, False, True]), st.booleans()
-)
+MESSAGES = st.tuples(st.sampled_from([*range(4), *[NOBODY] * 4]), st.sampled_from([None, False, True]), st.booleans())
 TIMES = st.tuples(*[st.sampled_from([NEVER, NEVER, NEVER, NEVER, ZERO, SOON])] * 2)
 SENT: Result = ("sent", 0, 0)
 

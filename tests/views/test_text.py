@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +99,16 @@ def test_the_running_thread_has_the_arrow(snapshot: Snapshot) -> None:
     rows = ElementTree.fromstring(threads.as_html(snapshot)).findall("tbody/tr")
 
     shown = [cell.text for cell in rows[3]]
-    assert ["▶ cpu0", "virtual CPU", "running", "100", "guest", "–", "monitor", "9.85 ms of 10 ms, 50 ms in all"] == shown
+    assert [
+        "▶ cpu0",
+        "virtual CPU",
+        "running",
+        "100",
+        "guest",
+        "–",
+        "monitor",
+        "9.85 ms of 10 ms, 50 ms in all",
+    ] == shown
 
 
 @pytest.mark.parametrize(
@@ -142,3 +152,12 @@ def test_a_thread_s_time_is_shown_where_it_ends(snapshot: Snapshot) -> None:
     assert "9.85 ms of 10 ms, 50 ms in all" == text.time(snapshot.threads[3])
     assert text.time(snapshot.threads[3]) in threads.as_html(snapshot)
     assert not text.time(snapshot.threads[0])
+
+
+def test_who_waits_for_input_is_called_what_it_is(snapshot: Snapshot) -> None:
+    """Where there is a virtual machine it is the guest, elsewhere the program."""
+    waiting = msgspec.structs.replace(snapshot, input_expected=True)
+    native = msgspec.structs.replace(waiting, spaces=waiting.spaces[:3])
+
+    assert text.status_line(waiting).endswith(" · the guest waits for input")
+    assert text.status_line(native).endswith(" · the program waits for input")

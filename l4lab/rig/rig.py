@@ -18,6 +18,7 @@ import greenlet
 
 from l4lab.abi.ids import ROOT_TASK, ThreadId
 from l4lab.abi.vm import ExitReason
+from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY, boot
@@ -26,7 +27,7 @@ from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
 from l4lab.rig import loader
-from l4lab.rig.inspect import take_snapshot
+from l4lab.rig.inspect import look, take_snapshot
 from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
@@ -95,14 +96,24 @@ class Rig:
 
     @classmethod
     def for_linux(
-        cls, image: bytes, name: str, initrd: bytes | None, append: str, memory_mib: int, trace: Trace | None = None
+        cls,
+        image: bytes,
+        name: str,
+        initrd: bytes | None,
+        append: str,
+        memory_mib: int,
+        trace: Trace | None = None,
+        screen: bool = False,
     ) -> Rig:
-        """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB."""
+        """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB.
+
+        `screen`: the kernel is told that there is one.
+        """
         from l4lab.images import bzimage
         from l4lab.images.linux import plan
 
         size = memory_mib << 20
-        ready = plan(bzimage.parse(image, name), initrd, append, size)
+        ready = plan(bzimage.parse(image, name), initrd, append, size, screen)
         guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
         return cls(linux.program(ready, size), guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
@@ -246,9 +257,23 @@ class Rig:
             self._previous,
             self.last_stop.reason == "idle",
             next(vcpus, None) if of_guest else None,
+            self.screen(),
         )
         self._previous = dict(snapshot.registers)
         return snapshot
+
+    def screen(self) -> TextPage | None:
+        """What the guest's text screen shows; None if it has none, or nothing was ever put on it.
+
+        Its buffer is memory of the guest, and so of the monitor, through whose window it is read.
+        """
+        monitor = self.guest.monitor if self.guest is not None else None
+        root = self.kernel.find(ROOT_TASK, None)
+        if monitor is None or root is None:
+            return None
+        space, window = root.space, monitor.memory.window
+        page = monitor.pc.vga.page(lambda at, length: look(self.kernel, space, window + at, length))
+        return page if page is not None and any(page.cells) else None
 
     def status(self) -> str:
         """Where it stands and why it stopped, in one line."""

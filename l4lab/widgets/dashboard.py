@@ -58,6 +58,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     status = traitlets.Unicode().tag(sync=True)
     trouble = traitlets.Unicode().tag(sync=True)  # tracebacks of what failed, for whoever wants to know
     console = traitlets.Unicode().tag(sync=True)
+    screen = traitlets.Unicode().tag(sync=True)
     who = traitlets.Unicode().tag(sync=True)
     disassembly = traitlets.Unicode().tag(sync=True)
     registers = traitlets.Unicode().tag(sync=True)

@@ -17,6 +17,7 @@ from l4lab.devices.i8259 import I8259Pair
 from l4lab.devices.mc146818 import Mc146818
 from l4lab.devices.port92 import Port92
 from l4lab.devices.uart16550 import Uart16550
+from l4lab.devices.vga import Vga
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.power import Power
 
@@ -41,6 +42,7 @@ class Pc:
             self.pic.line(KEYBOARD_IRQ),
             partial(stop, End.RESET, "the guest pulsed the keyboard controller's reset line"),
         )
+        self.vga = Vga(now)
         self.ports = PortBus(
             (
                 self.pic,
@@ -48,6 +50,7 @@ class Pc:
                 self.rtc,
                 self.uart,
                 self.keyboard,
+                self.vga,
                 Port92(partial(stop, End.RESET, "the guest reset itself by port 0x92")),
                 Power(
                     partial(stop, End.POWERED_OFF, "the guest turned its power off"),

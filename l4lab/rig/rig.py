@@ -18,6 +18,7 @@ import greenlet
 
 from l4lab.abi.ids import ROOT_TASK, ThreadId
 from l4lab.abi.vm import ExitReason
+from l4lab.devices.keys import scan_codes
 from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.kernel import events
@@ -145,6 +146,17 @@ class Rig:
             self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
             self.machine.uart.receive(text)
             self.kernel.input_arrived()
+
+    def press(self, text: str) -> None:
+        """The keys of a text are pressed on the machine's keyboard now; arrows and such as a terminal sends them."""
+        try:
+            codes = scan_codes(text)
+        except ValueError as error:
+            raise LabError(f"{error} on a US keyboard; type what it has, or give the text to type()") from None
+        if codes:
+            self.trace.append(events.DeviceInput(self.machine.cycles, codes, "keyboard"))
+            self.machine.keyboard.press(codes)
+            self.kernel.look_at_devices()
 
     # -- running -----------------------------------------------------------------------------------------------------
 

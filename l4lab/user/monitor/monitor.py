@@ -30,10 +30,11 @@ from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.state import FAULT_ITEMS, Start
 from l4lab.user.monitor.vcpu import VirtualCpu
 
-# The machine's own serial port (PC16550D data sheet): it is the guest's console.
+# The machine's own serial port (PC16550D data sheet): it is the guest's console. Its keyboard is the guest's, too.
 CONSOLE: Final = 0x3F8
 CONSOLE_IRQ: Final = interrupt_id(4)
 INTERRUPT_ENABLE, FIFO_CONTROL, MODEM_CONTROL, LINE_STATUS = 1, 2, 4, 5  # registers, from its first port
+KEYS, KEYS_STATUS, KEYBOARD_IRQ = 0x60, 0x64, interrupt_id(1)
 
 IO_INSTRUCTION: Final = ExitReason.IO_INSTRUCTION
 KERNEL_ENTRY_US: Final = 2  # more than it takes from looking at the clock to the system call
@@ -112,6 +113,8 @@ class Monitor:
                 self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
         elif received.sender == CONSOLE_IRQ:
             self._receive()
+        elif received.sender == KEYBOARD_IRQ:
+            self._take_keys()
 
     def _answer(self) -> Answer:
         """What to send now: the answer to the guest's fault, unless it waits for an interrupt that is not there."""
@@ -148,11 +151,13 @@ class Monitor:
     # -- the console -----------------------------------------------------------------------------------------------
 
     def _open_console(self) -> None:
-        """Have received bytes announced by the machine's serial port, to this thread."""
+        """Have received bytes announced by the machine's serial port, and keys by its keyboard, to this thread."""
         self.l4.thread_control(CONSOLE_IRQ, CONSOLE_IRQ, pager=self.l4.my_id)
         self.l4.port_out(CONSOLE + FIFO_CONTROL, 1, 0x07)  # on, both cleared, announce each byte
         self.l4.port_out(CONSOLE + MODEM_CONTROL, 1, 0x0B)  # DTR, RTS, and OUT2, which lets interrupts through
         self.l4.port_out(CONSOLE + INTERRUPT_ENABLE, 1, 0x01)
+
+        self.l4.thread_control(KEYBOARD_IRQ, KEYBOARD_IRQ, pager=self.l4.my_id)
 
     def _transmit(self, byte: int) -> None:
         self.l4.port_out(CONSOLE, 1, byte)
@@ -165,6 +170,14 @@ class Monitor:
         self.l4.send(CONSOLE_IRQ, Message(INTERRUPT))
         self.pc.uart.receive(bytes(data))
         self._look_ahead()
+
+    def _take_keys(self) -> None:
+        """Take what was pressed on the machine's keyboard to the guest's."""
+        codes = bytearray()
+        while self.l4.port_in(KEYS_STATUS, 1) & 1:
+            codes.append(self.l4.port_in(KEYS, 1))
+        self.l4.send(KEYBOARD_IRQ, Message(INTERRUPT))
+        self.pc.keyboard.press(bytes(codes))
 
 
 class GuestProgram:

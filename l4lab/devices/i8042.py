@@ -54,6 +54,10 @@ class I8042(Device):
             self.keys += in_set_2(codes) if self.scan_set == 2 else codes
             self._feed()
 
+    def set_a20(self, level: bool) -> None:
+        """The gate was set by other means: the output port shows it."""
+        self.output_port = self.output_port & ~OUTPUT_A20 | (OUTPUT_A20 if level else 0)
+
     def _feed(self) -> None:
         """Fill the output buffer if it was read, and drive IRQ1: one edge for each byte."""
         if not self.full:

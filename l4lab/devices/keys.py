@@ -37,12 +37,16 @@ _SPECIAL: Final = {
 _LONGEST: Final = max(map(len, _SPECIAL))
 
 # What the controller makes of the codes of set 2, from 0 on.
-TO_SET_1: Final = bytes.fromhex(
-    "ff43413f3d3b3c5864444240 3e0f2959 65382a701d10025a66712c1f1e11035b"
-    "672e2d201205045c6839 2f211413065d 69313023221507 5e6a72322416 08095f"
-    "6b332517180b0a606c343526 27190c61 6d7328741a0d626e3a361c1b752b6376"
-    "55567778797a0e7b7c4f7d4b477e7f6f 525350 4c4d48014557 4e514a37494654"
-) + bytes((0x80, 0x81, 0x82, 0x41, 0x54)) + bytes(range(0x85, 0x100))
+TO_SET_1: Final = (
+    bytes.fromhex(
+        "ff43413f3d3b3c5864444240 3e0f2959 65382a701d10025a66712c1f1e11035b"
+        "672e2d201205045c6839 2f211413065d 69313023221507 5e6a72322416 08095f"
+        "6b332517180b0a606c343526 27190c61 6d7328741a0d626e3a361c1b752b6376"
+        "55567778797a0e7b7c4f7d4b477e7f6f 525350 4c4d48014557 4e514a37494654"
+    )
+    + bytes((0x80, 0x81, 0x82, 0x41, 0x54))
+    + bytes(range(0x85, 0x100))
+)
 TO_SET_2: Final = {TO_SET_1[code]: code for code in (*range(0x7F, 0, -1), 0x83)}
 
 

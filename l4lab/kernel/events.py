@@ -146,7 +146,7 @@ class DeviceOutput(Event, frozen=True, tag=17):
 
 
 class DeviceInput(Event, frozen=True, tag=18):
-    """Bytes came into the machine: at its serial port, or as scan codes of set 1 from its keyboard. All input there is."""
+    """Bytes came into the machine: at its serial port, or scan codes of set 1 from its keyboard. No other input is."""
 
     data: bytes
     device: str = "serial"  # or keyboard

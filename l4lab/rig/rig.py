@@ -18,6 +18,7 @@ import greenlet
 
 from l4lab.abi.ids import ROOT_TASK, ThreadId
 from l4lab.abi.vm import ExitReason
+from l4lab.devices.disk import Image
 from l4lab.devices.keys import scan_codes
 from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
@@ -90,9 +91,11 @@ class Rig:
     # -- systems that are often wanted -------------------------------------------------------------------------------
 
     @classmethod
-    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None) -> Rig:
+    def for_flat_guest(
+        cls, guest: FlatGuest, trace: Trace | None = None, disk: Image | None = None, restarts: int = 0
+    ) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest)
+        program = flat.program(guest, disk=disk, restarts=restarts)
         return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
@@ -105,10 +108,12 @@ class Rig:
         memory_mib: int,
         trace: Trace | None = None,
         screen: bool = False,
+        disk: Image | None = None,
+        restarts: int = 0,
     ) -> Rig:
         """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB.
 
-        `screen`: the kernel is told that there is one.
+        `screen`: the kernel is told that there is one. `disk`, `restarts`: see `GuestProgram`.
         """
         from l4lab.images import bzimage
         from l4lab.images.linux import plan
@@ -116,7 +121,8 @@ class Rig:
         size = memory_mib << 20
         ready = plan(bzimage.parse(image, name), initrd, append, size, screen)
         guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
-        return cls(linux.program(ready, size), guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        program = linux.program(ready, size, disk, restarts)
+        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
     def for_program(

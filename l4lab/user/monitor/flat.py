@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from l4lab.devices.disk import Image
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.state import Start, flat_code, flat_data
@@ -15,6 +16,8 @@ def start_of(guest: FlatGuest) -> Start:
     return Start(eip=guest.entry, code=flat_code(CODE_SELECTOR), data=flat_data(DATA_SELECTOR))
 
 
-def program(guest: FlatGuest, memory_size: int = RAM_SIZE) -> GuestProgram:
+def program(
+    guest: FlatGuest, memory_size: int = RAM_SIZE, disk: Image | None = None, restarts: int = 0
+) -> GuestProgram:
     """A monitor program that runs the guest."""
-    return GuestProgram(guest.pieces, start_of(guest), memory_size)
+    return GuestProgram(guest.pieces, start_of(guest), memory_size, disk, restarts)

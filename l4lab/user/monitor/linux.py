@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from l4lab.devices.disk import Image
 from l4lab.images.linux import BootPlan
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.state import Start, flat_code, flat_data
@@ -22,6 +23,7 @@ def start_of(plan: BootPlan) -> Start:
     )
 
 
-def program(plan: BootPlan, memory_size: int) -> GuestProgram:
+def program(plan: BootPlan, memory_size: int, disk: Image | None = None, restarts: int = 0) -> GuestProgram:
     """A monitor program that boots Linux; the plan must have been made for a guest with so much memory."""
-    return GuestProgram([(piece.address, piece.data) for piece in plan.pieces], start_of(plan), memory_size)
+    contents = [(piece.address, piece.data) for piece in plan.pieces]
+    return GuestProgram(contents, start_of(plan), memory_size, disk, restarts)

@@ -17,6 +17,7 @@ from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
 from l4lab.abi.vm import QUALIFICATION_MR, ExitReason, is_vm_fault
+from l4lab.devices.disk import Disk, Image
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -44,14 +45,24 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 
 
 class Monitor:
-    """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`."""
+    """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`.
 
-    def __init__(self, l4: L4, memory_size: int, vcpu_id: ThreadId | None = None) -> None:
+    `disk` is the guest's, if it has one; `memory` is what a guest had that is being started again.
+    """
+
+    def __init__(
+        self,
+        l4: L4,
+        memory_size: int,
+        vcpu_id: ThreadId | None = None,
+        disk: Disk | None = None,
+        memory: GuestMemory | None = None,
+    ) -> None:
         self.l4 = l4
         self.outcome: Outcome | None = None
-        self.memory = GuestMemory.allocate(l4, memory_size)
+        self.memory = memory or GuestMemory.allocate(l4, memory_size)
         self.vcpu = VirtualCpu.create(l4, vcpu_id or global_id(l4.my_id.thread_no + 1))
-        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop)
+        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop, disk)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, l4.time_stamp)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
@@ -181,21 +192,43 @@ class Monitor:
 
 
 class GuestProgram:
-    """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
+    """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended.
 
-    def __init__(self, contents: Sequence[tuple[int, bytes]], start: Start, memory_size: int) -> None:
+    `disk`: what is on the guest's disk, which is never written itself; None for no disk. `restarts`: how often a guest
+    that resets itself, be it by a triple fault, is started again, as a PC would; after that, a reset is its end.
+    """
+
+    def __init__(
+        self,
+        contents: Sequence[tuple[int, bytes]],
+        start: Start,
+        memory_size: int,
+        disk: Image | None = None,
+        restarts: int = 0,
+    ) -> None:
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
-        self.monitor: Monitor | None = None  # made anew each time the program runs
+        self.disk = disk
+        self.restarts = restarts
+        self.monitor: Monitor | None = None  # made anew each time the program runs, and at each reset
+        self.outcome: Outcome | None = None  # how the guest ended; None while it runs
 
     def __call__(self, l4: L4) -> None:
         """The program."""
-        monitor = self.monitor = Monitor(l4, self.memory_size)
+        self.outcome = None
+        disk = None if self.disk is None else Disk(self.disk)
+        monitor = self._run(Monitor(l4, self.memory_size, disk=disk))
+        for _ in range(self.restarts):
+            if monitor.outcome is None or not monitor.outcome.end.is_reset:
+                break
+            l4.thread_control(monitor.vcpu.id, space=NIL_THREAD)  # deletes it, and the virtual machine with it
+            monitor = self._run(Monitor(l4, self.memory_size, disk=disk, memory=monitor.memory))
+        self.outcome = monitor.outcome
+
+    def _run(self, monitor: Monitor) -> Monitor:
+        """One life of the guest, from power-on or reset on. What it does not load keeps what it holds, as RAM does."""
+        self.monitor = monitor
         monitor.load(self.contents)
         monitor.run(self.start)
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the guest ended; None while it runs."""
-        return self.monitor.outcome if self.monitor else None
+        return monitor

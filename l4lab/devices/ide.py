@@ -2,8 +2,8 @@
 """The primary IDE channel of a PC with one disk on it, which transfers by programmed I/O.
 
 Lives here: task file, commands, and the data port with its interrupts; the disk answers at once. Does not live here:
-what is on the disk (`disk`), and what IDENTIFY says (`ide_identify`). There is no DMA, no second disk and no CD-ROM: the
-disk answers for the absent one as the standard has it, with a status of 0.
+what is on the disk (`disk`), and what IDENTIFY says (`ide_identify`). There is no DMA, no second disk and no CD-ROM:
+the disk answers for the absent one as the standard has it, with a status of 0.
 Source: ATA/ATAPI-6 (T13 1410D), clauses 7 (registers), 8 (commands), 9.5 and 9.6 (PIO protocols).
 """
 

@@ -37,6 +37,10 @@ FRAME_NS: Final = 14_268_000  # 70 Hz; the last twentieth is vertical retrace
 LINE_NS: Final = 31_778
 NOT_DISPLAYING, RETRACE = 0x01, 0x08
 
+# Code page 437 gives its control codes pictures (IBM PC Technical Reference, "Of Characters, Keystrokes, and Colors").
+_LOW: Final = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
+CHARACTERS: Final = (_LOW + bytes(range(32, 256)).decode("cp437")).replace("\x7f", "⌂").replace("\xa0", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class TextPage:
@@ -48,6 +52,21 @@ class TextPage:
     cursor: tuple[int, int] | None  # row and column, if it is to be seen
     blinking: bool  # is an attribute's bit 7 "blink", not a bright background?
     colours: tuple[int, ...]  # the sixteen, as 0xRRGGBB
+
+    def row(self, number: int) -> str:
+        """The characters of a row."""
+        return "".join(CHARACTERS[code] for code in self._row(number)[::2])
+
+    def attributes(self, number: int) -> bytes:
+        """The attributes of a row."""
+        return self._row(number)[1::2]
+
+    def lines(self) -> list[str]:
+        """The rows, without what is blank at their ends."""
+        return [self.row(number).rstrip() for number in range(self.rows)]
+
+    def _row(self, number: int) -> bytes:
+        return self.cells[2 * number * self.columns : 2 * (number + 1) * self.columns]
 
 
 def _rgb(colour: int) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ SIZE = 4096
 UNKNOWN_LOADER = 0xFF  # type_of_loader of everyone without a number of their own
 CAN_USE_HEAP = 1 << 7  # loadflags: heap_end_ptr is valid; only the setup code, which we skip, would use it
 
-# screen_info of a VGA in mode 3 with an empty screen: mode, columns, memory (of an EGA), lines, is it a VGA, font height.
+# screen_info of a VGA in mode 3 with an empty screen: mode, columns, EGA memory, lines, "it is a VGA", font height.
 VGA_TEXT = {0x06: 3, 0x07: 80, 0x0A: 3, 0x0E: 25, 0x0F: 1, 0x10: 16}
 
 

@@ -25,10 +25,6 @@ NAMES: Final = (
 )
 USUAL: Final = 0x07  # light grey on black
 
-# Code page 437 gives its control codes pictures (IBM PC Technical Reference, "Of Characters, Keystrokes, and Colors").
-_LOW: Final = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
-_CHARACTERS: Final = (_LOW + bytes(range(32, 256)).decode("cp437")).replace("\x7f", "⌂").replace("\xa0", " ")
-
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -39,15 +35,9 @@ class _Run:
     attribute: int
 
 
-def lines(page: TextPage) -> list[str]:
-    """The rows of the screen, without what is blank at their ends."""
-    text = "".join(_CHARACTERS[code] for code in page.cells[::2])
-    return [text[at : at + page.columns].rstrip() for at in range(0, len(text), page.columns)]
-
-
 def as_text(page: TextPage) -> str:
     """The screen in lines, without what is blank at its end; a rule above and below it says how large it is."""
-    shown = "\n".join(lines(page)).rstrip("\n")
+    shown = "\n".join(page.lines()).rstrip("\n")
     where = f" cursor in row {page.cursor[0] + 1}, column {page.cursor[1] + 1} " if page.cursor else ""
     size = f" {page.columns} by {page.rows} "
     return f"{size.center(page.columns, '─')}\n{shown}\n{where.center(page.columns, '─')}\n"
@@ -56,7 +46,7 @@ def as_text(page: TextPage) -> str:
 def as_svg(page: TextPage) -> Markup:
     """The screen as a picture."""
     width, height = page.columns * COLUMN, page.rows * LINE
-    described = "\n".join(line for line in lines(page) if line) or "The screen is blank."
+    described = "\n".join(line for line in page.lines() if line) or "The screen is blank."
     parts = [element("rect", width=width, height=height, fill=_css(page, 0))]
     for row in range(page.rows):
         for run in _runs(page, row):
@@ -69,12 +59,12 @@ def as_svg(page: TextPage) -> Markup:
 
 
 def _runs(page: TextPage, row: int) -> Iterator[_Run]:
-    cells = page.cells[2 * row * page.columns : 2 * (row + 1) * page.columns]
+    text, attributes = page.row(row), page.attributes(row)
     column = 0
-    for attribute, group in groupby(zip(cells[::2], cells[1::2], strict=True), key=lambda cell: cell[1]):
-        text = "".join(_CHARACTERS[code] for code, _ in group)
-        yield _Run(column, text, attribute)
-        column += len(text)
+    for attribute, group in groupby(attributes):
+        end = column + sum(1 for _ in group)
+        yield _Run(column, text[column:end], attribute)
+        column = end
 
 
 def _draw(page: TextPage, row: int, run: _Run) -> Iterator[Markup]:

@@ -79,6 +79,11 @@ def _key(key: str) -> bytes:
     return bytes((modifier, *code, code[0] | RELEASE, modifier | RELEASE))
 
 
+def has_key(char: str) -> bool:
+    """Can this character be typed?"""
+    return char in _SPECIAL or char in _PLAIN or char in _SHIFTED or (char < " " and chr(ord(char) | 0x60) in _PLAIN)
+
+
 def in_set_2(codes: bytes) -> bytes:
     """Codes of set 1 as a keyboard sends them in set 2."""
     made = bytearray()

@@ -15,6 +15,7 @@ from l4lab.errors import LabError
 from l4lab.images.cpio import Directory, File, Node, pack_gzip
 
 WANTED: Final = ("pata_legacy", "sd_mod", "crc32c_generic", "ext4")  # the channel, disks, and what is usually on them
+OPTIONS: Final = {"pata_legacy": "probe_mask=1"}  # the first channel only: each of the others costs a while
 FOLDER: Final = "modules"
 
 _DEPENDS: Final = re.compile(rb"\0depends=([^\0]*)\0")  # in the section .modinfo
@@ -29,6 +30,8 @@ def disk_archive(package: Path) -> bytes:
     tree: dict[str, Node] = {FOLDER: Directory()}
     for place, name in enumerate(order):
         tree[f"{FOLDER}/{place:02}-{name}.ko"] = File(files[name].read_bytes())
+        if name in OPTIONS:
+            tree[f"{FOLDER}/{place:02}-{name}.ko.options"] = File(OPTIONS[name].encode())
     return pack_gzip(tree)
 
 

@@ -24,7 +24,7 @@ export PATH=/sbin:/usr/sbin:/bin:/usr/bin HOME=/root TERM=vt100 PS1='\\w # '
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
-for module in /{FOLDER}/*.ko; do [ -e "$module" ] && insmod "$module"; done
+for module in /{FOLDER}/*.ko; do [ -e "$module" ] && insmod "$module" $(cat "$module.options" 2>/dev/null); done
 echo "{BANNER}"
 cd /
 setsid cttyhack sh

@@ -67,10 +67,14 @@ def _put_back(current: Any, value: Any) -> Any:
 
 
 class Device(Saved):
-    """A device behind I/O ports. The first line of a subclass's docstring is its one-line documentation."""
+    """A device behind I/O ports, memory addresses or both. Its docstring's first line is its one-line documentation.
+
+    What a subclass has no ports or no addresses for, it need not define.
+    """
 
     name: str
-    ports: tuple[range, ...]
+    ports: tuple[range, ...] = ()
+    memory: tuple[range, ...] = ()  # guest-physical addresses
     widest: ClassVar[int] = 1  # bytes the device takes in one access; the bus splits what is wider
 
     @property
@@ -84,6 +88,14 @@ class Device(Saved):
 
     def write(self, port: int, size: int, value: int) -> None:
         """What OUT does. `size` is 1, 2 or 4 bytes, never more than `widest`."""
+        raise NotImplementedError
+
+    def load(self, address: int, size: int) -> int:
+        """What a load from one of its addresses returns: `size` is as for `read`."""
+        raise NotImplementedError
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """What a store to one of its addresses does."""
         raise NotImplementedError
 
     def read_block(self, port: int, width: int, count: int) -> bytes:

@@ -17,6 +17,7 @@ from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
 from l4lab.abi.vm import QUALIFICATION_MR, ExitReason, is_vm_fault
+from l4lab.devices.device import Device
 from l4lab.devices.disk import Disk, Image
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
@@ -47,7 +48,8 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`.
 
-    `disk` is the guest's, if it has one; `memory` is what a guest had that is being started again.
+    `disk` is the guest's, if it has one; `memory` is what a guest had that is being started again;
+    `devices` are devices beside those of every PC.
     """
 
     def __init__(
@@ -57,16 +59,18 @@ class Monitor:
         vcpu_id: ThreadId | None = None,
         disk: Disk | None = None,
         memory: GuestMemory | None = None,
+        devices: Sequence[Device] = (),
     ) -> None:
         self.l4 = l4
         self.outcome: Outcome | None = None
         self.memory = memory or GuestMemory.allocate(l4, memory_size)
         self.vcpu = VirtualCpu.create(l4, vcpu_id or global_id(l4.my_id.thread_no + 1))
-        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop, disk)
+        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop, disk, devices)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, l4.time_stamp)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
-        self.exits = Exits(l4, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, self.stop)
+        self.memory.devices = self.pc.addresses
+        self.exits = Exits(l4, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, self.stop, self.pc.addresses)
         self.handlers = self.exits.handlers
         self.interrupts = Interrupts(self.pc.pic, self.vcpu)
         self._unanswered: tuple[Fault, Reply] | None = None  # the fault the guest waits in
@@ -120,6 +124,8 @@ class Monitor:
                     self._look_ahead(fault.words[QUALIFICATION_MR] >> 16)
             elif is_page_fault(fault.label):
                 self.exits.page_fault(fault, reply)
+                if self.pc.addresses.devices:
+                    self._look_ahead()
             else:
                 self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
         elif received.sender == CONSOLE_IRQ:

@@ -6,7 +6,7 @@ Lives here: the wiring. What each device does is in `devices`; how an interrupt 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from l4lab.devices.debugport import DebugPort
@@ -17,6 +17,7 @@ from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
 from l4lab.devices.ide import Ide
 from l4lab.devices.mc146818 import Mc146818
+from l4lab.devices.memory_bus import MemoryBus
 from l4lab.devices.port92 import Port92
 from l4lab.devices.uart16550 import Uart16550
 from l4lab.devices.vga import Vga
@@ -29,6 +30,8 @@ TIMER_IRQ, KEYBOARD_IRQ, SERIAL_IRQ, CLOCK_IRQ, DISK_IRQ = 0, 1, 4, 8, 14
 class Pc:
     """The devices of one guest. `transmit` takes the bytes of its console, `stop` is told how it ends.
 
+    `more` are devices beside those that every PC has.
+
     A20 is always open: software reads its gate back as it set it, at both places, and memory does not wrap.
     """
 
@@ -39,6 +42,7 @@ class Pc:
         transmit: Callable[[int], None],
         stop: Callable[[End, str], None],
         disk: Disk | None = None,
+        more: Sequence[Device] = (),
     ) -> None:
         self.pic = I8259Pair()
         self.pit = I8254(now, self.pic.line(TIMER_IRQ))
@@ -61,9 +65,12 @@ class Pc:
         ]
         if disk is not None:
             devices.append(Ide(disk, self.pic.line(DISK_IRQ)))
+        devices += more
         self.ports = PortBus(devices)
+        self.addresses = MemoryBus(devices)
         # The only ones that do anything of their own accord, and when each of them next does.
-        self._due: dict[Device, int | None] = {device: device.deadline() for device in (self.pit, self.rtc, self.uart)}
+        timed: tuple[Device, ...] = (self.pit, self.rtc, self.uart, *more)
+        self._due: dict[Device, int | None] = {device: device.deadline() for device in timed}
 
     def _set_a20(self, level: bool) -> None:
         """The one gate has two controls."""

@@ -298,8 +298,12 @@ class Rig:
         return self.last_stop.detail or self.last_stop.reason
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the whole run."""
+        """Counters of the whole run; of a guest also what it asked for in vain, and said at the debug port."""
         counters = self.kernel.counters
+        monitor = self.guest.monitor if self.guest is not None else None
+        of_guest: dict[str, Any] = {}
+        if monitor is not None:
+            of_guest = {"unknown": monitor.unknown(), "debug_port": monitor.pc.debug.said.decode("latin-1")}
         return {
             "instructions": self.machine.engine.retired,
             "virtual_s": self.machine.cycles / 1e9,
@@ -307,6 +311,7 @@ class Rig:
             "vm_exits": {ExitReason(reason).name: count for reason, count in sorted(counters.vm_exits.items())},
             "page_faults": counters.page_faults,
             "injections": counters.injections,
+            **of_guest,
         }
 
     def thread(self, name: str) -> Tcb:

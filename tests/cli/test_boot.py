@@ -61,9 +61,11 @@ def test_linux_boots_to_a_shell_does_what_it_is_told_and_halts(linux: guest.Gues
     assert "the guest ended" in done.stderr
     figures = json.loads(stats.read_text())
     wanted = {"instructions", "virtual_s", "wall_s", "ipc_messages", "vm_exits", "page_faults", "injections"}
+    wanted |= {"unknown", "debug_port"}
     assert wanted == set(figures)
     assert figures["instructions"] > 10**8
     assert {"CPUID", "IO_INSTRUCTION", "HLT"} <= set(figures["vm_exits"])
+    assert figures["unknown"]["ports"]["out 0x80"] > 0  # where nobody answers, Linux waits a microsecond by writing
     counted = Trace.load(trace).counts()
     assert sum(figures["vm_exits"].values()) == counted[events.VmExit.__name__]
     assert figures["ipc_messages"] == counted[events.Message.__name__]

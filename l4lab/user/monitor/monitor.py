@@ -83,6 +83,15 @@ class Monitor:
         for address, data in contents:
             self.memory.write(address, data)
 
+    def unknown(self) -> dict[str, dict[str, int]]:
+        """What the guest asked for that is not there, and how often: ports, MSRs, CPUID leaves, memory."""
+        return {
+            "ports": {f"{way} {port:#x}": n for (port, way), n in sorted(self.pc.ports.unclaimed.items())},
+            "msrs": {f"{way} {number:#x}": n for (number, way), n in sorted(self.msrs.unknown.items())},
+            "cpuid_leaves": {hex(leaf): n for leaf, n in sorted(self.cpuid.unknown.items())},
+            "memory": {f"{way} {address:#x}": n for (address, way), n in sorted(self.memory.unbacked.items())},
+        }
+
     def stop(self, end: End, why: str) -> None:
         """The guest ends here. The first reason given counts."""
         if self.outcome is None:

@@ -166,7 +166,7 @@ def test_what_the_monitor_does_is_what_the_cpu_does(data: st.DataObject, bits: i
         case "to":
             source = f"{draw(st.sampled_from(BINARY))} {memory}, {register}"
         case "from":
-            source = f"{draw(st.sampled_from(BINARY[:7] + ('cmp', 'mov', 'xchg')))} {register}, {memory}"
+            source = f"{draw(st.sampled_from((*BINARY[:7], 'cmp', 'mov', 'xchg')))} {register}, {memory}"
         case "number":
             source = f"{draw(st.sampled_from((*BINARY[:9], 'mov')))} {memory}, {number}"
         case "one":

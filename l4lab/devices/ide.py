@@ -3,7 +3,7 @@
 
 Lives here: task file, commands, and the data port with its interrupts; the disk answers at once. Does not live here:
 what is on the disk (`disk`), and what IDENTIFY says (`ide_identify`). There is no DMA, no second disk and no CD-ROM:
-the disk answers for the absent one as the standard has it, with a status of 0.
+the disk answers for the absent one as the standard has it, with its own registers and a status of 0.
 Source: ATA/ATAPI-6 (T13 1410D), clauses 7 (registers), 8 (commands), 9.5 and 9.6 (PIO protocols).
 """
 
@@ -137,8 +137,6 @@ class Ide(Device):
                 return 0 if absent else self.status
             case 0x1F6:
                 return self.device | OBSOLETE
-            case _ if absent:
-                return 0
             case 0x1F1:
                 return self.error
             case 0x1F2:
@@ -175,6 +173,7 @@ class Ide(Device):
             self.interrupt = False
         elif before & SOFT_RESET:
             self._reset()
+            self.multiple = MULTIPLE_MAX
         self.irq(self.interrupt and not value & NO_INTERRUPTS)
 
     def _reset(self) -> None:
@@ -236,7 +235,7 @@ class Ide(Device):
         self._raise(True)
 
     def _fail(self, error: int) -> None:
-        self.status, self.error = IDLE | FAILED, error
+        self.status, self.error = READY | FAILED, error
         self._raise(True)
 
     def _sectors(self) -> int:

@@ -34,8 +34,9 @@ prompt: mov     word ptr [edi], 0x0F00 + '>'
         mov     al, 14
         mov     ah, ch
         out     dx, ax
-.wait:  mov     ecx, 200000             ; a fifth of a millisecond
-        loop    $
+.wait:  mov     ecx, 4000               ; two fifths of a millisecond
+.rest:  .space  99, 0x90
+        loop    .rest
         in      al, 0x64
         test    al, 1
         jz      .wait

@@ -29,6 +29,7 @@ BY_SIZE = {
     2: ("ax", "cx", "dx", "bx", "bp", "si", "di"),
     4: WORDS_32,
 }
+FS_BASE = 0x1230
 SIZES = {1: "byte", 2: "word", 4: "dword"}
 FORMS_16 = (("bx", "si"), ("bx", "di"), ("bp", "si"), ("bp", "di"), ("si", ""), ("di", ""), ("bp", ""), ("bx", ""))
 BINARY = ("add", "adc", "sub", "sbb", "and", "or", "xor", "cmp", "test", "mov", "xchg", "xadd", "cmpxchg")
@@ -75,6 +76,8 @@ def by_cpu(case: Case, contents: bytes) -> tuple[list[int], bytes]:
     """Registers and memory after the CPU has done it."""
     guest = Guest("native", f"{case.source}\n hlt", bits=case.bits)
     guest.memory.write(DATA, contents)
+    selector, _, limit, attributes = guest.vmcs.segment("fs")
+    guest.vmcs.set_segment("fs", selector, FS_BASE, limit, attributes)
     for name, value in case.registers.items():
         guest.frame[frame_index(name)] = value
     guest.frame[EFLAGS] = 2 | case.flags
@@ -94,6 +97,7 @@ def by_monitor(case: Case, contents: bytes) -> tuple[list[int], bytes, int]:
         {
             ItemId.CREGS: full(ItemId.CREGS, {vm.CR0: 0x11 if case.bits == 32 else 0x10}),
             **{item: full(item, {vm.ATTRIBUTES: data}) for item in vm.SEGMENTS},
+            ItemId.FS: full(ItemId.FS, {vm.ATTRIBUTES: data, vm.BASE: FS_BASE}),
             ItemId.CS: full(ItemId.CS, {vm.ATTRIBUTES: code}),
         }
     )
@@ -127,13 +131,17 @@ def compare(case: Case, seed: int, ignored: int = 0) -> None:
 def places(draw: st.DrawFn, registers: dict[str, int], bits: int) -> str:
     """A memory operand in any form of address, that leads to the data; its registers get what that takes."""
     target = draw(st.integers(DATA + 64, DATA + 0x1F80))
+    segment = draw(st.sampled_from(("", "fs:")))
+    target -= FS_BASE if segment else 0
     if draw(st.booleans()) or bits == 16:
         base, index = draw(st.sampled_from(FORMS_16))
         total = registers["e" + base] + (registers["e" + index] if index else 0)
         displacement = target - total & 0xFFFF
         # Keystone takes the displacement as signed.
         displacement -= displacement >> 15 << 16
-        return f"[{base}{' + ' + index if index else ''} {'-' if displacement < 0 else '+'} {abs(displacement)}]"
+        return (
+            f"{segment}[{base}{' + ' + index if index else ''} {'-' if displacement < 0 else '+'} {abs(displacement)}]"
+        )
     base = draw(st.sampled_from(("", "esp", *WORDS_32)))
     index = draw(st.sampled_from(("", *WORDS_32)))
     scale = draw(st.sampled_from((1, 2, 4, 8)))
@@ -142,8 +150,8 @@ def places(draw: st.DrawFn, registers: dict[str, int], bits: int) -> str:
     displacement -= displacement >> 31 << 32
     parts = [*([base] if base else []), *([f"{index}*{scale}"] if index else [])]
     if not parts:
-        return f"[{displacement & MASK}]"
-    return f"[{' + '.join(parts)} {'-' if displacement < 0 else '+'} {abs(displacement)}]"
+        return f"{segment}[{displacement & MASK}]"
+    return f"{segment}[{' + '.join(parts)} {'-' if displacement < 0 else '+'} {abs(displacement)}]"
 
 
 words = st.integers(0, MASK) | st.sampled_from((0, 1, 0x7F, 0x80, 0x7FFF_FFFF, 0x8000_0000, MASK))

@@ -11,15 +11,17 @@ from l4lab.guests.guest import Guest
 from l4lab.rig.rig import Rig
 from l4lab.rig.session import ENTER, Script, Session, Status
 from l4lab.user.guests import loops
+from l4lab.user.monitor.hardware import Hardware
 
 OPERATIONS: Final = 15_000
+SHADOW: Final = Hardware(shadow_paging=True)
 _FORKS: Final = 150
 SHELL_LOOP: Final = f"i=0; while [ $i -lt {_FORKS} ]; do /bin/true; i=$((i+1)); done; echo all $i done"
 
 
 def shadow(body: str) -> float:
     """Seconds for one turn of a paging loop (see `loops.paging`) under shadow page tables."""
-    rig = Rig.for_flat_guest(loops.paging(OPERATIONS, body), shadow_paging=True)
+    rig = Rig.for_flat_guest(loops.paging(OPERATIONS, body), hardware=SHADOW)
     made = loops.TABLES * 1024  # instructions that fill the guest's tables, more or less
     rig.run_until(1 << 60, lambda: rig.machine.engine.retired > made)
     start = time.perf_counter()
@@ -30,7 +32,7 @@ def shadow(body: str) -> float:
 def shell_loop(guest: Guest, shadow_paging: bool) -> float:
     """Seconds for a shell loop of Linux that forks and executes a program in each turn, the boot not counted."""
     kernel, initrd = guest.kernel.read_bytes(), guest.initrd.read_bytes()
-    rig = Rig.for_linux(kernel, "linux", initrd, guest.append, 128, shadow_paging=shadow_paging)
+    rig = Rig.for_linux(kernel, "linux", initrd, guest.append, 128, hardware=Hardware(shadow_paging))
     _reach(rig, PROMPT)
     start = time.perf_counter()
     rig.type(SHELL_LOOP.encode() + ENTER)

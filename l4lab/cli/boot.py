@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from l4lab.cli.console import Records, at_console, check_writable, read_image
+from l4lab.cli.console import Records, at_console, check_writable, map_disk, read_image
 from l4lab.errors import LabError
 
 NESTED, SHADOW = PAGING = ("nested", "shadow")
@@ -30,6 +30,14 @@ def boot(
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="The guest's memory in MiB.")] = DEFAULT_MEMORY,
     paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = NESTED,
+    disk: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What is on its disk, an IDE one; what it writes is lost at the end."),
+    ] = None,
+    screen: Annotated[
+        bool, typer.Option("--screen", help="The console is its text screen and keyboard, not its serial port.")
+    ] = False,
+    restarts: Annotated[int, typer.Option(metavar="N", help="Start it again when it resets, so many times.")] = 0,
     until: Annotated[str | None, typer.Option(metavar="REGEX", help="End when the console matches.")] = None,
     send: Annotated[
         list[str] | None,
@@ -39,10 +47,11 @@ def boot(
     stats: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what it took, as JSON.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the event log.")] = None,
 ) -> None:
-    """Boot a Linux kernel in a virtual machine; its serial console is this terminal.
+    """Boot a Linux kernel in a virtual machine; its console, a serial line or a screen, is this terminal.
 
     In a terminal all keys go to the guest, and Ctrl-] leaves. Piped input is typed once the guest shows a prompt.
-    Lines of --send are typed in their order, each when new output matches.
+    Lines of --send are typed in their order, each when new output matches. A kernel that `l4lab guest get` obtained
+    gets drivers for its disk behind the initrd.
 
     Exit status: 0 matched, or the guest powered off or halted; 2 unusable arguments or image; 3 timeout;
     4 the guest died; 130 interrupted.
@@ -52,14 +61,20 @@ def boot(
     check_writable(stats, trace)
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
-    from l4lab.guests.guest import LINUX_APPEND
+    from l4lab.guests.guest import LINUX_APPEND, LINUX_SCREEN_APPEND, drivers_of
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
+    from l4lab.user.monitor.hardware import Hardware
 
-    script = Script.parse(until, send or (), timeout)
+    script = Script.parse(until, send or (), timeout, on_screen=screen)
     started = time.monotonic()
     image, ramdisk = read_image(kernel, HOW_TO_GET_ONE), None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
+    contents = None if disk is None else map_disk(disk)
+    if contents is not None and ramdisk is not None and (drivers := drivers_of(kernel.parent)) is not None:
+        ramdisk += drivers.read_bytes()
+    if append is None:
+        append = LINUX_SCREEN_APPEND if screen else LINUX_APPEND
     typer.echo(f"l4lab: unpacking {kernel.name}", err=True)
-    append = LINUX_APPEND if append is None else append
-    rig = Rig.for_linux(image, kernel.name, ramdisk, append, memory, shadow_paging=paging == SHADOW)
+    hardware = Hardware(paging == SHADOW, contents, max(restarts, 0))
+    rig = Rig.for_linux(image, kernel.name, ramdisk, append, memory, hardware=hardware, screen=screen)
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))

@@ -8,6 +8,7 @@ Lives here: reading images, running the session, writing what is wanted of it, e
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import stat
 import time
@@ -68,6 +69,21 @@ def read_image(path: Path, instead: str) -> bytes:
             f"cannot read {path}: {(error.strerror or str(error)).lower()}; give a file you may read"
         ) from error
     raise LabError(f"{path} is not a file; give {instead}")
+
+
+def map_disk(path: Path) -> mmap.mmap:
+    """The contents of a disk's image, of which only what is read takes memory. Nobody may change it meanwhile."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode) and path.stat().st_size:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise LabError(
+            f"cannot read {path}: {(error.strerror or str(error)).lower()}; give a file you may read"
+        ) from error
+    raise LabError(
+        f"{path} is no disk image; give a file with a disk's contents, such as: truncate --size 16M disk.img"
+    )
 
 
 def check_writable(*paths: Path | None) -> None:

@@ -48,6 +48,10 @@ def demo() -> None:
         f"{figures['page_faults']} page faults sent as messages, {figures['injections']} interrupts injected, "
         f"in {text.virtual_time(rig.machine.cycles)} of the machine's time.\n"
     )
+    for kind, counts in figures["unknown"].items():
+        if counts:
+            told = ", ".join(f"{what} ({times} times)" for what, times in counts.items())
+            typer.echo(f"It asked for {kind.replace('_', ' ')} that are not there: {told}.\n")
     typer.echo("Look into it step by step: l4lab lab. A real system as guest: l4lab guest get linux")
     raise typer.Exit(EXIT_STATUS[ending.status.name])
 

@@ -11,10 +11,29 @@ import select
 import sys
 import termios
 import tty
+from itertools import groupby
 from typing import Final
+
+from l4lab.devices.vga import TextPage
 
 LEAVE: Final = b"\x1d"  # Ctrl-], as telnet has it: no key that a shell or an editor wants
 HOW_TO_LEAVE: Final = "Keys go to {who}, Ctrl-C too; Ctrl-] leaves."
+
+# ECMA-48 control sequences; and the order of its colours, which has red and blue the other way round.
+CLEAR: Final = b"\x1b[2J"
+HOME, PLAIN, HIDE_CURSOR, SHOW_CURSOR = "\x1b[H", "\x1b[0m", "\x1b[?25l", "\x1b[{};{}H\x1b[?25h"
+_COLOURS: Final = (0, 4, 2, 6, 1, 5, 3, 7)
+
+
+def _painted(page: TextPage, row: int) -> str:
+    """A row with its colours; bright ones are bold."""
+    text, painted, column = page.row(row), "", 0
+    for attribute, group in groupby(page.attributes(row)):
+        end = column + sum(1 for _ in group)
+        ink, paper = _COLOURS[attribute & 7], _COLOURS[attribute >> 4 & 7]
+        painted += f"\x1b[0;{'1;' if attribute & 8 else ''}{30 + ink};{40 + paper}m{text[column:end]}"
+        column = end
+    return painted
 
 
 class Terminal:
@@ -27,6 +46,7 @@ class Terminal:
         self.person = os.isatty(self._input)
         self.closed = False
         self.left = False
+        self._drawn: TextPage | None = None
         self._before: list[object] | None = None
 
     def __enter__(self) -> Terminal:
@@ -40,6 +60,8 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._drawn is not None:
+            self.write(SHOW_CURSOR.format(self._drawn.rows, 1).encode() + b"\r\n")
         if self._before is not None:
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]
 
@@ -57,6 +79,17 @@ class Terminal:
             self.left = True
             data = data[: data.index(LEAVE)]
         return data
+
+    def draw(self, page: TextPage | None) -> None:
+        """Show a text screen in place of what the terminal shows, in its colours; only if it has changed."""
+        if page is None or page == self._drawn:
+            return
+        if self._drawn is None:
+            self.write(CLEAR)
+        self._drawn = page
+        rows = "\r\n".join(_painted(page, row) for row in range(page.rows))
+        cursor = HIDE_CURSOR if page.cursor is None else SHOW_CURSOR.format(*(at + 1 for at in page.cursor))
+        self.write((HIDE_CURSOR + HOME + rows + PLAIN + cursor).encode())
 
     def write(self, data: bytes) -> None:
         """Show output now."""

@@ -7,18 +7,26 @@ from collections.abc import Callable
 
 from l4lab.devices.device import Device
 
+KEPT = 4096  # bytes at least
+
 
 class DebugPort(Device):
-    """Port E9: each byte written is shown."""
+    """Port E9: each byte written is shown, and the latest are kept."""
 
     name = "debugport"
     ports = (range(0xE9, 0xEA),)
 
+    saved = ("said",)
+
     def __init__(self, transmit: Callable[[int], None]) -> None:
         self.transmit = transmit
+        self.said = bytearray()
 
     def read(self, port: int, size: int) -> int:
         return 0xE9  # by which a program tells that the port is there
 
     def write(self, port: int, size: int, value: int) -> None:
         self.transmit(value)
+        self.said.append(value)
+        if len(self.said) > 2 * KEPT:
+            del self.said[:-KEPT]

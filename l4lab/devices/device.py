@@ -67,10 +67,14 @@ def _put_back(current: Any, value: Any) -> Any:
 
 
 class Device(Saved):
-    """A device behind I/O ports. The first line of a subclass's docstring is its one-line documentation."""
+    """A device behind I/O ports, memory addresses or both. Its docstring's first line is its one-line documentation.
+
+    What a subclass has no ports or no addresses for, it need not define.
+    """
 
     name: str
-    ports: tuple[range, ...]
+    ports: tuple[range, ...] = ()
+    memory: tuple[range, ...] = ()  # guest-physical addresses
     widest: ClassVar[int] = 1  # bytes the device takes in one access; the bus splits what is wider
 
     @property
@@ -85,6 +89,23 @@ class Device(Saved):
     def write(self, port: int, size: int, value: int) -> None:
         """What OUT does. `size` is 1, 2 or 4 bytes, never more than `widest`."""
         raise NotImplementedError
+
+    def load(self, address: int, size: int) -> int:
+        """What a load from one of its addresses returns: `size` is as for `read`."""
+        raise NotImplementedError
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """What a store to one of its addresses does."""
+        raise NotImplementedError
+
+    def read_block(self, port: int, width: int, count: int) -> bytes:
+        """What a repeated INS gets: `count` elements of `width` bytes. To be overridden by who has them faster."""
+        return b"".join(self.read(port, width).to_bytes(width, "little") for _ in range(count))
+
+    def write_block(self, port: int, width: int, data: bytes) -> None:
+        """What a repeated OUTS does: whole elements of `width` bytes."""
+        for at in range(0, len(data), width):
+            self.write(port, width, int.from_bytes(data[at : at + width], "little"))
 
     def deadline(self) -> int | None:
         """When the device next does something of its own accord that matters (absolute ns), None if never.
@@ -132,6 +153,22 @@ class PortBus:
             write(port, 1, value)
         else:
             self._write_rare(port, size, value)
+
+    def read_block(self, port: int, width: int, count: int) -> bytes:
+        """A repeated INS."""
+        device = self.owner.get(port)
+        if device is not None and width <= device.widest:
+            return device.read_block(port, width, count)
+        return b"".join(self.read(port, width).to_bytes(width, "little") for _ in range(count))
+
+    def write_block(self, port: int, width: int, data: bytes) -> None:
+        """A repeated OUTS."""
+        device = self.owner.get(port)
+        if device is not None and width <= device.widest:
+            device.write_block(port, width, data)
+            return
+        for at in range(0, len(data), width):
+            self.write(port, width, int.from_bytes(data[at : at + width], "little"))
 
     def deadline(self) -> int | None:
         """The earliest deadline of all devices."""

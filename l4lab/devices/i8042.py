@@ -2,7 +2,8 @@
 """The 8042 keyboard controller of a PC with a keyboard behind it, and no mouse.
 
 Lives here: enough of both that an operating system finds, identifies and resets them, A20, and the CPU's reset line.
-Does not live here: which text a host's key means. Scan codes are those of set 1, as after the controller's translation.
+The keyboard sends scan codes of set 2, or of set 1 if it is told to, and the controller translates if it is told to.
+Does not live here: which keys a text is typed with, and the tables of codes (`keys`).
 Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Keyboard".
 """
 
@@ -11,23 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from l4lab.devices.device import Device, Line, no_line
+from l4lab.devices.keys import RELEASE, RELEASE_PREFIX, TO_SET_1, in_set_2, scan_codes
 
 STATUS_FULL, STATUS_TESTED, STATUS_COMMAND, STATUS_UNLOCKED = 0x01, 0x04, 0x08, 0x10
 CONFIG_IRQ, CONFIG_TESTED, CONFIG_DISABLED, CONFIG_TRANSLATE = 0x01, 0x04, 0x10, 0x40
 OUTPUT_RUN, OUTPUT_A20 = 0x01, 0x02  # output port: bit 0 low resets the CPU
 ACK, RESEND, SELF_TEST_PASSED = 0xFA, 0xFE, 0xAA
-
-# Rows of the keyboard from their first scan code on (set 1), unshifted and shifted.
-ROWS = (
-    (0x02, "1234567890-=\b\t", "!@#$%^&*()_+"),
-    (0x10, "qwertyuiop[]\n", "QWERTYUIOP{}"),
-    (0x1E, "asdfghjkl;'`", 'ASDFGHJKL:"~'),
-    (0x2B, "\\zxcvbnm,./", "|ZXCVBNM<>?"),
-    (0x39, " ", ""),
-)
-PLAIN = {char: first + i for first, plain, _ in ROWS for i, char in enumerate(plain)}
-SHIFTED = {char: first + i for first, _, shifted in ROWS for i, char in enumerate(shifted)}
-LEFT_SHIFT, RELEASE = 0x2A, 0x80
 
 
 class I8042(Device):
@@ -37,7 +27,7 @@ class I8042(Device):
     ports = (range(0x60, 0x61), range(0x64, 0x65))
     saved = (
         "config", "output_port", "buffer", "full", "replies", "keys", "command", "key_command", "scanning",
-        "after_command",
+        "after_command", "scan_set", "releases",
     )  # fmt: skip
 
     def __init__(self, irq: Line, reset: Callable[[], None], a20: Line = no_line) -> None:
@@ -50,23 +40,23 @@ class I8042(Device):
         self.command = 0  # controller command whose parameter is awaited, 0 if none
         self.key_command = 0  # keyboard command whose parameter is awaited, 0 if none
         self.scanning = True
+        self.scan_set = 2  # which codes the keyboard sends
+        self.releases = False  # the controller has seen the release prefix of set 2, and translates what follows
         self.after_command = False  # the last byte written was a command
 
     def type_keys(self, text: str) -> None:
-        """Press and release the keys of a text on a US keyboard. ValueError, naming it, for a character it lacks."""
-        for char in text:
-            shift = char in SHIFTED
-            code = SHIFTED.get(char) if shift else PLAIN.get(char)
-            if code is None:
-                raise ValueError(f"there is no key for {char!r}")
-            self.press(bytes((LEFT_SHIFT,)) * shift + bytes((code, code | RELEASE)))
-            self.press(bytes((LEFT_SHIFT | RELEASE,)) * shift)
+        """Press and release the keys of a text. ValueError, naming it, for a character that has no key."""
+        self.press(scan_codes(text))
 
     def press(self, codes: bytes) -> None:
-        """Scan codes from the keyboard; lost unless it scans."""
+        """Keys go down and up, told by their scan codes of set 1; lost unless the keyboard scans."""
         if self.scanning:
-            self.keys += codes
+            self.keys += in_set_2(codes) if self.scan_set == 2 else codes
             self._feed()
+
+    def set_a20(self, level: bool) -> None:
+        """The gate was set by other means: the output port shows it."""
+        self.output_port = self.output_port & ~OUTPUT_A20 | (OUTPUT_A20 if level else 0)
 
     def _feed(self) -> None:
         """Fill the output buffer if it was read, and drive IRQ1: one edge for each byte."""
@@ -74,9 +64,21 @@ class I8042(Device):
             self.irq(False)
             if self.replies:
                 self.buffer, self.full = self.replies.pop(0), True
-            elif self.keys and not self.config & CONFIG_DISABLED:
-                self.buffer, self.full = self.keys.pop(0), True
+            elif not self.config & CONFIG_DISABLED:
+                self._take_key()
         self.irq(self.full and bool(self.config & CONFIG_IRQ))
+
+    def _take_key(self) -> None:
+        """The next byte of the keyboard, translated if that is on: the prefix of a release becomes its highest bit."""
+        while self.keys and not self.full:
+            byte = self.keys.pop(0)
+            if not self.config & CONFIG_TRANSLATE:
+                self.buffer, self.full = byte, True
+            elif byte == RELEASE_PREFIX:
+                self.releases = True
+            else:
+                self.buffer, self.full = TO_SET_1[byte] | (RELEASE if self.releases else 0), True
+                self.releases = False
 
     def read(self, port: int, size: int) -> int:
         if port == 0x64:
@@ -150,8 +152,10 @@ class I8042(Device):
         if self.key_command:
             command, self.key_command = self.key_command, 0
             self.keys.append(ACK)
-            if command == 0xF0 and value == 0:  # which set? The second; translation to the first is not its business
-                self.keys.append(0x02)
+            if command == 0xF0 and value == 0:  # which set?
+                self.keys.append(self.scan_set)
+            elif command == 0xF0 and value in (1, 2):  # there is no third
+                self.scan_set = value
             return
         match value:
             case 0xED | 0xF0 | 0xF3:  # lights, scan code set, repeat rate: a parameter follows
@@ -160,12 +164,15 @@ class I8042(Device):
             case 0xEE:
                 self.keys.append(0xEE)
             case 0xF2:
-                self.keys += bytes((ACK, 0xAB, 0x41 if self.config & CONFIG_TRANSLATE else 0x83))
-            case 0xF4 | 0xF5 | 0xF6:
-                self.scanning = value != 0xF5
+                self.keys += bytes((ACK, 0xAB, 0x83))
+            case 0xF4:
+                self.scanning = True
+                self.keys.append(ACK)
+            case 0xF5 | 0xF6:  # back to how it began; F5 leaves it silent
+                self.scanning, self.scan_set = value == 0xF6, 2
                 self.keys.append(ACK)
             case 0xFF:
                 self.keys[:] = bytes((ACK, SELF_TEST_PASSED))
-                self.scanning = True
+                self.scanning, self.scan_set = True, 2
             case _:
                 self.keys.append(RESEND)

@@ -32,3 +32,7 @@ class Port92(Device):
         self.a20(bool(value & A20))
         if value & ~before & RESET:  # the pulse is made by the change from 0 to 1
             self.reset()
+
+    def set_a20(self, level: bool) -> None:
+        """The gate was set by other means: the port shows it."""
+        self.value = self.value & ~A20 | (A20 if level else 0)

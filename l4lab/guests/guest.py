@@ -15,6 +15,7 @@ from pathlib import Path
 from l4lab.errors import LabError
 from l4lab.guests import cache
 from l4lab.guests.debian import Archive, Report
+from l4lab.guests.drivers import disk_archive
 from l4lab.guests.initrd import linux_initrd, recipe
 
 ARCHITECTURE = "i386"
@@ -25,6 +26,11 @@ LINUX_APPEND = (
     "cryptomgr.notests=1 i8042.noaux i8042.nokbd panic=-1"
 )
 """Kernel parameters for the machine the monitor emulates: a serial line, one processor, and neither PCI nor ACPI."""
+
+LINUX_SCREEN_APPEND = LINUX_APPEND.replace("console=ttyS0", "console=ttyS0 console=tty0").replace(" i8042.nokbd", "")
+"""The same for a guest whose console is its screen and keyboard; what the kernel says is on the serial line as well."""
+
+DRIVERS = "disk-drivers.cpio.gz"
 
 BY_HAND = "by-hand"
 """The version under which files that someone put into the cache themselves are found, before any other."""
@@ -39,6 +45,7 @@ class Guest:
     kernel: Path
     initrd: Path
     append: str
+    drivers: Path | None  # an archive to go behind the initrd, with what the guest needs for a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +82,21 @@ def _linux_here() -> Guest | None:
     """The newest complete version in the cache, its initrd brought up to date with our recipe."""
     by_hand = _linux_directory() / BY_HAND
     if (by_hand / "vmlinuz").is_file() and (by_hand / "initrd").is_file():
-        return Guest("linux", BY_HAND, by_hand / "vmlinuz", by_hand / "initrd", LINUX_APPEND)
-    versions = sorted(_linux_directory().glob("[!.]*/busybox"), key=lambda file: _numbers(file.parent.name))
+        return Guest("linux", BY_HAND, by_hand / "vmlinuz", by_hand / "initrd", LINUX_APPEND, drivers_of(by_hand))
+    versions = sorted(_linux_directory().glob(f"[!.]*/{DRIVERS}"), key=lambda file: _numbers(file.parent.name))
     if not versions:
         return None
     directory = versions[-1].parent
     initrd = directory / f"initrd-{recipe()}.cpio.gz"
     if not initrd.is_file():
         cache.write(initrd, linux_initrd((directory / "busybox").read_bytes()))
-    return Guest("linux", directory.name, directory / "vmlinuz", initrd, LINUX_APPEND)
+    return Guest("linux", directory.name, directory / "vmlinuz", initrd, LINUX_APPEND, drivers_of(directory))
+
+
+def drivers_of(directory: Path) -> Path | None:
+    """The drivers that lie beside a kernel."""
+    file = directory / DRIVERS
+    return file if file.is_file() else None
 
 
 def _numbers(version: str) -> list[int]:
@@ -97,14 +110,18 @@ def _obtain_linux(report: Report) -> Guest:
         archive.update()
         package = archive.newest(KERNEL_PACKAGE)
         version = archive.version(package)
-        with cache.new_directory(_linux_directory() / version) as draft:
+        final = _linux_directory() / version
+        with cache.new_directory(final) as draft:
             kernel = archive.download(package, draft)
             (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
             vmlinuz.rename(draft / "vmlinuz")
+            cache.write(draft / DRIVERS, disk_archive(kernel))
             shutil.rmtree(kernel)
             busybox = archive.download("busybox-static", draft)
             (busybox / "bin" / "busybox").rename(draft / "busybox")
             shutil.rmtree(busybox)
+            for file in draft.iterdir() if final.is_dir() else ():  # obtained by a lab that had no use for drivers
+                cache.write(final / file.name, file.read_bytes())
     except LabError as error:
         raise LabError(
             f"cannot obtain Linux: {error}. To do without apt, put a 32-bit kernel and an initrd there as "

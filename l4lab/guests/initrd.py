@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+from l4lab.guests.drivers import FOLDER
 from l4lab.images.cpio import CharDevice, Directory, File, Node, pack_gzip
 
 BANNER = "l4lab: this is Linux, running in a virtual machine of an L4 kernel"
@@ -23,6 +24,7 @@ export PATH=/sbin:/usr/sbin:/bin:/usr/bin HOME=/root TERM=vt100 PS1='\\w # '
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
+for module in /{FOLDER}/*.ko; do [ -e "$module" ] && insmod "$module" $(cat "$module.options" 2>/dev/null); done
 echo "{BANNER}"
 cd /
 setsid cttyhack sh

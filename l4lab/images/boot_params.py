@@ -16,6 +16,9 @@ SIZE = 4096
 UNKNOWN_LOADER = 0xFF  # type_of_loader of everyone without a number of their own
 CAN_USE_HEAP = 1 << 7  # loadflags: heap_end_ptr is valid; only the setup code, which we skip, would use it
 
+# screen_info of a VGA in mode 3 with an empty screen: mode, columns, EGA memory, lines, "it is a VGA", font height.
+VGA_TEXT = {0x06: 3, 0x07: 80, 0x0A: 3, 0x0E: 25, 0x0F: 1, 0x10: 16}
+
 
 class RegionKind(IntEnum):
     """What a piece of physical memory is: the types of the BIOS call E820."""
@@ -34,7 +37,12 @@ class Region:
 
 
 def build(
-    setup_header: bytes, memory_map: list[Region], command_line: PAddr, ramdisk: PAddr, ramdisk_size: int
+    setup_header: bytes,
+    memory_map: list[Region],
+    command_line: PAddr,
+    ramdisk: PAddr,
+    ramdisk_size: int,
+    screen: bool = False,
 ) -> bytes:
     """The page; all that is not said in it stays zero, which for `screen_info` means: there is no screen."""
     page = bytearray(SIZE)
@@ -49,6 +57,9 @@ def build(
     put(0x21C, 4, ramdisk_size)
     put(0x228, 4, command_line)
     put(0x1E8, 1, len(memory_map))  # e820_entries
+    if screen:
+        for offset, value in VGA_TEXT.items():
+            put(offset, 1, value)
     for number, region in enumerate(memory_map):
         entry = 0x2D0 + 20 * number  # e820_table: address, size, type, packed
         put(entry, 8, region.begin)

@@ -71,8 +71,8 @@ class BootPlan:
         return {"eip": self.entry, "esi": self.boot_params, "cs": CODE_SELECTOR} | data | control
 
 
-def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int) -> BootPlan:
-    """How this kernel starts on a guest with so many bytes of memory."""
+def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, screen: bool = False) -> BootPlan:
+    """How this kernel starts on a guest with so many bytes of memory; `screen`: is it told of a VGA?"""
     memory_map = _memory_map(memory)
     program = elf.load(kernel.unpack(), f"the kernel in {kernel.name}")
     kernel_begin = min(segment.paddr for segment in program.segments)
@@ -90,7 +90,7 @@ def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int) -
         ramdisk = _place_initrd(len(initrd), kernel, PAddr(kernel_end), memory)
         pieces.append(Piece(ramdisk, initrd, "initrd"))
     gdt = struct.pack("<4Q", 0, 0, FLAT_CODE, FLAT_DATA)
-    zero_page = boot_params.build(kernel.setup_header, memory_map, COMMAND_LINE_AT, ramdisk, len(initrd or b""))
+    zero_page = boot_params.build(kernel.setup_header, memory_map, COMMAND_LINE_AT, ramdisk, len(initrd or b""), screen)
     pieces += [
         Piece(COMMAND_LINE_AT, _command_line(cmdline, kernel), "command line"),
         Piece(BOOT_PARAMS_AT, zero_page, "boot_params"),

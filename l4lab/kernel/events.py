@@ -146,9 +146,10 @@ class DeviceOutput(Event, frozen=True, tag=17):
 
 
 class DeviceInput(Event, frozen=True, tag=18):
-    """Bytes came into the machine by its serial port: the only input there is."""
+    """Bytes came into the machine: at its serial port, or scan codes of set 1 from its keyboard. No other input is."""
 
     data: bytes
+    device: str = "serial"  # or keyboard
 
 
 class IoPageFault(Event, frozen=True, tag=30):

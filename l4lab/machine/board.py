@@ -12,6 +12,7 @@ from typing import Protocol
 
 from l4lab.abi.vm import ExitReason
 from l4lab.devices.device import PortBus
+from l4lab.devices.i8042 import I8042
 from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
 from l4lab.devices.mc146818 import Mc146818
@@ -23,7 +24,7 @@ from l4lab.machine.usermode import UserMode
 from l4lab.machine.vmcs import Vmcs
 
 FREQUENCY_KHZ = 1_000_000  # one cycle is one nanosecond
-TIMER_LINE, UART_LINE, CLOCK_LINE = 0, 4, 8
+TIMER_LINE, KEYBOARD_LINE, UART_LINE, CLOCK_LINE = 0, 1, 4, 8
 
 
 class _World(Protocol):
@@ -48,7 +49,8 @@ class Machine:
         self.pit = I8254(self._now, self._line(TIMER_LINE))
         self.uart = Uart16550(self._now, self._line(UART_LINE), transmit)
         self.rtc = Mc146818(self._now, self._line(CLOCK_LINE), memory_size)
-        self.ports = PortBus((self.pics, self.pit, self.uart, self.rtc))
+        self.keyboard = I8042(self._line(KEYBOARD_LINE), _nothing)
+        self.ports = PortBus((self.pics, self.pit, self.uart, self.rtc, self.keyboard))
         self._timed = {TIMER_LINE: self.pit, UART_LINE: self.uart, CLOCK_LINE: self.rtc}
 
     @property
@@ -111,3 +113,7 @@ class Machine:
         """Bring all devices up to now."""
         for device in self._timed.values():
             device.advance()
+
+
+def _nothing() -> None:
+    """The keyboard controller's reset line is not connected: no program resets the machine under its kernel."""

@@ -11,6 +11,7 @@ from l4lab.abi.describe import label_text
 from l4lab.abi.frame import EIP, REGISTER_NAMES
 from l4lab.abi.message import MsgTag
 from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, is_vm_fault
+from l4lab.devices.vga import TextPage
 from l4lab.kernel import events, preemption
 from l4lab.kernel.kernel import Kernel
 from l4lab.kernel.space import Space
@@ -36,12 +37,20 @@ from l4lab.words import Rights
 
 LATEST = 30  # messages and exits shown
 LOOK_BACK = 400  # events searched for them
+PAGE = 4096
 CODE_BYTES = 96  # read for the disassembly
 _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
 
 
 def take_snapshot(
-    k: Kernel, trace: Trace, console: bytes, status: str, previous: dict[str, int], idle: bool, of: Tcb | None = None
+    k: Kernel,
+    trace: Trace,
+    console: bytes,
+    status: str,
+    previous: dict[str, int],
+    idle: bool,
+    of: Tcb | None = None,
+    screen: TextPage | None = None,
 ) -> Snapshot:
     """The system at this instant; registers and code of thread `of`, or of the one that runs."""
     current = of or k.current
@@ -68,9 +77,23 @@ def take_snapshot(
             "page faults": counters.page_faults,
             "injections": counters.injections,
         },
+        screen=screen,
         console=console.decode("latin-1"),
         input_expected=idle,
     )
+
+
+def look(k: Kernel, space: Space, address: int, length: int) -> bytes:
+    """Memory of a space as its programs would read it; zeros where nothing is mapped."""
+    found = bytearray()
+    while len(found) < length:
+        size = min(length - len(found), PAGE - (address + len(found)) % PAGE)
+        try:
+            pa = walk(k.machine.memory, space.tables.cr3, address + len(found) & 0xFFFFFFFF, USER, set_ad=False)
+            found += k.machine.memory.u8[pa : pa + size]
+        except PageFault:
+            found += bytes(size)
+    return bytes(found)
 
 
 def _mode(thread: Tcb | None) -> Mode:

@@ -7,15 +7,17 @@ from l4lab.errors import LabError
 from l4lab.guests import guest as guests
 from l4lab.rig.rig import Rig
 from l4lab.user.guests import greeting, tinyos
+from l4lab.user.monitor.hardware import Hardware
 
 NAMES = ("greeting", "tinyos", "linux")
 LINUX_MEMORY_MIB = 64
 
 
-def boot(name: str, interactive: bool = False) -> Rig:
+def boot(name: str, interactive: bool = False, screen: bool = False, disk: bytes | None = None) -> Rig:
     """A machine with our kernel, a monitor, and a guest: "greeting", "tinyos" or "linux". The guest has not run yet.
 
-    An interactive tinyos takes commands before it switches itself off. Linux must have been obtained before.
+    An interactive tinyos takes commands before it switches itself off. Linux must have been obtained before; its
+    console can be its screen, and what is on its disk can be given.
     """
     match name:
         case "greeting":
@@ -23,14 +25,17 @@ def boot(name: str, interactive: bool = False) -> Rig:
         case "tinyos":
             return Rig.for_flat_guest(tinyos.build(interactive))
         case "linux":
-            return _linux()
+            return _linux(screen, disk)
     raise LabError(f"there is no guest named {name!r}; there are: {', '.join(NAMES)}")
 
 
-def _linux() -> Rig:
+def _linux(screen: bool, disk: bytes | None) -> Rig:
     here = next(listed.here for listed in guests.listed() if listed.name == "linux")
     if here is None:
         raise LabError("Linux is not here yet; obtain it once, in a terminal: l4lab guest get linux")
-    return Rig.for_linux(
-        here.kernel.read_bytes(), str(here.kernel), here.initrd.read_bytes(), here.append, LINUX_MEMORY_MIB
-    )
+    initrd = here.initrd.read_bytes()
+    if disk is not None and here.drivers is not None:
+        initrd += here.drivers.read_bytes()
+    append = guests.LINUX_SCREEN_APPEND if screen else here.append
+    image, name = here.kernel.read_bytes(), str(here.kernel)
+    return Rig.for_linux(image, name, initrd, append, LINUX_MEMORY_MIB, screen=screen, hardware=Hardware(disk=disk))

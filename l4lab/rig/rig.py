@@ -18,6 +18,8 @@ import greenlet
 
 from l4lab.abi.ids import ROOT_TASK, ThreadId
 from l4lab.abi.vm import ExitReason
+from l4lab.devices.keys import scan_codes
+from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY, boot
@@ -26,13 +28,14 @@ from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
 from l4lab.rig import loader
-from l4lab.rig.inspect import take_snapshot
+from l4lab.rig.inspect import look, take_snapshot
 from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.l4 import L4, Program
 from l4lab.user.monitor import flat, linux
+from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
 
@@ -88,9 +91,9 @@ class Rig:
     # -- systems that are often wanted -------------------------------------------------------------------------------
 
     @classmethod
-    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None, shadow_paging: bool = False) -> Rig:
+    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None, hardware: Hardware = PLAIN) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest, shadow_paging=shadow_paging)
+        program = flat.program(guest, hardware=hardware)
         return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
@@ -102,16 +105,20 @@ class Rig:
         append: str,
         memory_mib: int,
         trace: Trace | None = None,
-        shadow_paging: bool = False,
+        hardware: Hardware = PLAIN,
+        screen: bool = False,
     ) -> Rig:
-        """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB."""
+        """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB.
+
+        `screen`: the kernel is told that there is one.
+        """
         from l4lab.images import bzimage
         from l4lab.images.linux import plan
 
         size = memory_mib << 20
-        ready = plan(bzimage.parse(image, name), initrd, append, size)
+        ready = plan(bzimage.parse(image, name), initrd, append, size, screen)
         guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
-        program = linux.program(ready, size, shadow_paging)
+        program = linux.program(ready, size, hardware)
         return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
@@ -142,6 +149,17 @@ class Rig:
             self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
             self.machine.uart.receive(text)
             self.kernel.input_arrived()
+
+    def press(self, text: str) -> None:
+        """The keys of a text are pressed on the machine's keyboard now; arrows and such as a terminal sends them."""
+        try:
+            codes = scan_codes(text)
+        except ValueError as error:
+            raise LabError(f"{error} on a US keyboard; type what it has, or give the text to type()") from None
+        if codes:
+            self.trace.append(events.DeviceInput(self.machine.cycles, codes, "keyboard"))
+            self.machine.keyboard.press(codes)
+            self.kernel.look_at_devices()
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -254,17 +272,35 @@ class Rig:
             self._previous,
             self.last_stop.reason == "idle",
             next(vcpus, None) if of_guest else None,
+            self.screen(),
         )
         self._previous = dict(snapshot.registers)
         return snapshot
+
+    def screen(self) -> TextPage | None:
+        """What the guest's text screen shows; None if it has none, or nothing was ever put on it.
+
+        Its buffer is memory of the guest, and so of the monitor, through whose window it is read.
+        """
+        monitor = self.guest.monitor if self.guest is not None else None
+        root = self.kernel.find(ROOT_TASK, None)
+        if monitor is None or root is None:
+            return None
+        space, window = root.space, monitor.memory.window
+        page = monitor.pc.vga.page(lambda at, length: look(self.kernel, space, window + at, length))
+        return page if page is not None and any(page.cells) else None
 
     def status(self) -> str:
         """Where it stands and why it stopped, in one line."""
         return self.last_stop.detail or self.last_stop.reason
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the whole run."""
+        """Counters of the whole run; of a guest also what it asked for in vain, and said at the debug port."""
         counters = self.kernel.counters
+        monitor = self.guest.monitor if self.guest is not None else None
+        of_guest: dict[str, Any] = {}
+        if monitor is not None:
+            of_guest = {"unknown": monitor.unknown(), "debug_port": monitor.pc.debug.said.decode("latin-1")}
         return {
             "instructions": self.machine.engine.retired,
             "virtual_s": self.machine.cycles / 1e9,
@@ -272,6 +308,7 @@ class Rig:
             "vm_exits": {ExitReason(reason).name: count for reason, count in sorted(counters.vm_exits.items())},
             "page_faults": counters.page_faults,
             "injections": counters.injections,
+            **of_guest,
         }
 
     def thread(self, name: str) -> Tcb:

@@ -18,8 +18,11 @@ from enum import Enum
 from functools import cache
 from typing import Final, Protocol
 
+from l4lab.devices.keys import has_key
+from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.rig.rig import Rig, Stop
+from l4lab.rig.screen import ScreenText
 from l4lab.user.monitor.outcome import End
 
 PROMPT: Final = r"[#$] (?:\x1b\[6n)?\Z"  # the last that was said; BusyBox also asks where the cursor is (ESC [6n)
@@ -38,6 +41,7 @@ _AWAKE: Final = 0.05  # seconds between two looks at keyboard and clock
 _SHOW: Final = 0.02  # seconds after which output is shown although its line goes on
 _SLICE: Final = 20_000_000  # nanoseconds that the guest may be ahead of the clock on the wall
 _NEVER: Final = 1 << 62
+SCREEN_PERIOD: Final = 20_000_000  # nanoseconds between two looks at a screen
 _LONGEST: Final = 365 * 86400.0  # seconds that a session may be given
 
 
@@ -101,15 +105,21 @@ class Script:
     sends: tuple[Send, ...] = ()
     timeout: float | None = None  # seconds of wall time
     eager: bool = False  # input may come before a prompt: nobody throws it away
+    on_screen: bool = False  # the console is the guest's screen and keyboard, not its serial line
 
     @classmethod
     def parse(
-        cls, until: str | None = None, sends: Sequence[str] = (), timeout: float | None = None, eager: bool = False
+        cls,
+        until: str | None = None,
+        sends: Sequence[str] = (),
+        timeout: float | None = None,
+        eager: bool = False,
+        on_screen: bool = False,
     ) -> Script:
         """From the arguments that people write."""
         if timeout is not None and not 0 <= timeout <= _LONGEST:
             raise LabError(f"a timeout of {timeout} s cannot be; give a number of seconds, such as --timeout 60")
-        return cls(None if until is None else regex(until), tuple(map(Send.parse, sends)), timeout, eager)
+        return cls(None if until is None else regex(until), tuple(map(Send.parse, sends)), timeout, eager, on_screen)
 
 
 class Terminal(Protocol):
@@ -124,6 +134,9 @@ class Terminal(Protocol):
 
     def write(self, data: bytes) -> None:
         """Show output."""
+
+    def draw(self, page: TextPage | None) -> None:
+        """Show a screen, to a person."""
 
 
 class Session:
@@ -141,7 +154,11 @@ class Session:
         # Without anything to reach, an idle guest would burn the host's CPU as fast as it can.
         self._paced = self._person or (terminal is not None and script.until is None and not script.sends)
         self._prompted = self._person or script.eager  # may input go to the guest?
-        self._shown = self._searched = self._read = len(rig.console)  # output shown; looked at; not to be matched again
+        self._screen = ScreenText(rig) if script.on_screen else None
+        self._console = rig.console if self._screen is None else self._screen.text
+        self._shown = self._searched = self._read = len(
+            self._console
+        )  # output shown; looked at; not to be matched again
         self._found: Ending | None = None  # `until` matched
         self._settle = _NEVER  # the cycle at which to decide what the match was worth
         self._due: Send | None = None
@@ -168,14 +185,19 @@ class Session:
         rig, terminal = self.rig, self.terminal
         begin, begin_wall = rig.machine.cycles, time.monotonic()
         self._next_look = begin_wall + _AWAKE
-        stop = rig.run_until(min(begin + _SLICE if self._paced else _NEVER, self._settle), watch=self._enough)
+        # A screen says nothing by itself: it is looked at as time goes by, the machine's own.
+        look = _NEVER if self._screen is None else (begin // SCREEN_PERIOD + 1) * SCREEN_PERIOD
+        limit = min(begin + _SLICE if self._paced else _NEVER, self._settle, look)
+        stop = rig.run_until(limit, watch=self._enough)
+        if self._screen is not None and (rig.machine.cycles >= look or stop.reason != "enough"):
+            self._screen.look()
         self._search()  # what the last instant printed
         if rig.machine.cycles >= self._settle or stop.reason == "idle":
             self._decide(stop.reason == "idle")
         self._show()
         if self._due is not None:
             due, self._due = self._due, None
-            rig.type(due.text)
+            self._type(due.text)
         elif self._ending is None:
             self._judge(stop)
             if self._ending is None and terminal is not None:
@@ -184,7 +206,7 @@ class Session:
 
     def _enough(self) -> bool:
         """Is there anything to do? Asked after each byte of output, so it must not take long."""
-        if len(self.rig.console) > self._searched:
+        if len(self._console) > self._searched:
             settle = self._settle
             self._search()
             if self._due is not None or self._ending is not None or self._settle != settle:
@@ -200,7 +222,7 @@ class Session:
 
     def _search(self) -> None:
         """Look at new output: is it time to type, or to end?"""
-        console = self.rig.console
+        console = self._console
         if len(console) == self._searched or self._due is not None or self._ending is not None:
             return
         line = console.rfind(b"\n", 0, self._searched) + 1
@@ -243,9 +265,9 @@ class Session:
         self._settle = _NEVER
         if self._due is not None or self._ending is not None:
             return
-        start = max(self._read, len(self.rig.console) - LOOK_BACK)
+        start = max(self._read, len(self._console) - LOOK_BACK)
         next_ = self._sends[0] if self._sends else None
-        if next_ is not None and ((idle and next_.at_prompt) or next_.pattern.search(self.rig.console, start)):
+        if next_ is not None and ((idle and next_.at_prompt) or next_.pattern.search(self._console, start)):
             self._type_next()
         elif self._found is not None:
             self._ending = self._found
@@ -253,7 +275,7 @@ class Session:
     def _type_next(self) -> None:
         """The next line is due; what comes after it waits for new output."""
         self._due = self._sends.pop(0)
-        self._read = len(self.rig.console)
+        self._read = len(self._console)
         self._found, self._settle = None, _NEVER
 
     def _judge(self, stop: Stop) -> None:
@@ -281,11 +303,20 @@ class Session:
         cause = f" (kernel panic: {said[1].decode(errors='replace')})" if said else ""
         return Ending(Status.DIED, why + cause)
 
+    def _type(self, data: bytes) -> None:
+        """To the serial port, or as keys; what a keyboard has no key for is left out."""
+        if self._screen is None:
+            self.rig.type(data)
+        else:
+            self.rig.press("".join(char for char in data.decode("ascii", "ignore") if has_key(char)))
+
     # -- the terminal --------------------------------------------------------------------------------------------------
 
     def _show(self) -> None:
-        console = self.rig.console
-        if self.terminal is not None and self._shown < len(console):
+        console = self._console
+        if self.terminal is not None and self._screen is not None and self._person:
+            self.terminal.draw(self._screen.page)
+        elif self.terminal is not None and self._shown < len(console):
             shown, self._shown = self._shown, len(console)
             self.terminal.write(bytes(console[shown:]))
 
@@ -299,6 +330,6 @@ class Session:
         if terminal.closed or not self._prompted:  # a booting guest would throw away what comes before its prompt
             time.sleep(seconds or 0.0)
             return
-        self.rig.type(terminal.read(seconds))
+        self._type(terminal.read(seconds))
         if terminal.left:
             self._ending = Ending(Status.INTERRUPTED, "left")

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from l4lab.devices.vga import TextPage
 from l4lab.words import Rights
 
 Mode = Literal["user", "guest", "kernel", "hosted", "idle"]
@@ -129,6 +130,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     exits: tuple[ExitView, ...] = ()  # the latest ones, oldest first
     exit_counts: dict[str, int] = {}  # of the whole run, by reason
     counters: dict[str, int] = {}  # of the whole run: IPC messages, page faults, injections, ...
+
+    # the guest's screen; None if it has none, or nothing was ever put on it
+    screen: TextPage | None = None
 
     # the guest's serial line
     console: str = ""  # the latest output, bytes as Latin-1 or decoded, escape sequences included

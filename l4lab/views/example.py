@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from l4lab.devices.vga import TEXT_BUFFER, TextPage, Vga
 from l4lab.rig.snapshot import (
     Area,
     DisasmLine,
@@ -49,6 +50,21 @@ _MONITOR_REGIONS = (
     Region(0x0040_0000, 0x4000, 0x0020_0000, Rights.RWX, 1, "program"),
     Region(0x1000_0000, 0x0040_0000, 0x0100_0000, Rights.RWX, 1, "guest memory"),
 )
+
+
+def _screen() -> TextPage | None:
+    """A boot loader's, with a line chosen from its menu."""
+    rows = {
+        0: (0x0F, "The boot loader"),
+        2: (0x70, " Linux     "),
+        3: (0x07, " Memory test"),
+        24: (0x9E, "Press a key"),
+    }
+    buffer = bytearray(b" \x07" * (80 * 25))
+    for row, (attribute, text) in rows.items():
+        cells = b"".join(bytes((ord(char), attribute)) for char in text)
+        buffer[160 * row : 160 * row + len(cells)] = cells
+    return Vga(lambda: 0).page(lambda address, length: bytes(buffer[address - TEXT_BUFFER :]).ljust(length, b"\0"))
 
 
 def example() -> Snapshot:
@@ -115,6 +131,7 @@ def example() -> Snapshot:
         ),
         exit_counts={"IO": 41, "CPUID": 3, "HLT": 1, "CR_ACCESS": 2},
         counters={"ipc_messages": 97, "vm_exits": 47, "page_faults": 12, "injections": 0},
+        screen=_screen(),
         console="Loading...\r\n\x1b[1mhe",
         input_expected=False,
     )

@@ -17,6 +17,7 @@ from l4lab.rig.snapshot import Snapshot, SpaceView
 from l4lab.views import disassembly as disassembly_view
 from l4lab.views import ipc, spaces, svg, text, vmexits
 from l4lab.views import registers as registers_view
+from l4lab.views import screen as screen_view
 from l4lab.views import threads as threads_view
 
 
@@ -45,6 +46,14 @@ def messages(snapshot: Snapshot, latest: int = ipc.MESSAGES) -> Picture:
     """The latest messages as a sequence chart."""
     shown = msgspec.structs.replace(snapshot, ipc=snapshot.ipc[-latest:])
     return Picture(ipc.sequence(shown), text.ipc(shown))
+
+
+def screen(snapshot: Snapshot) -> Picture:
+    """The guest's text screen."""
+    if snapshot.screen is None:
+        nothing = "The guest has put nothing on its screen."
+        return Picture(f"<p>{nothing}</p>", nothing)
+    return Picture(screen_view.as_svg(snapshot.screen), screen_view.as_text(snapshot.screen))
 
 
 def exits(snapshot: Snapshot, latest: int = 10) -> Picture:

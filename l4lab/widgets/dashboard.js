@@ -32,6 +32,7 @@ export default {
     root.append(toolbar(model), make("div", "l4-grid"));
     root.lastChild.append(
       consolePanel(model),
+      screenPanel(model),
       panel("Where we are", "l4-where", who(model), row(markup(model, "disassembly"), markup(model, "registers"))),
       panel("VM exits", "l4-exits", row(markup(model, "exit_counts"), markup(model, "exits"))),
       panel("Messages (IPC)", "l4-ipc", markup(model, "ipc")),
@@ -185,20 +186,43 @@ function load(model) {
 
 // Typing goes to an invisible text area: so input methods, pasting and screen readers work as anywhere else.
 function consolePanel(model) {
-  const terminal = make("div", "l4-terminal");
   const screen = make("div", "l4-screen");
   const output = make("pre", "l4-output");
   output.setAttribute("role", "log");
   output.setAttribute("aria-label", "Guest console, output");
+  screen.append(output);
+  follow(model, ["console"], () => {
+    const before = output.textContent;
+    const after = model.get("console");
+    if (after.startsWith(before)) output.append(after.slice(before.length)); // keeps what is selected
+    else output.textContent = after;
+  });
+  const terminal = typedAt(model, screen, "Guest console", (typed) => model.send({ type: typed }));
+  return panel("Guest console", "l4-console", ...terminal);
+}
+
+/** The guest's text screen and its keyboard; hidden until there is something on the screen. */
+function screenPanel(model) {
+  const screen = make("div", "l4-picture");
+  const terminal = typedAt(model, screen, "Guest screen", (typed) => model.send({ press: typed }));
+  const box = panel("Guest screen and keyboard", "l4-vga", ...terminal);
+  follow(model, ["screen"], () => {
+    screen.innerHTML = model.get("screen");
+    box.hidden = !model.get("screen");
+  });
+  return box;
+}
+
+/** Something to look at, where keys that are pressed are sent to the guest; and a line that says so. */
+function typedAt(model, screen, name, send) {
+  const terminal = make("div", "l4-terminal");
   const input = make("textarea", "l4-input");
-  input.setAttribute("aria-label", "Guest console, input. Shift+Tab leaves it.");
+  input.setAttribute("aria-label", `${name}, input. Shift+Tab leaves it.`);
   for (const [name, value] of [["autocapitalize", "off"], ["autocomplete", "off"], ["spellcheck", "false"], ["rows", "1"]])
     input.setAttribute(name, value);
   const hint = make("p", "l4-hint");
-  screen.append(output);
   terminal.append(screen, input);
 
-  const send = (typed) => model.send({ type: typed });
   input.addEventListener("keydown", (event) => {
     event.stopPropagation();
     const typed = bytesOf(event);
@@ -217,18 +241,12 @@ function consolePanel(model) {
     if (getSelection().isCollapsed) input.focus({ preventScroll: true }); // else: somebody wants to copy
   });
 
-  follow(model, ["console"], () => {
-    const before = output.textContent;
-    const after = model.get("console");
-    if (after.startsWith(before)) output.append(after.slice(before.length)); // keeps what is selected
-    else output.textContent = after;
-  });
   follow(model, ["state"], () => {
     const running = model.get("state") === "running";
     const fate = running ? "" : " The machine stands still: it reads them when it runs.";
     hint.textContent = `Click here or Tab to it, and keys go to the guest; Shift+Tab leaves.${fate}`;
   });
-  return panel("Guest console", "l4-console", terminal, hint);
+  return [terminal, hint];
 }
 
 /** What a key sends; null if it is the browser's: copying, pasting, leaving, and letters, which arrive as input. */

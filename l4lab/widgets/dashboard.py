@@ -26,6 +26,7 @@ import anywidget
 import msgspec
 import traitlets
 
+from l4lab.devices.keys import has_key
 from l4lab.errors import LabError
 from l4lab.rig.rig import Rig, Stop
 from l4lab.rig.snapshot import Snapshot
@@ -47,7 +48,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     """A machine with buttons to run, pause and step it, a console to type at, and pictures of what happens in it.
 
     In a notebook, `Dashboard(rig)` as a cell's last line shows it. Its buttons are methods as well: `run()`, `pause()`,
-    `step()`, `step_event()`, `type(text)`; `run_for(seconds)` runs the machine within the cell.
+    `step()`, `step_event()`, `type(text)`, `press(text)`; `run_for(seconds)` runs the machine within the cell.
     """
 
     _esm = HERE / "dashboard.js"
@@ -58,6 +59,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     status = traitlets.Unicode().tag(sync=True)
     trouble = traitlets.Unicode().tag(sync=True)  # tracebacks of what failed, for whoever wants to know
     console = traitlets.Unicode().tag(sync=True)
+    screen = traitlets.Unicode().tag(sync=True)
     who = traitlets.Unicode().tag(sync=True)
     disassembly = traitlets.Unicode().tag(sync=True)
     registers = traitlets.Unicode().tag(sync=True)
@@ -75,7 +77,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
         self.rig = rig
         self.error: BaseException | None = None  # what the machine raised, if it did
         self._said = rig.status() if rig.last_stop.detail else _PAUSED  # why it stands still
-        self._input: deque[bytes] = deque()
+        self._input: deque[bytes | str] = deque()  # for the serial port, or to be pressed on the keyboard
         self._pausing = False
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -119,6 +121,14 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     def type(self, typed: str | bytes) -> None:
         """Bytes arrive at the machine's serial port as soon as it runs. Enter is a carriage return."""
         self._input.append(typed.encode() if isinstance(typed, str) else typed)
+        self._rouse()
+
+    def press(self, text: str) -> None:
+        """The keys of a text are pressed on the machine's keyboard as soon as it runs. Enter is a newline."""
+        for char in text:
+            if not has_key(char):
+                raise LabError(f"there is no key for {char!r} on a US keyboard; type what it has")
+        self._input.append(text)
         self._rouse()
 
     def run_for(self, seconds: float, until: str = "") -> Stop:
@@ -181,17 +191,23 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
 
     def _slice(self, deadline: int) -> Stop:
         """Type what was typed, and run for a short while."""
-        while self._input:
-            self.rig.type(self._input.popleft())
+        self._take_input()
         late = time.monotonic() + SLICE
         return self.rig.run_until(deadline, lambda: self._pausing or time.monotonic() >= late)
+
+    def _take_input(self) -> None:
+        while self._input:
+            match self._input.popleft():
+                case bytes(typed):
+                    self.rig.type(typed)
+                case pressed:
+                    self.rig.press(pressed)
 
     def _once(self, action: Callable[[], Stop], said: str) -> None:
         """A step of some kind, from standstill."""
         self.pause()
         self.error = None
-        while self._input:
-            self.rig.type(self._input.popleft())
+        self._take_input()
         try:
             stop = action()
             self._said = stop.detail or said
@@ -275,6 +291,8 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
         match message:
             case {"type": str(typed)}:
                 self.type(typed)
+            case {"press": str(typed)}:
+                self.press("".join(filter(has_key, typed)))
             case {"command": "pause"}:
                 self.pause()
             case {"command": "run" | "step" | "step_event" as command}:

@@ -13,7 +13,7 @@ import graphviz
 import msgspec
 
 from l4lab.rig.snapshot import Snapshot
-from l4lab.views import console, disassembly, ipc, registers, spaces, svg, text, threads, vmexits
+from l4lab.views import console, disassembly, ipc, registers, screen, spaces, svg, text, threads, vmexits
 from l4lab.words import hex32, size_text
 
 MESSAGES = 12  # in the chart: so many that its heads and its legend stay in sight
@@ -26,6 +26,7 @@ def contents(snapshot: Snapshot) -> dict[str, str]:
     dot = spaces.as_dot(snapshot)
     return {
         "console": console.as_text(snapshot.console),
+        "screen": screen.as_svg(snapshot.screen) if snapshot.screen is not None else "",
         "who": who(snapshot),
         "disassembly": disassembly.as_html(snapshot.disassembly[:INSTRUCTIONS]) if snapshot.disassembly else "",
         "registers": registers.as_html(snapshot),

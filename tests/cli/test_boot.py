@@ -61,9 +61,11 @@ def test_linux_boots_to_a_shell_does_what_it_is_told_and_halts(linux: guest.Gues
     assert "the guest ended" in done.stderr
     figures = json.loads(stats.read_text())
     wanted = {"instructions", "virtual_s", "wall_s", "ipc_messages", "vm_exits", "page_faults", "injections"}
+    wanted |= {"unknown", "debug_port"}
     assert wanted == set(figures)
     assert figures["instructions"] > 10**8
     assert {"CPUID", "IO_INSTRUCTION", "HLT"} <= set(figures["vm_exits"])
+    assert figures["unknown"]["ports"]["out 0x80"] > 0  # where nobody answers, Linux waits a microsecond by writing
     counted = Trace.load(trace).counts()
     assert sum(figures["vm_exits"].values()) == counted[events.VmExit.__name__]
     assert figures["ipc_messages"] == counted[events.Message.__name__]
@@ -88,6 +90,52 @@ def test_at_a_terminal_keys_go_to_the_guest_and_an_idle_guest_lets_the_host_slee
         before = cpu_seconds(process.pid)
         time.sleep(2.0)
         assert cpu_seconds(process.pid) - before < 1.0
+        os.write(user, b"\x1d")
+        assert 130 == process.wait(10.0)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(user)
+
+
+DROP = "sync; echo 3 > /proc/sys/vm/drop_caches"  # so that the disk is read again
+
+
+def test_linux_reads_and_writes_its_disk_at_its_screen(linux: guest.Guest, tmp_path: Path) -> None:
+    """Does a stock driver find the disk, is what it writes read back, and is the file left as it was?
+
+    All of it at the text screen, typed on the keyboard.
+    """
+    disk = tmp_path / "disk"
+    contents = b"from the host\n".ljust(100 << 10, b".")
+    disk.write_bytes(contents)
+    done = boot(
+        *(linux.kernel, "--initrd", linux.initrd, "--disk", disk, "--screen", "--timeout", 2 * PATIENCE),
+        *("--send", f"head -n 1 /dev/sda; echo changed | dd of=/dev/sda conv=notrunc; {DROP}; head -n 2 /dev/sda"),
+        *("--send", "poweroff -f"),
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert "ata1.00: 200 sectors" in done.stdout
+    said = [line.rstrip() for line in done.stdout.splitlines()]
+    assert "from the host" in said
+    assert "changed" in said
+    assert "host" in said[said.index("changed") + 1]  # what is behind it on the disk
+    assert contents == disk.read_bytes()
+
+
+def test_at_a_terminal_the_screen_is_drawn_and_keys_are_the_guests(linux: guest.Guest) -> None:
+    """Is the screen cleared and painted as the guest's is, and is what is typed there echoed on it?"""
+    user, terminal = pty.openpty()
+    line = command(linux.kernel, "--initrd", linux.initrd, "--timeout", PATIENCE, "--screen")
+    process = subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True)
+    os.close(terminal)
+    try:
+        painted = until(user, b"/ # ")
+        assert b"\x1b[2J" in painted
+        assert b"\x1b[0;37;40m" in painted
+        os.write(user, b"echo $((6 * 7))\r")
+        until(user, b"42 ")
         os.write(user, b"\x1d")
         assert 130 == process.wait(10.0)
     finally:
@@ -231,6 +279,8 @@ def test_what_does_not_fit_is_refused(linux: guest.Guest, tmp_path: Path) -> Non
         (("--send", "*=>text"), "not a regular expression"),
         (("--timeout", "-1"), "a timeout of -1.0 s"),
         (("--timeout", "nan"), "a timeout of nan s"),
+        (("--disk", "/nonexistent"), "cannot read /nonexistent"),
+        (("--disk", "/dev/null"), "is no disk image"),
         (("--stats", "/nonexistent/stats.json"), "cannot write /nonexistent/stats.json"),
         (("--trace", "/"), "cannot write /"),
         (("--append", "caf\u00e9"), "ASCII"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,29 @@ class Wait(NamedTuple):
     instructions: int
 
 
-Script = list[In | Out | Wait]
+class InWords(NamedTuple):
+    """Read words from one port: REP INSW."""
+
+    port: int
+    count: int
+    shown: bool = True  # are they compared?
+
+
+class OutWords(NamedTuple):
+    """Write words to one port: their count, and then counting down to 1."""
+
+    port: int
+    count: int
+
+
+class Until(NamedTuple):
+    """Read a port until these bits are clear: QEMU's disk takes its time."""
+
+    port: int
+    bits: int
+
+
+Script = list[In | Out | Wait | InWords | OutWords | Until]
 
 
 def assemble(script: Script) -> bytes:
@@ -49,6 +72,15 @@ def assemble(script: Script) -> bytes:
                 code += b"\xba" + port.to_bytes(2, "little") + b"\xec\xe6\xe9"  # mov dx, port; in al, dx; out 0xe9, al
             case Out(port, value):
                 code += b"\xba" + port.to_bytes(2, "little") + bytes((0xB0, value, 0xEE))  # mov al, value; out dx, al
+            case InWords(port, count, shown):
+                show = b"\xe6\xe9\x88\xe0\xe6\xe9" if shown else b""  # out 0xe9, al; mov al, ah; out 0xe9, al
+                code += b"\xba" + port.to_bytes(2, "little") + b"\xb9" + count.to_bytes(2, "little")  # mov dx; mov cx
+                code += b"\xed" + show + b"\xe2" + bytes((253 - len(show),))  # in ax, dx; show; loop
+            case OutWords(port, count):
+                code += b"\xba" + port.to_bytes(2, "little") + b"\xb9" + count.to_bytes(2, "little")
+                code += b"\x89\xc8\xef\xe2\xfb"  # mov ax, cx; out dx, ax; loop
+            case Until(port, bits):
+                code += b"\xba" + port.to_bytes(2, "little") + b"\xec\xa8" + bytes((bits,)) + b"\x75\xfb"
             case Wait(instructions):
                 code += b"\x66\xb9" + (instructions - 1).to_bytes(4, "little") + b"\x67\xe2\xfd"  # mov ecx; loop
     code += bytes((0xE6, DONE_PORT, 0xFA, 0xF4))
@@ -70,17 +102,20 @@ def times(script: Script, shift: int) -> list[int]:
             case Wait(instructions):
                 result.append(clock << shift)
                 clock += instructions
+            case _:
+                raise ValueError(f"how long {op} takes is not known")
     return result
 
 
-def run(script: Script, shift: int) -> bytes:
-    """What the reads of a script return, at 2**shift ns per instruction."""
+def run(script: Script, shift: int, devices: Sequence[str] = ()) -> bytes:
+    """What the reads of a script return, at 2**shift ns per instruction. `devices`: more of QEMU's arguments."""
     with tempfile.TemporaryDirectory() as directory:
         bios, log = Path(directory, "bios"), Path(directory, "log")
         bios.write_bytes(assemble(script))
         subprocess.run(
             [
                 *MACHINE,
+                *devices,
                 *("-accel", "tcg", "-icount", f"shift={shift},sleep=off", "-bios", str(bios)),
                 *("-rtc", f"base={RTC_BASE},clock=vm", "-debugcon", f"file:{log}"),
                 *("-device", f"isa-debug-exit,iobase={DONE_PORT:#x},iosize=1"),

@@ -10,12 +10,15 @@ import pytest
 
 from l4lab.devices.debugport import DebugPort
 from l4lab.devices.device import Device, PortBus
+from l4lab.devices.disk import Disk
 from l4lab.devices.i8042 import I8042
 from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
+from l4lab.devices.ide import Ide
 from l4lab.devices.mc146818 import Mc146818
 from l4lab.devices.port92 import Port92
 from l4lab.devices.uart16550 import Uart16550
+from l4lab.devices.vga import Vga
 
 
 class Pc:
@@ -36,6 +39,8 @@ class Pc:
                 self.keyboard,
                 Port92(self.reset, self.log.append),
                 DebugPort(self.log.append),
+                Vga(self.now),
+                Ide(Disk(bytes(range(256)) * 100), self.pic.line(14)),
             ]
         )
 

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l4lab.devices.debugport import DebugPort
 from l4lab.devices.i8042 import I8042
+from l4lab.devices.keys import has_key, scan_codes
 from l4lab.devices.port92 import Port92
+from l4lab.user.monitor.pc import Pc
 
 
 class Bench:
@@ -64,7 +68,7 @@ def test_controller_commands_are_answered(command: int, parameters: list[int], r
         ([0xFF], [0xFA, 0xAA]),
         ([0xF2], [0xFA, 0xAB, 0x41]),
         ([0xED, 0x07], [0xFA, 0xFA]),
-        ([0xF0, 0x00], [0xFA, 0xFA, 0x02]),
+        ([0xF0, 0x00], [0xFA, 0xFA, 0x41]),  # set 2, translated as any byte is
         ([0xEE], [0xEE]),
         ([0x01], [0xFE]),
     ],
@@ -138,3 +142,46 @@ def test_the_debug_port_shows_what_it_is_told_and_tells_that_it_is_there() -> No
         port.write(0xE9, 1, byte)
 
     assert (b"hello", 0xE9) == (bytes(shown), port.read(0xE9, 1))
+
+
+def test_without_translation_codes_are_those_of_set_2() -> None:
+    """With translation off, is a release the prefix F0 and the key, and an arrow key's prefix the same as ever?"""
+    bench = Bench()
+    bench.ask(0x60, 0x05)
+    bench.device.type_keys("a\x1b[A")
+
+    assert [0x1C, 0xF0, 0x1C, 0xE0, 0x75, 0xE0, 0xF0, 0x75] == bench.drain()
+
+
+@pytest.mark.parametrize(("translates", "shown"), [(0x40, 0x43), (0, 0x01)])
+def test_a_keyboard_told_to_send_set_1_does(translates: int, shown: int) -> None:
+    """After F0 01: are keys sent in set 1 if nobody translates, and is the answer to F0 00 translated like all else?"""
+    bench = Bench()
+    bench.ask(0x60, 0x05 | translates)
+    for byte in (0xF0, 0x01, 0xF0, 0x00):
+        bench.device.write(0x60, 1, byte)
+    assert [0xFA, 0xFA, 0xFA, 0xFA, shown] == bench.drain()
+    bench.device.type_keys("a")
+
+    assert translates or [0x1E, 0x9E] == bench.drain()
+
+
+@given(st.text(st.sampled_from([chr(code) for code in range(1, 127) if has_key(chr(code))])))
+def test_whatever_is_typed_arrives_in_set_1(text: str) -> None:
+    """Do set 2 and the controller's translation together change nothing?"""
+    bench = Bench()
+    bench.device.type_keys(text)
+
+    assert scan_codes(text) == bytes(bench.drain())
+
+
+def test_a20_reads_the_same_at_both_its_controls() -> None:
+    """Is what port 92 or the output port does to A20 seen at the other one?"""
+    pc = Pc(lambda: 0, 16 << 20, print, print)
+    pc.ports.write(0x92, 1, 0)
+    pc.ports.write(0x64, 1, 0xD0)
+    assert not pc.ports.read(0x60, 1) & 2
+    pc.ports.write(0x64, 1, 0xD1)
+    pc.ports.write(0x60, 1, 0xDF)
+
+    assert pc.ports.read(0x92, 1) & 2

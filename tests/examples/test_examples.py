@@ -20,6 +20,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "serial": (("hello there", "", "quit"), ("11 characters: hello there", "0 characters: ", "serial: done")),
     "memserver": ((), ("server: nothing is left", "client: the page is clean", "memserver: done")),
 }
+IN_PYTHON_ONLY = {"monitor": ((), (">", "monitor: after exit HLT the sum is 62", "monitor: done"))}
 
 
 def in_c(name: str, inputs: tuple[str, ...], folder: Path) -> str:
@@ -53,7 +54,15 @@ def test_both_print_the_same(name: str, tmp_path: Path) -> None:
     assert set(wanted) <= set(printed.splitlines())
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", IN_PYTHON_ONLY)
+def test_a_program_in_python_does_what_it_says(name: str) -> None:
+    """Does it print what it is there for?"""
+    inputs, wanted = IN_PYTHON_ONLY[name]
+
+    assert set(wanted) <= set(in_python(name, inputs).splitlines())
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, *IN_PYTHON_ONLY])
 def test_each_runs_as_a_script(name: str) -> None:
     """Does `python examples/NAME.py` run it to its end?"""
     done = subprocess.run([sys.executable, str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, check=True)
@@ -63,6 +72,8 @@ def test_each_runs_as_a_script(name: str) -> None:
 
 def test_no_example_is_forgotten() -> None:
     """Is every file among the examples one of these programs?"""
-    assert {f"{name}{suffix}" for name in PROGRAMS for suffix in (".c", ".py")} == {
+    in_both = {f"{name}{suffix}" for name in PROGRAMS for suffix in (".c", ".py")}
+
+    assert in_both | {f"{name}.py" for name in IN_PYTHON_ONLY} == {
         file.name for file in EXAMPLES.iterdir() if file.is_file()
     }

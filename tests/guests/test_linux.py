@@ -103,7 +103,7 @@ def test_only_complete_versions_remain(linux: Guest) -> None:
     directory = linux.kernel.parent
 
     assert [directory] == list(directory.parent.iterdir())
-    assert {"busybox", "vmlinuz", linux.initrd.name} == {file.name for file in directory.iterdir()}
+    assert {"busybox", "vmlinuz", guest.DRIVERS, linux.initrd.name} == {file.name for file in directory.iterdir()}
 
 
 def test_the_initrd_is_the_same_each_time(linux: Guest) -> None:
@@ -117,7 +117,7 @@ def test_an_outdated_initrd_is_made_anew(linux: Guest, tmp_path: Path, monkeypat
     """After our recipe changed, the initrd is rebuilt from the BusyBox that is there."""
     version = tmp_path / "guests" / "linux" / linux.version
     version.mkdir(parents=True)
-    for name in ("vmlinuz", "busybox"):
+    for name in ("vmlinuz", "busybox", guest.DRIVERS):
         (version / name).symlink_to(linux.kernel.parent / name)
     monkeypatch.setenv("L4LAB_CACHE", str(tmp_path))
     monkeypatch.setattr(initrd, "INIT", initrd.INIT + "# changed\n")

@@ -12,9 +12,10 @@ import pytest
 
 from l4lab.errors import KernelPanic, LabError
 from l4lab.rig.named import boot
-from l4lab.rig.rig import Stop
+from l4lab.rig.rig import Rig, Stop
 from l4lab.widgets import panels
 from l4lab.widgets.dashboard import Dashboard
+from tests.rig.echo import ECHO
 
 PROMPT = "tiny> "
 
@@ -183,3 +184,17 @@ def test_commands_from_the_browser_do_what_the_buttons_say() -> None:
     board._received(board, {"command": "close"}, [])
 
     assert board.rig.kernel.entries == before + 1
+
+
+def test_keys_are_pressed_and_the_screen_is_a_picture() -> None:
+    """Typed at the screen, by the browser too: do keys reach the guest's keyboard, and does its screen show them?"""
+    board = Dashboard(Rig.for_flat_guest(ECHO))
+    assert "" == board.screen
+    board.press("fa")
+    board._received(board, {"press": "d\x00\r"}, [])
+    board.run_for(0.02)
+
+    assert "fad" in board.screen
+    assert "Text screen of the guest" in board.screen
+    with pytest.raises(LabError, match="'é'"):
+        board.press("é")

@@ -9,7 +9,7 @@ A library of small parts, and a monitor put together from them. Built on system 
     memory       the guest's memory: a window of the monitor's own
     paging       the guest's own page tables, walked
     cpuid, msrs, control, ports    what the CPU would have done, one exit reason each
-    beyond       what an instruction does where there is no memory
+    emulate      instructions that touch a device's memory, or none; `alu` is their arithmetic
     exits        which part answers which exit
     interrupts   how an interrupt reaches the guest, whatever it is doing
     pc           the devices of the guest's PC

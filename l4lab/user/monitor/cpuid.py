@@ -7,6 +7,7 @@ SYSENTER, no MTRRs, no page attributes, no machine check. Source: Intel SDM vol.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDX
@@ -66,16 +67,24 @@ TABLE: Final[dict[int, Leaf]] = {
     0x8000_0008: (ADDRESS_BITS, 0, 0, 0),
 }
 NOTHING: Final[Leaf] = (0, 0, 0, 0)
+UNKNOWN_KINDS: Final = 256  # different leaves that are counted
 
 
 class Cpuid:
-    """Answers CPUID from a table; a leaf that is not there is all zeros."""
+    """Answers CPUID from a table; a leaf that is not there is all zeros, and counted by number for showing."""
 
     def __init__(self, table: dict[int, Leaf] | None = None) -> None:
         self.table = dict(TABLE if table is None else table)
+        self.unknown: Counter[int] = Counter()
 
     def handle(self, fault: Fault, reply: Reply) -> None:
         """The CPUID instruction: leaf in EAX, answer in EAX, EBX, ECX, EDX."""
-        eax, ebx, ecx, edx = self.table.get(fault.gpr(EAX), NOTHING)
+        number = fault.gpr(EAX)
+        leaf = self.table.get(number)
+        if leaf is None:
+            leaf = NOTHING
+            if number in self.unknown or len(self.unknown) < UNKNOWN_KINDS:
+                self.unknown[number] += 1
+        eax, ebx, ecx, edx = leaf
         reply.gprs({EAX: eax, EBX: ebx, ECX: ecx, EDX: edx})
         reply.skip(fault)

@@ -15,9 +15,11 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EDX
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
+from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.l4 import L4
-from l4lab.user.monitor import beyond, control
+from l4lab.user.monitor import control
 from l4lab.user.monitor.cpuid import Cpuid
+from l4lab.user.monitor.emulate import Emulator, Unsupported
 from l4lab.user.monitor.fault import (
     DOUBLE_FAULT,
     FLAG_IF,
@@ -27,7 +29,7 @@ from l4lab.user.monitor.fault import (
     Fault,
     Reply,
 )
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.ports import PortIo
@@ -36,6 +38,7 @@ from l4lab.words import Rights, hex32
 
 Handler = Callable[[Fault, Reply], None]
 Stop = Callable[[End, str], None]
+NO_DEVICES: Final = MemoryBus(())
 
 _CONTRIBUTORY: Final = frozenset((0, 10, 11, 12, 13))  # exceptions two of which make a double fault
 _VMX_INSTRUCTIONS: Final = range(ExitReason.VMCALL, ExitReason.VMXON + 1)
@@ -45,12 +48,22 @@ class Exits:
     """The handlers of a monitor, by exit reason, in `handlers`: a dict, to be changed by whoever wants another one."""
 
     def __init__(
-        self, l4: L4, vcpu: VirtualCpu, memory: GuestMemory, cpuid: Cpuid, msrs: Msrs, io: PortIo, stop: Stop
+        self,
+        l4: L4,
+        vcpu: VirtualCpu,
+        memory: GuestMemory,
+        cpuid: Cpuid,
+        msrs: Msrs,
+        io: PortIo,
+        stop: Stop,
+        devices: MemoryBus = NO_DEVICES,
     ) -> None:
         self.l4 = l4
         self.vcpu = vcpu
         self.memory = memory
         self.stop = stop
+        self.devices = devices
+        self.emulator = Emulator(devices, memory, vcpu)
         reason = ExitReason
         self.handlers: dict[int, Handler] = {
             reason.IO_INSTRUCTION: io.handle,
@@ -144,34 +157,36 @@ class Exits:
         """The guest touched guest-physical memory that is not mapped: MR1 is the address, MR2 the guest's EIP."""
         address = fault.words[1]
         is_write = bool(page_fault_rights(fault.label) & Rights.W)
+        if self.devices.holes(address & -PAGE, PAGE):
+            self._emulate(fault, reply, address, is_write)
+            return
         if address < self.memory.size:
             reply.typed = self.memory.map_item(address)
         elif not is_write and address < END_OF_MAPPINGS:
             reply.typed = self.memory.map_ones(address)
         else:
-            self._beyond(fault, reply, address, is_write)
+            self.memory.note_unbacked(address, "write" if is_write else "read")
+            self._emulate(fault, reply, address, is_write)
             return
         reply.resume_delivery(fault)
 
-    def _beyond(self, fault: Fault, reply: Reply, address: int, is_write: bool) -> None:
-        """No page can be given here that would do what is right: nothing takes the write or answers the read."""
-        self.memory.note_unbacked(address, "write" if is_write else "read")
-        where = f"{hex32(address)}, beyond its memory"
+    def _emulate(self, fault: Fault, reply: Reply, address: int, is_write: bool) -> None:
+        """No page can be given here that would do what is right: a device has to be told, or nothing is there."""
+        device = self.devices.owner(address)
+        where = f"{hex32(address)}, " + (f"which is the {device.name}'s" if device else "beyond its memory")
         if fault.interrupted is not None:
             self.stop(
                 End.STOPPED, f"the guest cannot take an event at {hex32(fault.eip)}: its stack or tables are at {where}"
             )
             return
-        code, width = beyond.read_instruction(self.memory, self.vcpu, fault.eip)
-        access = beyond.decode(code, width)
-        if access is None:
+        try:
+            self.emulator.handle(fault, reply)
+        except Unsupported as instruction:
+            access = "writes" if is_write else "reads"
             self.stop(
-                End.STOPPED, f"the guest executes at {hex32(fault.eip)} what is no instruction, and touches {where}"
+                End.STOPPED,
+                f"the guest's {instruction} at {hex32(fault.eip)} {access} {where}; this monitor cannot do it",
             )
-        elif access.load is None and not is_write:
-            self.stop(End.STOPPED, f"the guest's {access.text!r} at {hex32(fault.eip)} reads {where}")
-        else:
-            beyond.carry_out(access, fault, reply)
 
 
 def _make_double_fault(first: int, second: int) -> bool:

@@ -17,6 +17,7 @@ from l4lab.abi.fpage import PAGE_LOG2, SUPERPAGE_LOG2, Fpage
 from l4lab.abi.ids import SIGMA0
 from l4lab.abi.message import Acceptor, MapItem
 from l4lab.abi.protocols import any_page, sigma0_granted, sigma0_request
+from l4lab.devices.memory_bus import MemoryBus
 from l4lab.errors import LabError
 from l4lab.user.l4 import L4
 from l4lab.words import Rights, size_text
@@ -42,6 +43,8 @@ class GuestMemory:
 
     `unbacked` counts accesses beyond the memory by (page address, "read" or "write"), for showing.
     """
+
+    devices = MemoryBus(())  # whose addresses are not memory, though they lie in it
 
     def __init__(self, space: Space, size: int, window: int = WINDOW) -> None:
         self.space = space
@@ -92,6 +95,9 @@ class GuestMemory:
         base = address & -1 << log2
         if base + (1 << log2) > self.size:
             log2, base = PAGE_LOG2, address & -1 << PAGE_LOG2
+        while self.devices.holes(base, 1 << log2):  # a device among it: there nothing is mapped
+            log2 -= 1
+            base = address & -1 << log2
         return [MapItem.at(base), Fpage.at(self.window + base, log2)]
 
     def map_ones(self, address: int) -> list[int]:

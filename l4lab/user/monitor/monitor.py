@@ -17,10 +17,13 @@ from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
 from l4lab.abi.vm import QUALIFICATION_MR, ExitReason, is_vm_fault
+from l4lab.devices.device import Device
+from l4lab.devices.disk import Disk
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
 from l4lab.user.monitor.fault import Fault, Reply
+from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.interrupts import Interrupts
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.msrs import Msrs
@@ -30,10 +33,11 @@ from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.state import FAULT_ITEMS, Start
 from l4lab.user.monitor.vcpu import VirtualCpu
 
-# The machine's own serial port (PC16550D data sheet): it is the guest's console.
+# The machine's own serial port (PC16550D data sheet): it is the guest's console. Its keyboard is the guest's, too.
 CONSOLE: Final = 0x3F8
 CONSOLE_IRQ: Final = interrupt_id(4)
 INTERRUPT_ENABLE, FIFO_CONTROL, MODEM_CONTROL, LINE_STATUS = 1, 2, 4, 5  # registers, from its first port
+KEYS, KEYS_STATUS, KEYBOARD_IRQ = 0x60, 0x64, interrupt_id(1)
 
 IO_INSTRUCTION: Final = ExitReason.IO_INSTRUCTION
 KERNEL_ENTRY_US: Final = 2  # more than it takes from looking at the clock to the system call
@@ -43,19 +47,33 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 
 
 class Monitor:
-    """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`."""
+    """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`.
 
-    def __init__(self, l4: L4, memory_size: int, vcpu_id: ThreadId | None = None, shadow_paging: bool = False) -> None:
+    `disk` is the guest's, if it has one; `memory` is what a guest had that is being started again;
+    `devices` are devices beside those of every PC.
+    """
+
+    def __init__(
+        self,
+        l4: L4,
+        memory_size: int,
+        vcpu_id: ThreadId | None = None,
+        shadow_paging: bool = False,
+        disk: Disk | None = None,
+        memory: GuestMemory | None = None,
+        devices: Sequence[Device] = (),
+    ) -> None:
         self.l4 = l4
         self.outcome: Outcome | None = None
-        self.memory = GuestMemory.allocate(l4, memory_size)
+        self.memory = memory or GuestMemory.allocate(l4, memory_size)
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
         self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
-        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop)
+        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop, disk, devices)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, l4.time_stamp)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
-        self.exits = Exits(l4, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, self.stop)
+        self.memory.devices = self.pc.addresses
+        self.exits = Exits(l4, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, self.stop, self.pc.addresses)
         self.handlers = self.exits.handlers
         self.interrupts = Interrupts(self.pc.pic, self.vcpu)
         self._unanswered: tuple[Fault, Reply] | None = None  # the fault the guest waits in
@@ -67,6 +85,15 @@ class Monitor:
         """Put something into the guest's memory."""
         for address, data in contents:
             self.memory.write(address, data)
+
+    def unknown(self) -> dict[str, dict[str, int]]:
+        """What the guest asked for that is not there, and how often: ports, MSRs, CPUID leaves, memory."""
+        return {
+            "ports": {f"{way} {port:#x}": n for (port, way), n in sorted(self.pc.ports.unclaimed.items())},
+            "msrs": {f"{way} {number:#x}": n for (number, way), n in sorted(self.msrs.unknown.items())},
+            "cpuid_leaves": {hex(leaf): n for leaf, n in sorted(self.cpuid.unknown.items())},
+            "memory": {f"{way} {address:#x}": n for (address, way), n in sorted(self.memory.unbacked.items())},
+        }
 
     def stop(self, end: End, why: str) -> None:
         """The guest ends here. The first reason given counts."""
@@ -109,10 +136,14 @@ class Monitor:
                     self._look_ahead(fault.words[QUALIFICATION_MR] >> 16)
             elif is_page_fault(fault.label):
                 self.exits.page_fault(fault, reply)
+                if self.pc.addresses.devices:
+                    self._look_ahead()
             else:
                 self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
         elif received.sender == CONSOLE_IRQ:
             self._receive()
+        elif received.sender == KEYBOARD_IRQ:
+            self._take_keys()
 
     def _answer(self) -> Answer:
         """What to send now: the answer to the guest's fault, unless it waits for an interrupt that is not there."""
@@ -149,11 +180,13 @@ class Monitor:
     # -- the console -----------------------------------------------------------------------------------------------
 
     def _open_console(self) -> None:
-        """Have received bytes announced by the machine's serial port, to this thread."""
+        """Have received bytes announced by the machine's serial port, and keys by its keyboard, to this thread."""
         self.l4.thread_control(CONSOLE_IRQ, CONSOLE_IRQ, pager=self.l4.my_id)
         self.l4.port_out(CONSOLE + FIFO_CONTROL, 1, 0x07)  # on, both cleared, announce each byte
         self.l4.port_out(CONSOLE + MODEM_CONTROL, 1, 0x0B)  # DTR, RTS, and OUT2, which lets interrupts through
         self.l4.port_out(CONSOLE + INTERRUPT_ENABLE, 1, 0x01)
+
+        self.l4.thread_control(KEYBOARD_IRQ, KEYBOARD_IRQ, pager=self.l4.my_id)
 
     def _transmit(self, byte: int) -> None:
         self.l4.port_out(CONSOLE, 1, byte)
@@ -167,26 +200,50 @@ class Monitor:
         self.pc.uart.receive(bytes(data))
         self._look_ahead()
 
+    def _take_keys(self) -> None:
+        """Take what was pressed on the machine's keyboard to the guest's."""
+        codes = bytearray()
+        while self.l4.port_in(KEYS_STATUS, 1) & 1:
+            codes.append(self.l4.port_in(KEYS, 1))
+        self.l4.send(KEYBOARD_IRQ, Message(INTERRUPT))
+        self.pc.keyboard.press(bytes(codes))
+
 
 class GuestProgram:
     """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
 
     def __init__(
-        self, contents: Sequence[tuple[int, bytes]], start: Start, memory_size: int, shadow_paging: bool = False
+        self,
+        contents: Sequence[tuple[int, bytes]],
+        start: Start,
+        memory_size: int,
+        hardware: Hardware = PLAIN,
     ) -> None:
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
-        self.shadow_paging = shadow_paging
-        self.monitor: Monitor | None = None  # made anew each time the program runs
+        self.hardware = hardware
+        self.monitor: Monitor | None = None  # made anew each time the program runs, and at each reset
+        self.outcome: Outcome | None = None  # how the guest ended; None while it runs
 
     def __call__(self, l4: L4) -> None:
         """The program."""
-        monitor = self.monitor = Monitor(l4, self.memory_size, shadow_paging=self.shadow_paging)
+        self.outcome = None
+        disk = None if self.hardware.disk is None else Disk(self.hardware.disk)
+        monitor = self._run(self._monitor(l4, disk))
+        for _ in range(self.hardware.restarts):
+            if monitor.outcome is None or not monitor.outcome.end.is_reset:
+                break
+            l4.thread_control(monitor.vcpu.id, space=NIL_THREAD)  # deletes it, and the virtual machine with it
+            monitor = self._run(self._monitor(l4, disk, monitor.memory))
+        self.outcome = monitor.outcome
+
+    def _monitor(self, l4: L4, disk: Disk | None, memory: GuestMemory | None = None) -> Monitor:
+        return Monitor(l4, self.memory_size, shadow_paging=self.hardware.shadow_paging, disk=disk, memory=memory)
+
+    def _run(self, monitor: Monitor) -> Monitor:
+        """One life of the guest, from power-on or reset on. What it does not load keeps what it holds, as RAM does."""
+        self.monitor = monitor
         monitor.load(self.contents)
         monitor.run(self.start)
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the guest ended; None while it runs."""
-        return self.monitor.outcome if self.monitor else None
+        return monitor

@@ -21,6 +21,11 @@ class End(Enum):
         """Did the guest end of its own will?"""
         return self in (End.POWERED_OFF, End.HALTED, End.RESET)
 
+    @property
+    def is_reset(self) -> bool:
+        """Would a PC start again?"""
+        return self in (End.RESET, End.TRIPLE_FAULT)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

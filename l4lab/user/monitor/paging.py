@@ -7,7 +7,8 @@ whenever the guest runs; here it is done for the few instructions that the monit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,16 +82,30 @@ class Paging:
         return physical
 
 
-def locate(memory: GuestMemory, paging: Paging, linear: int, length: int, write: bool = False) -> list[tuple[int, int]]:
-    """Where `length` bytes at a linear address are: guest-physical address and size of each piece, a page at most."""
-    pieces = []
+def _pieces(memory: GuestMemory, paging: Paging, linear: int, length: int, write: bool) -> Iterator[tuple[int, int]]:
+    """Guest-physical address and size of one piece after the other, a page at most."""
     done = 0
     while done < length:
         at = linear + done & 0xFFFF_FFFF
         size = min(length - done, PAGE - at % PAGE)
-        pieces.append((paging.translate(memory, at, write), size))
+        yield paging.translate(memory, at, write), size
         done += size
-    return pieces
+
+
+def locate(memory: GuestMemory, paging: Paging, linear: int, length: int, write: bool = False) -> list[tuple[int, int]]:
+    """Where `length` bytes at a linear address are: guest-physical address and size of each piece, a page at most."""
+    return list(_pieces(memory, paging, linear, length, write))
+
+
+def locate_some(
+    memory: GuestMemory, paging: Paging, linear: int, length: int, write: bool = False
+) -> list[tuple[int, int]]:
+    """As `locate`, up to the first page that faults."""
+    found: list[tuple[int, int]] = []
+    with suppress(GuestPageFault):
+        for piece in _pieces(memory, paging, linear, length, write):
+            found.append(piece)
+    return found
 
 
 def read_linear(memory: GuestMemory, paging: Paging, linear: int, length: int) -> bytes:
@@ -99,10 +114,10 @@ def read_linear(memory: GuestMemory, paging: Paging, linear: int, length: int) -
 
 
 def write_pieces(memory: GuestMemory, pieces: list[tuple[int, int]], data: bytes) -> None:
-    """Write guest memory at what `locate` has found."""
+    """Write guest memory at what `locate` has found, up to the end of the data."""
     done = 0
     for physical, size in pieces:
-        memory.write(physical, data[done : done + size])
+        memory.write(physical, data[done : done + size])  # nothing, when the data is at its end
         done += size
 
 

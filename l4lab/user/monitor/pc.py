@@ -6,25 +6,34 @@ Lives here: the wiring. What each device does is in `devices`; how an interrupt 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from l4lab.devices.debugport import DebugPort
 from l4lab.devices.device import Device, PortBus
+from l4lab.devices.disk import Disk
 from l4lab.devices.i8042 import I8042
 from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
+from l4lab.devices.ide import Ide
 from l4lab.devices.mc146818 import Mc146818
+from l4lab.devices.memory_bus import MemoryBus
 from l4lab.devices.port92 import Port92
 from l4lab.devices.uart16550 import Uart16550
+from l4lab.devices.vga import Vga
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.power import Power
 
-TIMER_IRQ, KEYBOARD_IRQ, SERIAL_IRQ, CLOCK_IRQ = 0, 1, 4, 8
+TIMER_IRQ, KEYBOARD_IRQ, SERIAL_IRQ, CLOCK_IRQ, DISK_IRQ = 0, 1, 4, 8, 14
 
 
 class Pc:
-    """The devices of one guest. `transmit` takes the bytes of its console, `stop` is told how it ends."""
+    """The devices of one guest. `transmit` takes the bytes of its console, `stop` is told how it ends.
+
+    `more` are devices beside those that every PC has.
+
+    A20 is always open: software reads its gate back as it set it, at both places, and memory does not wrap.
+    """
 
     def __init__(
         self,
@@ -32,6 +41,8 @@ class Pc:
         memory_size: int,
         transmit: Callable[[int], None],
         stop: Callable[[End, str], None],
+        disk: Disk | None = None,
+        more: Sequence[Device] = (),
     ) -> None:
         self.pic = I8259Pair()
         self.pit = I8254(now, self.pic.line(TIMER_IRQ))
@@ -40,24 +51,31 @@ class Pc:
         self.keyboard = I8042(
             self.pic.line(KEYBOARD_IRQ),
             partial(stop, End.RESET, "the guest pulsed the keyboard controller's reset line"),
+            self._set_a20,
         )
-        self.ports = PortBus(
-            (
-                self.pic,
-                self.pit,
-                self.rtc,
-                self.uart,
-                self.keyboard,
-                Port92(partial(stop, End.RESET, "the guest reset itself by port 0x92")),
-                Power(
-                    partial(stop, End.POWERED_OFF, "the guest turned its power off"),
-                    partial(stop, End.RESET, "the guest reset itself by port 0xcf9"),
-                ),
-                DebugPort(transmit),
-            )
-        )
+        self.port92 = Port92(partial(stop, End.RESET, "the guest reset itself by port 0x92"), self._set_a20)
+        self.vga = Vga(now)
+        self.debug = DebugPort(transmit)
+        devices: list[Device] = [
+            *(self.pic, self.pit, self.rtc, self.uart, self.keyboard, self.port92, self.vga, self.debug),
+            Power(
+                partial(stop, End.POWERED_OFF, "the guest turned its power off"),
+                partial(stop, End.RESET, "the guest reset itself by port 0xcf9"),
+            ),
+        ]
+        if disk is not None:
+            devices.append(Ide(disk, self.pic.line(DISK_IRQ)))
+        devices += more
+        self.ports = PortBus(devices)
+        self.addresses = MemoryBus(devices)
         # The only ones that do anything of their own accord, and when each of them next does.
-        self._due: dict[Device, int | None] = {device: device.deadline() for device in (self.pit, self.rtc, self.uart)}
+        timed: tuple[Device, ...] = (self.pit, self.rtc, self.uart, *more)
+        self._due: dict[Device, int | None] = {device: device.deadline() for device in timed}
+
+    def _set_a20(self, level: bool) -> None:
+        """The one gate has two controls."""
+        self.keyboard.set_a20(level)
+        self.port92.set_a20(level)
 
     def deadline(self, port: int | None = None) -> int | None:
         """When a device next does something of its own accord, in nanoseconds; None for never.

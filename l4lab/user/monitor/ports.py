@@ -17,7 +17,15 @@ from l4lab.abi.vm import IoAccess, ItemId, SegmentAttributes
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor.fault import FLAG_DF, MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_code, read_linear, write_pieces
+from l4lab.user.monitor.paging import (
+    GuestPageFault,
+    Paging,
+    locate,
+    locate_some,
+    read_code,
+    read_linear,
+    write_pieces,
+)
 from l4lab.user.monitor.vcpu import VirtualCpu
 
 IN, STRING = 1 << 3, 1 << 4  # bits of the qualification
@@ -63,13 +71,33 @@ class PortIo:
 
     def _move(self, transfer: StringIo, paging: Paging, reply: Reply) -> None:
         """Move up to CHUNK elements; at a page fault of the guest, what was moved before stays done."""
-        for _ in range(min(transfer.count, CHUNK)):
+        left = min(transfer.count, CHUNK)
+        if transfer.step > 0:
+            left -= self._move_block(transfer, paging, left)
+        for _ in range(left):
             try:
                 self._move_one(transfer, paging)
             except GuestPageFault as page_fault:
                 reply.raise_page_fault(page_fault.address, page_fault.error_code)
                 return
             transfer.advance()
+
+    def _move_block(self, transfer: StringIo, paging: Paging, most: int) -> int:
+        """Move as many elements as can be moved at once: up to a page fault, or where addresses wrap. How many."""
+        port, width = transfer.access.port, transfer.access.width
+        most = min(most, (transfer.mask + 1 - transfer.index) // width)
+        is_in = bool(transfer.access.is_in)
+        pieces = locate_some(self.memory, paging, transfer.linear, most * width, write=is_in)
+        count = sum(size for _, size in pieces) // width
+        if count == 0:
+            return 0
+        if is_in:
+            write_pieces(self.memory, pieces, self.ports.read_block(port, width, count))
+        else:
+            data = b"".join(self.memory.read(physical, size) for physical, size in pieces)
+            self.ports.write_block(port, width, data[: count * width])
+        transfer.advance(count)
+        return count
 
     def _move_one(self, transfer: StringIo, paging: Paging) -> None:
         linear, width = transfer.linear, transfer.access.width
@@ -106,10 +134,10 @@ class StringIo:
         """Linear address of the next element."""
         return self.base + self.index & MASK
 
-    def advance(self) -> None:
-        """One element was moved."""
-        self.index = self.index + self.step & self.mask
-        self.count -= 1
+    def advance(self, moved: int = 1) -> None:
+        """Elements were moved."""
+        self.index = self.index + moved * self.step & self.mask
+        self.count -= moved
 
     def write_back(self, fault: Fault, reply: Reply) -> None:
         """Leave index, count and EIP as the CPU does: EIP moves on when nothing is left to do."""

@@ -14,7 +14,6 @@ from l4lab.abi.frame import EAX, EBX, EIP
 from l4lab.abi.vm import CrAccess, CrAccessType, DrAccess, ExitReason, InterruptionType, ItemId
 from l4lab.devices.device import PortBus
 from l4lab.user.l4 import L4
-from l4lab.user.monitor.beyond import Load, decode
 from l4lab.user.monitor.control import cr_access, dr_access
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -166,28 +165,3 @@ def test_an_exit_that_nobody_answers_ends_the_guest() -> None:
     exits(ends).handle(fault(ExitReason.TASK_SWITCH), Reply())
 
     assert [End.STOPPED] == ends
-
-
-# -- instructions that touch nothing -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "width", "length", "load"),
-    [
-        ("8b1d00f0eefe", 32, 6, Load(EBX, 0xFFFF_FFFF)),
-        ("668b1d00f0eefe", 32, 7, Load(EBX, 0xFFFF)),
-        ("8a3d00f0eefe", 32, 6, Load(EBX, 0xFF00)),
-        ("0fb61d00f0eefe", 32, 7, Load(EBX, 0xFF, 0xFFFF_FF00)),
-        ("0fbe1d00f0eefe", 32, 7, Load(EBX, 0xFFFF_FFFF)),
-        ("8b1e0010", 16, 4, Load(EBX, 0xFFFF)),
-        ("3b1d00f0eefe", 32, 6, None),
-        ("891d00f0eefe", 32, 6, None),
-    ],
-)
-def test_loads_are_told_from_the_rest(code: str, width: int, length: int, load: Load | None) -> None:
-    """Is the register that a load would have filled found, with the bits that become ones and zeros?"""
-    found = decode(bytes.fromhex(code), width)
-
-    assert found is not None
-    assert (length, load) == (found.length, found.load)
-    assert decode(b"\xff" * 15, 32) is None

@@ -7,6 +7,10 @@ import pytest
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDX
 from l4lab.abi.vm import ExitReason
+from l4lab.devices.device import no_line
+from l4lab.devices.ide import Ide
+from l4lab.devices.memory_bus import AtMemory
+from l4lab.devices.uart16550 import Uart16550
 from l4lab.rig.rig import Rig
 from l4lab.user.asm import assemble
 from l4lab.user.guests import greeting, misbehave, tinyos
@@ -15,6 +19,7 @@ from l4lab.user.l4 import L4
 from l4lab.user.monitor import flat
 from l4lab.user.monitor.cpuid import vendor_leaf
 from l4lab.user.monitor.fault import Fault, Reply
+from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import Monitor
 from l4lab.user.monitor.outcome import End, Outcome
 
@@ -266,3 +271,127 @@ def test_a_monitor_of_ones_own_replaces_a_handler() -> None:
     rig.run(SECOND)
 
     assert greeting.expected_console("a student of").encode() == bytes(rig.console)
+
+
+# Counts its lives at an address that nothing loads, says how many there were, and resets in the given way.
+LIVES = """
+        inc     dword ptr [0x200000]
+        mov     al, byte ptr [0x200000]
+        add     al, '0'
+        out     0xE9, al
+        cmp     byte ptr [0x200000], 3
+        je      done
+        mov     dx, 0x1F6               ; and writes a sector of the disk
+        mov     al, 0xE0
+        out     dx, al
+        mov     dx, 0x1F2
+        mov     al, 1
+        out     dx, al
+        mov     dx, 0x1F3
+        mov     al, byte ptr [0x200000]
+        out     dx, al
+        mov     dx, 0x1F7
+        mov     al, 0x30
+        out     dx, al
+        mov     dx, 0x1F0
+        mov     ecx, 128
+        mov     esi, 0x200000
+        rep outsd
+        {reset}
+done:   cli
+        hlt
+"""
+
+
+@pytest.mark.parametrize(
+    "reset", ["mov al, 0xFE\nout 0x64, al", "in al, 0x92\nor al, 1\nout 0x92, al", "lidt [0]\nint3"]
+)
+def test_a_guest_that_resets_starts_again_with_memory_and_disk_as_they_are(reset: str) -> None:
+    """By the keyboard controller, port 92, or a triple fault: three lives, and the writes of each on the disk?"""
+    guest = guest_from(LIVES.format(reset=reset))
+    rig = Rig.for_flat_guest(guest, hardware=Hardware(disk=bytes(5 * 512), restarts=5))
+    rig.run(SECOND)
+
+    assert b"123" == bytes(rig.console)
+    assert End.HALTED is outcome(rig).end
+    assert rig.guest is not None
+    assert rig.guest.monitor is not None
+    assert "3" == rig.stats()["debug_port"]
+    ide = rig.guest.monitor.pc.ports.owner[0x1F0]
+    assert isinstance(ide, Ide)
+    assert [0, 1, 2, 0] == [ide.disk.read(sector, 1)[0] for sector in range(4)]
+
+
+def test_a_reset_is_the_end_when_restarts_are_used_up() -> None:
+    """With one restart: two lives, then the outcome says how it reset."""
+    rig = Rig.for_flat_guest(
+        guest_from(LIVES.format(reset="mov al, 0xFE\nout 0x64, al")), hardware=Hardware(restarts=1)
+    )
+    rig.run(SECOND)
+
+    assert b"12" == bytes(rig.console)
+    assert End.RESET is outcome(rig).end
+
+
+def test_a_device_amid_memory_is_asked_and_memory_around_it_is_memory() -> None:
+    """A serial port at 2 MiB, one register every four bytes: do stores to it go out, and those beside it stay?"""
+    said = bytearray()
+    guest = guest_from(
+        """
+        mov     dword ptr [0x1FFFFC], 0x1234
+        mov     dword ptr [0x201000], 0x5678
+        mov     esi, text
+        mov     edi, 0x200000
+.next:  movsb
+        dec     edi
+        cmp     byte ptr [esi], 0
+        jne     .next
+        mov     eax, [0x1FFFFC]
+        add     eax, [0x201000]
+        movzx   ebx, byte ptr [0x200014]        ; line status
+        cli
+        hlt
+text:   .asciz  "by memory"
+        """
+    )
+    found: list[Outcome] = []
+
+    def main(l4: L4) -> None:
+        port = AtMemory(Uart16550(l4.time_stamp, no_line, said.append), 0x20_0000, shift=2)
+        monitor = Monitor(l4, RAM_SIZE, devices=[port])
+        monitor.load(guest.pieces)
+        found.append(monitor.run(flat.start_of(guest)))
+
+    rig = Rig(main, 64 << 20)
+    rig.run(SECOND)
+
+    assert b"by memory" == bytes(said)
+    assert End.HALTED is found[0].end
+    assert "EAX 0x000068ac" in found[0].registers
+    assert f"EBX {0x60:#010x}" in found[0].registers
+
+
+def test_what_a_guest_asks_for_in_vain_is_counted() -> None:
+    """A port, an MSR, a CPUID leaf and memory that are not there: are all of them in the statistics?"""
+    rig = run(
+        guest_from(
+            """
+            mov     dx, 0x500
+            in      eax, dx
+            mov     ecx, 0x123
+            rdmsr
+            mov     eax, 0x12345678
+            cpuid
+            mov     dword ptr [0xFED00000], 1
+            cli
+            hlt
+            """
+        )
+    )
+
+    assert {
+        "ports": {"in 0x500": 1},
+        "msrs": {"read 0x123": 1},
+        "cpuid_leaves": {"0x12345678": 1},
+        "memory": {"write 0xfed00000": 1},
+    } == rig.stats()["unknown"]

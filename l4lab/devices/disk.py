@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is on a disk: an image that is never written, and over it the sectors that were.
+
+Lives here: sectors. Does not live here: the controller (`ide`), and where the image comes from. The image is an input
+that is given when the machine is built, as its memory's contents are, so that equal runs find equal disks.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any, Final
+
+SECTOR: Final = 512
+
+Image = bytes | bytearray | memoryview | mmap.mmap
+
+
+class Disk:
+    """A disk of whole sectors; an image that ends within one is filled up with zeros."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.sectors = -(-len(image) // SECTOR)
+        self.written: dict[int, bytes] = {}  # sectors that differ from the image's, by number
+
+    def read(self, first: int, count: int) -> bytes:
+        """Sectors, as they are now."""
+        data = bytes(self.image[first * SECTOR : (first + count) * SECTOR]).ljust(count * SECTOR, b"\0")
+        if not self.written:
+            return data
+        return b"".join(self.written.get(first + i, data[i * SECTOR : (i + 1) * SECTOR]) for i in range(count))
+
+    def write(self, first: int, data: bytes) -> None:
+        """Overwrite whole sectors."""
+        for i in range(len(data) // SECTOR):
+            self.written[first + i] = data[i * SECTOR : (i + 1) * SECTOR]
+
+    def contents(self) -> bytes:
+        """The whole disk, for whoever wants to keep it."""
+        return self.read(0, self.sectors)
+
+    def save(self) -> dict[str, Any]:
+        """What was written. The image is not part of the state."""
+        return {"written": [[number, data] for number, data in sorted(self.written.items())]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `save` returned, over the same image."""
+        self.written = {number: bytes(data) for number, data in state["written"]}

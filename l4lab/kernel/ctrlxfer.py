@@ -2,7 +2,8 @@
 """Register items: reading and writing a thread's registers by groups (reference sections 9.6 and 9.7).
 
 Every thread has GPREGS; the other items exist on virtual CPUs only, and carry no words elsewhere. A monitor reads and
-writes them in fault messages, in replies, and through ExchangeRegisters; all three come here.
+writes them in fault messages, in replies, and through ExchangeRegisters; all three come here. A write cannot fail:
+where it may make a state that no CPU enters, it marks the item as unchecked, and the entry is refused (see `vm`).
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ from collections.abc import Callable, Sequence
 
 from l4lab.abi.frame import EFLAGS, USER_EFLAGS_MASK, VM_EFLAGS_MASK
 from l4lab.abi.message import CtrlXferItem
-from l4lab.abi.vm import ITEM_REGISTERS, ItemId, PinControls
+from l4lab.abi.vm import ITEM_REGISTERS, CpuControls, ItemId, PinControls
+from l4lab.abi.vm_state import CPU_REQUIRED, PIN_REQUIRED
 from l4lab.kernel.thread import Tcb
+from l4lab.machine import fpu
 from l4lab.machine.vmcs import Vmcs
 
 # Under nested paging the guest's CR0 and CR4 are its own: the CPU runs real mode and unpaged protected mode natively.
-# What stays fixed: CR0.ET is one, and the bits of CR4 that the emulated CPU does not have are zero.
+# What stays fixed: CR0.ET is one, and bits that the emulated CPU does not have are zero, among them CR4.PAE.
 CR0_FIXED_ONE = 1 << 4
-CR4_WRITABLE = 0x0000_06FF
-REQUIRED_PINS = (
-    PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
-)  # quirk Q16: a monitor cannot clear them
-REQUIRED_CPU = 1 << 7 | 1 << 24  # HLT and I/O exiting; INVLPG exits only where there are shadow tables to keep
-UNSUPPORTED_CPU = 1 << 25 | 1 << 28  # I/O and MSR bitmaps
+CR0_WRITABLE = 0xE005_003F
+CR4_WRITABLE = 0x0000_07DF
+# A monitor cannot clear what VMX requires (but CR3 loads and stores need not exit), nor what keeps the host in charge
+# (quirk Q16): interrupts of the host, HLT and I/O. INVLPG exits only where there are shadow tables to keep. What the
+# CPU does not have, such as bitmaps of ports and MSRs, cannot be set.
+REQUIRED_PINS = PIN_REQUIRED | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
+CR3_EXITING = 3 << 15
+REQUIRED_CPU = CPU_REQUIRED & ~CR3_EXITING | CpuControls.HLT_EXITING | CpuControls.UNCONDITIONAL_IO_EXITING
+SUPPORTED_CPU = (sum(CpuControls) | CPU_REQUIRED) & ~CpuControls.USE_IO_BITMAPS & ~CpuControls.USE_MSR_BITMAPS
 
 
 def encode(thread: Tcb, item: int) -> tuple[int, ...]:
@@ -57,11 +63,14 @@ def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
         if regs[EFLAGS] != before:
             after = regs[EFLAGS]
             mask = VM_EFLAGS_MASK if thread.vcpu else USER_EFLAGS_MASK
-            if thread.vcpu and (after ^ before) & 1 << 17:
-                thread.vcpu.vmcs.stale = True  # virtual-8086 mode changes what the CPU derives
+            if thread.vcpu:
+                thread.vcpu.vmcs.unchecked |= 1 << GPREGS
+                if (after ^ before) & 1 << 17:
+                    thread.vcpu.vmcs.stale = True  # virtual-8086 mode changes what the CPU derives
             regs[EFLAGS] = after & mask | before & ~mask
     elif thread.vcpu is not None and item.id in _WRITE:
         put = _WRITE[item.id]
+        thread.vcpu.vmcs.unchecked |= _CHECKED & 1 << item.id
         count = len(ITEM_REGISTERS[ItemId(item.id)])
         for index, value in zip(item.indices, values, strict=False):
             if index < count:
@@ -79,7 +88,7 @@ def _read_cregs(v: Vmcs) -> tuple[int, ...]:
 def _write_cregs(v: Vmcs, index: int, value: int) -> None:
     match index:
         case 0:
-            v.set_control_register(0, value | CR0_FIXED_ONE)
+            v.set_control_register(0, value & CR0_WRITABLE | CR0_FIXED_ONE)
         case 1:
             v.cr0_shadow, v.stale = value, True
         case 2:
@@ -142,11 +151,15 @@ def _read_nonregexc(v: Vmcs) -> tuple[int, ...]:
 def _write_nonregexc(v: Vmcs, index: int, value: int) -> None:
     match index:
         case 0:
-            v.activity = value & 3
+            v.activity = value
+            v.unchecked |= 1 << ItemId.NONREGEXC
         case 1:
             v.interruptibility = value
+            if value:  # to block nothing is right in any state, and what most replies write
+                v.unchecked |= 1 << ItemId.NONREGEXC
         case 2:
             v.pending_debug = value
+            v.unchecked |= 1 << ItemId.NONREGEXC
         case 3:
             v.entry_info = value
         case 4:
@@ -164,9 +177,9 @@ def _read_execctrl(v: Vmcs) -> tuple[int, ...]:
 def _write_execctrl(v: Vmcs, index: int, value: int) -> None:
     match index:
         case 0:
-            v.pin_controls = value | REQUIRED_PINS
+            v.pin_controls = int(REQUIRED_PINS)  # there are no others
         case 1:
-            new = (value | REQUIRED_CPU) & ~UNSUPPORTED_CPU
+            new = (value | REQUIRED_CPU) & SUPPORTED_CPU
             if (new ^ v.cpu_controls) & ~4:  # the interrupt window alone needs no new intercepts
                 v.stale = True
             v.cpu_controls = new
@@ -203,6 +216,14 @@ def _write_other(v: Vmcs, index: int, value: int) -> None:
             v.tpr_threshold = value & 15
 
 
+def _xmm_reader(first: int) -> Callable[[Vmcs], Sequence[int]]:
+    return lambda v: fpu.xmm(v.state, first)
+
+
+def _xmm_writer(first: int) -> Callable[[Vmcs, int, int], None]:
+    return lambda v, index, value: fpu.set_xmm(v.state, first, index, value)
+
+
 _SEGMENT_ITEMS = {
     ItemId.CS: "cs",
     ItemId.SS: "ss",
@@ -223,6 +244,10 @@ _READ: dict[int, Callable[[Vmcs], Sequence[int]]] = {
     ItemId.NONREGEXC: _read_nonregexc,
     ItemId.EXECCTRL: _read_execctrl,
     ItemId.OTHERREGS: _read_other,
+    ItemId.FPUCTRL: lambda v: fpu.control(v.state),
+    ItemId.X87REGS: lambda v: fpu.x87(v.state),
+    ItemId.XMMLOW: _xmm_reader(0),
+    ItemId.XMMHIGH: _xmm_reader(4),
 }
 _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.CREGS: _write_cregs,
@@ -233,7 +258,13 @@ _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.NONREGEXC: _write_nonregexc,
     ItemId.EXECCTRL: _write_execctrl,
     ItemId.OTHERREGS: _write_other,
+    ItemId.FPUCTRL: lambda v, index, value: fpu.set_control(v.state, index, value),
+    ItemId.X87REGS: lambda v, index, value: fpu.set_x87(v.state, index, value),
+    ItemId.XMMLOW: _xmm_writer(0),
+    ItemId.XMMHIGH: _xmm_writer(4),
 }
+# What a VM entry checks, whichever register of the item was written; NONREGEXC says so register by register.
+_CHECKED = 1 << ItemId.CREGS | 1 << ItemId.OTHERREGS | sum(1 << item for item in range(ItemId.CS, ItemId.NONREGEXC))
 GPREGS = ItemId.GPREGS
 ONLY_GPREGS = (GPREGS,)
 _HEADERS: dict[int, int] = {

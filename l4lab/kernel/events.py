@@ -177,6 +177,13 @@ class PortsUnmapped(Event, frozen=True, tag=32):
     count: int
 
 
+class EntryRefused(Event, frozen=True, tag=33):
+    """The CPU does not enter the guest in the state that its monitor gave it."""
+
+    vcpu: int
+    why: str
+
+
 AnyEvent = (
     Booted
     | ThreadCreated
@@ -199,4 +206,5 @@ AnyEvent = (
     | IoPageFault
     | PortsMapped
     | PortsUnmapped
+    | EntryRefused
 )

@@ -434,7 +434,7 @@ class GuestMode(GuestView):
         """The instruction has been done; it retires."""
         at = vmcs.frame >> 2
         self._u32[at + EIP] = self._u32[at + EIP] + self._instruction(vmcs).length & 0xFFFFFFFF
-        vmcs.interruptibility = 0
+        vmcs.end_shadow()
         self._engine.charge(1)
         return None
 

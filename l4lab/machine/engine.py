@@ -40,8 +40,8 @@ ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808,
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
 ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_DR, ENV_OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
 ENV_VM_VMCB, ENV_TSC_OFFSET, ENV_INTERCEPT, ENV_INTERCEPT_CR, ENV_INTERCEPT_DR = 5504, 5512, 5520, 5528, 5532
-# The FPU. FPU_STATUS holds FSW and FCW; an x87 register takes 16 bytes, 10 of them used; an XMM register the first 16 of
-# 64. X87_ and SSE_STATUS are what the engine's arithmetic obeys: rounding is the second byte, precision the fourth.
+# The FPU. FPU_STATUS holds FSW and FCW; an x87 register takes 16 bytes, 10 of them used; an XMM register 64, the first
+# 16 used. X87_ and SSE_STATUS are what the engine's arithmetic obeys: rounding is byte 1, precision byte 3.
 ENV_FPU_TOP, ENV_FPU_STATUS, ENV_FPU_EMPTY, ENV_FPU_REGISTERS = 604, 608, 612, 624
 ENV_X87_STATUS, ENV_SSE_STATUS, ENV_MXCSR, ENV_XMM = 776, 808, 816, 824
 ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3, ENV_RETURN_ADDRESS = 5536, 5544, 5560

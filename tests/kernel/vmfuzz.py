@@ -32,6 +32,7 @@ CANARY = b"\xa5" * PAGE
 CYCLES_PER_EXIT = 400_000  # a round ends after so many for each exit that was asked for, even if they were fewer
 I = ItemId  # noqa: E741
 VALID = 1 << 31
+_NO_MAPPING = 4  # a bit that no map or grant item has: noise is not to give the canaries away
 _INSTRUCTIONS = (
     *(b"\x0f\xa2", b"\xf4", b"\xe6\x80", b"\xec", b"\xf3\x6e", b"\x6d", b"\x0f\x32", b"\x0f\x30", b"\x0f\x31", b"\xfb"),
     *(
@@ -146,7 +147,7 @@ class Round:
                 self._add(reply, item, self._registers(item))
         words = reply.words()
         if rng.random() < 0.02:
-            words = [rng.getrandbits(32), *(rng.getrandbits(32) for _ in range(rng.randrange(63)))]
+            words = [rng.getrandbits(32), *(rng.getrandbits(32) | _NO_MAPPING for _ in range(rng.randrange(63)))]
         with suppress(IpcFailed):
             r.ipc(id_, NIL_THREAD, words, timeouts(period(100), period(100)))
 

@@ -15,7 +15,6 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EDX
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
-from l4lab.user.l4 import L4
 from l4lab.user.monitor import beyond, control
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.fault import (
@@ -45,9 +44,16 @@ class Exits:
     """The handlers of a monitor, by exit reason, in `handlers`: a dict, to be changed by whoever wants another one."""
 
     def __init__(
-        self, l4: L4, vcpu: VirtualCpu, memory: GuestMemory, cpuid: Cpuid, msrs: Msrs, io: PortIo, stop: Stop
+        self,
+        now: Callable[[], int],
+        vcpu: VirtualCpu,
+        memory: GuestMemory,
+        cpuid: Cpuid,
+        msrs: Msrs,
+        io: PortIo,
+        stop: Stop,
     ) -> None:
-        self.l4 = l4
+        self.now = now  # the guest's time stamp counter
         self.vcpu = vcpu
         self.memory = memory
         self.stop = stop
@@ -97,7 +103,7 @@ class Exits:
 
     def read_time(self, fault: Fault, reply: Reply) -> None:
         """RDTSC."""
-        now = self.l4.time_stamp()
+        now = self.now()
         reply.gpr(EAX, now)
         reply.gpr(EDX, now >> 32)
         reply.skip(fault)

@@ -109,6 +109,8 @@ class Vmcs:
         self.state[at] = selector & 0xFFFF
         self.state[at + 2], self.state[at + 3] = base, 0
         self.state[at + 4] = limit
+        if name == "tr":
+            attributes &= ~_BUSY  # the engine takes stacks only from a task that is not; see `segment`
         self.state[at + 5] = 0 if attributes & UNUSABLE else (attributes & 0xF0FF) << 8
         self.stale = True
         if attributes & _MISSING_ATTRIBUTES:

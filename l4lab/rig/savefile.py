@@ -27,7 +27,9 @@ def write(path: Path | str, saved: SavedGuest) -> None:
     try:
         Path(path).write_bytes(_MAGIC + b"%d\n" % VERSION + packed)
     except OSError as error:
-        raise LabError(f"cannot write {path}: {error.strerror}; name a file in a folder where you may write") from error
+        raise LabError(
+            f"cannot write {path}: {(error.strerror or '').lower()}; name a file in a folder where you may write"
+        ) from error
 
 
 def read(path: Path | str) -> SavedGuest:
@@ -35,7 +37,9 @@ def read(path: Path | str) -> SavedGuest:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise LabError(f"cannot read {path}: {error.strerror}; give a file that --save-at or Rig.save wrote") from error
+        raise LabError(
+            f"cannot read {path}: {(error.strerror or '').lower()}; give a file that --save-at or Rig.save wrote"
+        ) from error
     if not data.startswith(_MAGIC):
         raise LabError(f"{path} holds no saved guest; give a file that --save-at or Rig.save wrote")
     version, _, packed = data[len(_MAGIC) :].partition(b"\n")

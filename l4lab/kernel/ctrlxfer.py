@@ -70,7 +70,6 @@ def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
             regs[EFLAGS] = after & mask | before & ~mask
     elif thread.vcpu is not None and item.id in _WRITE:
         put = _WRITE[item.id]
-        thread.vcpu.vmcs.unchecked |= _CHECKED & 1 << item.id
         count = len(ITEM_REGISTERS[ItemId(item.id)])
         for index, value in zip(item.indices, values, strict=False):
             if index < count:
@@ -86,6 +85,7 @@ def _read_cregs(v: Vmcs) -> tuple[int, ...]:
 
 
 def _write_cregs(v: Vmcs, index: int, value: int) -> None:
+    v.unchecked |= 1 << ItemId.CREGS
     match index:
         case 0:
             v.set_control_register(0, value & CR0_WRITABLE | CR0_FIXED_ONE)
@@ -120,11 +120,12 @@ def _segment_reader(name: str) -> Callable[[Vmcs], Sequence[int]]:
     return lambda v: v.segment(name)
 
 
-def _segment_writer(name: str) -> Callable[[Vmcs, int, int], None]:
+def _segment_writer(item: ItemId, name: str) -> Callable[[Vmcs, int, int], None]:
     def write_segment(v: Vmcs, index: int, value: int) -> None:
         parts = list(v.segment(name))
         parts[index] = value
         v.set_segment(name, *parts)
+        v.unchecked |= 1 << item
 
     return write_segment
 
@@ -133,10 +134,11 @@ def _table_reader(name: str) -> Callable[[Vmcs], Sequence[int]]:
     return lambda v: v.table(name)
 
 
-def _table_writer(name: str) -> Callable[[Vmcs, int, int], None]:
+def _table_writer(item: ItemId, name: str) -> Callable[[Vmcs, int, int], None]:
     def write_table(v: Vmcs, index: int, value: int) -> None:
         base, limit = v.table(name)
         v.set_table(name, value if index == 0 else base, value if index == 1 else limit)
+        v.unchecked |= 1 << item
 
     return write_table
 
@@ -204,8 +206,10 @@ def _write_other(v: Vmcs, index: int, value: int) -> None:
             v.set_sysenter(1, value)
         case 3:
             v.debugctl = v.debugctl >> 32 << 32 | value
+            v.unchecked |= 1 << ItemId.OTHERREGS
         case 4:
             v.debugctl = v.debugctl & 0xFFFFFFFF | value << 32
+            v.unchecked |= 1 << ItemId.OTHERREGS
         case 5:
             v.tsc_offset = v.tsc_offset >> 32 << 32 | value
         case 6:
@@ -252,9 +256,9 @@ _READ: dict[int, Callable[[Vmcs], Sequence[int]]] = {
 _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.CREGS: _write_cregs,
     ItemId.DREGS: _write_dregs,
-    **{item: _segment_writer(name) for item, name in _SEGMENT_ITEMS.items()},
-    ItemId.IDTR: _table_writer("idtr"),
-    ItemId.GDTR: _table_writer("gdtr"),
+    **{item: _segment_writer(item, name) for item, name in _SEGMENT_ITEMS.items()},
+    ItemId.IDTR: _table_writer(ItemId.IDTR, "idtr"),
+    ItemId.GDTR: _table_writer(ItemId.GDTR, "gdtr"),
     ItemId.NONREGEXC: _write_nonregexc,
     ItemId.EXECCTRL: _write_execctrl,
     ItemId.OTHERREGS: _write_other,
@@ -263,8 +267,6 @@ _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.XMMLOW: _xmm_writer(0),
     ItemId.XMMHIGH: _xmm_writer(4),
 }
-# What a VM entry checks, whichever register of the item was written; NONREGEXC says so register by register.
-_CHECKED = 1 << ItemId.CREGS | 1 << ItemId.OTHERREGS | sum(1 << item for item in range(ItemId.CS, ItemId.NONREGEXC))
 GPREGS = ItemId.GPREGS
 ONLY_GPREGS = (GPREGS,)
 _HEADERS: dict[int, int] = {

@@ -168,7 +168,8 @@ class Vmcs:
     @interruptibility.setter
     def interruptibility(self, value: int) -> None:
         self._blocking = value or -1
-        self.block_nmi(bool(value & _NMI))
+        if self.state[_HFLAGS2] & e.HF2_NMI_MASK or value & _NMI:
+            self.block_nmi(bool(value & _NMI))
         self.end_shadow()
         if value & (_STI | _MOV_SS):
             self.state[_HFLAGS] |= e.HF_INHIBIT_IRQ

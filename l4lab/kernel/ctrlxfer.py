@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from l4lab.abi.frame import EFLAGS, USER_EFLAGS_MASK, VM_EFLAGS_MASK
 from l4lab.abi.message import CtrlXferItem
-from l4lab.abi.vm import ITEM_REGISTERS, CpuControls, ItemId, PinControls
+from l4lab.abi.vm import ATTRIBUTES, ITEM_REGISTERS, CpuControls, ItemId, PinControls
 from l4lab.abi.vm_state import CPU_REQUIRED, PIN_REQUIRED
 from l4lab.kernel.thread import Tcb
 from l4lab.machine import fpu
@@ -30,6 +30,7 @@ REQUIRED_PINS = PIN_REQUIRED | PinControls.EXTERNAL_INTERRUPT_EXITING | PinContr
 CR3_EXITING = 3 << 15
 REQUIRED_CPU = CPU_REQUIRED & ~CR3_EXITING | CpuControls.HLT_EXITING | CpuControls.UNCONDITIONAL_IO_EXITING
 SUPPORTED_CPU = (sum(CpuControls) | CPU_REQUIRED) & ~CpuControls.USE_IO_BITMAPS & ~CpuControls.USE_MSR_BITMAPS
+MISSING_ATTRIBUTES = ~0x1F0FF  # bits that no segment's attributes have; the entry check hears of them
 
 
 def encode(thread: Tcb, item: int) -> tuple[int, ...]:
@@ -126,6 +127,8 @@ def _segment_writer(item: ItemId, name: str) -> Callable[[Vmcs, int, int], None]
         parts[index] = value
         v.set_segment(name, *parts)
         v.unchecked |= 1 << item
+        if index == ATTRIBUTES:
+            (v.misfits.add if value & MISSING_ATTRIBUTES else v.misfits.discard)(name)
 
     return write_segment
 

@@ -21,7 +21,6 @@ _TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
 _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
 UNUSABLE = 1 << 16
 _ACCESSED, _BUSY, _DATA_OR_CODE, _PRESENT = 1, 2, 1 << 4, 1 << 7
-_MISSING_ATTRIBUTES = ~0x1F0FF  # bits that no attributes have
 _IF, _STI, _MOV_SS, _NMI = 1 << 9, 1, 2, 8  # EFLAGS; interruptibility
 _EFLAGS, _HFLAGS, _HFLAGS2 = e.ENV_EFLAGS >> 2, e.ENV_HFLAGS >> 2, e.ENV_HFLAGS2 >> 2
 
@@ -113,10 +112,6 @@ class Vmcs:
             attributes &= ~_BUSY  # the engine takes stacks only from a task that is not; see `segment`
         self.state[at + 5] = 0 if attributes & UNUSABLE else (attributes & 0xF0FF) << 8
         self.stale = True
-        if attributes & _MISSING_ATTRIBUTES:
-            self.misfits.add(name)
-        else:
-            self.misfits.discard(name)
 
     def table(self, name: str) -> tuple[int, int]:
         """(base, limit) of GDTR or IDTR."""

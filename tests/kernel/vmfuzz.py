@@ -19,7 +19,7 @@ from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.abi.message import CtrlXferItem, Message
 from l4lab.abi.protocols import is_page_fault
 from l4lab.abi.time import period, timeouts
-from l4lab.abi.vm import ITEM_REGISTERS, ItemId, full_mask
+from l4lab.abi.vm import ITEM_REGISTERS, ExitReason, ItemId, full_mask, label_of
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import invariants
 from l4lab.testing import MEMORY, PAGE, Root, System
@@ -29,10 +29,12 @@ KIP, UTCB = Fpage.at(0x80_0000), Fpage.at(0x80_1000)
 POOL, POOL_PAGES = MEMORY.base + 0x20_0000, 16  # what a guest may get
 AROUND = 32  # pages before and behind that no guest may change
 CANARY = b"\xa5" * PAGE
-CYCLES_PER_EXIT = 400_000  # a round ends after so many for each exit that was asked for, even if they were fewer
+CYCLES_PER_EXIT = 100_000  # a round ends after so many for each exit that was asked for, even if they were fewer
 I = ItemId  # noqa: E741
 VALID = 1 << 31
 _NO_MAPPING = 4  # a bit that no map or grant item has: noise is not to give the canaries away
+REFUSED = label_of(ExitReason.ENTRY_FAILURE_GUEST_STATE)
+REPAIRED = (I.GPREGS, I.CREGS, *(ItemId(n) for n in range(I.CS, I.NONREGEXC + 1)), I.OTHERREGS)
 _INSTRUCTIONS = (
     *(b"\x0f\xa2", b"\xf4", b"\xe6\x80", b"\xec", b"\xf3\x6e", b"\x6d", b"\x0f\x32", b"\x0f\x30", b"\x0f\x31", b"\xfb"),
     *(
@@ -67,7 +69,6 @@ class Round:
         self.rng = random.Random(seed)
         self.exits = 0
         self.reasons: set[int] = set()  # labels of the messages that came
-        self._given: set[int] = set()
         self.system = System(self._monitor, memory=16 << 20, check=False)
 
     def run(self, exits: int, check_every: int = 1) -> int:
@@ -124,13 +125,20 @@ class Round:
         if rng.random() < 0.2:
             self._reach_in(r, id_)
         try:
-            received = r.wait(period(rng.choice((20, 100, 300))))
-        except IpcFailed:
+            received = r.wait(period(rng.choice((2, 10, 30))))
+        except IpcFailed:  # it may be in a loop that changes its own code, which takes long: on with something else
             self._reach_in(r, id_)
+            message = Message().append_registers(I.GPREGS, self._sane(I.GPREGS))
+            r.exchange_registers(id_, ExregsControl.WRITE_ITEMS, items=message.typed)
             return
         self.exits += 1
         self.reasons.add(received.label)
         reply = Message()
+        if received.label == REFUSED and rng.random() < 0.7:  # or nothing would ever run
+            for item in REPAIRED:
+                message = Message()
+                self._add(message, item, self._sane(item))
+                r.exchange_registers(id_, ExregsControl.WRITE_ITEMS, items=message.typed)
         if is_page_fault(received.label) or rng.random() < 0.02:
             at = received.untyped[0] if rng.random() < 0.8 else rng.getrandbits(32)
             if rng.random() < 0.9:
@@ -147,7 +155,7 @@ class Round:
                 self._add(reply, item, self._registers(item))
         words = reply.words()
         if rng.random() < 0.02:
-            words = [rng.getrandbits(32), *(rng.getrandbits(32) | _NO_MAPPING for _ in range(rng.randrange(63)))]
+            words = [rng.getrandbits(32), *(rng.getrandbits(32) | _NO_MAPPING for _ in range(63))]
         with suppress(IpcFailed):
             r.ipc(id_, NIL_THREAD, words, timeouts(period(100), period(100)))
 
@@ -199,6 +207,8 @@ class Round:
                 return {0: value, 1: value, 2: self.rng.choice((0, 0, 1 << 31, 0xFFFF_FFFF)), 5: 0, 7: 0}
             case I.TR | I.LDTR | I.GDTR | I.IDTR:
                 return dict(enumerate(INITIAL_STATE[item]))
+            case I.NONREGEXC | I.OTHERREGS:
+                return dict.fromkeys(range(6), 0)
             case _:
                 return {0: 8, 1: 0, 2: 0xFFFF_FFFF, 3: 0xC09B if item is I.CS else 0xC093}
 

@@ -18,6 +18,7 @@ from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
 from l4lab.abi.vm import QUALIFICATION_MR, CpuControls, ExitReason, ItemId, is_vm_fault
+from l4lab.errors import LabError
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -189,6 +190,12 @@ class Monitor:
 
     def _take_over(self, saved: SavedGuest) -> Answer:
         """Put a saved guest into the virtual machine, whose memory holds its memory already, and let it go on."""
+        here = {device.name for device in self.pc.ports.devices}
+        if differing := here ^ saved.devices.keys():
+            raise LabError(
+                f"The guest was saved in a PC that differs from this one in: {', '.join(sorted(differing))}. "
+                "Give this one the same devices."
+            )
         self.pc.ports.restore(saved.devices)
         self.msrs.values |= saved.msrs
         registers = {number: dict(of) for number, of in saved.registers.items()}

@@ -32,7 +32,7 @@ COMPILED = [
         f"l4lab/kernel/{name}.py"
         for name in (
             *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
-            *("control", "space", "strings", "thread", "transfer", "traps", "vm"),
+            *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
         )
     ),
     *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables")),

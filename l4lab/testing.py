@@ -211,7 +211,7 @@ class System:
         while True:
             why = self.kernel.run(until, one_entry=self._check)
             if self._check:
-                invariants.check(self.kernel)
+                invariants.check(self.kernel, honest=True)
             for thread, died in self.kernel.deaths:
                 raise AssertionError(f"the program of {thread.name} raised:\n{died.text}")
             if why not in ("event", "halted"):

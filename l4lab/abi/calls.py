@@ -163,6 +163,7 @@ class SpaceControlBits(IntFlag):
     """SpaceControl: kinds of address space (reference section 8.2)."""
 
     VM = 1 << 30  # a virtual machine's memory; its threads are virtual CPUs
+    SHADOW_PAGING = 1 << 28  # with VM, an addition of ours: the kernel keeps shadow tables, instead of nested paging
     SMALL = 1 << 31
 
 

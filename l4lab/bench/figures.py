@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
-from l4lab.bench import operations, programs
+from l4lab.bench import operations, programs, virtualization
 from l4lab.errors import LabError
 from l4lab.machine import baseline
+from l4lab.user.guests import loops
 
 Report = Callable[[str], None]
 
@@ -38,7 +40,7 @@ class Figure(msgspec.Struct):
 def measure(rounds: int, with_linux: bool, report: Report) -> Iterator[Figure]:
     """Measure everything, saying what is being done; `rounds` pairs of runs a figure."""
     yield _ratio(
-        "VM exit round trip / bare stop", 10, rounds, report, lambda: programs.vm_exit(3000), programs.bare_stop
+        "VM exit round trip / bare stop", 8, rounds, report, lambda: programs.vm_exit(3000), programs.bare_stop
     )
     yield _ratio(
         "IPC call and reply, native / two bare stops",
@@ -58,11 +60,12 @@ def measure(rounds: int, with_linux: bool, report: Report) -> Iterator[Figure]:
         at_least=True,
     )
     yield from _operations(rounds, report)
+    yield from _shadow_paging(rounds, report)
     yield _single("import l4lab, CPU", 0.3, "s", rounds, report, _import_cpu)
     yield _single("new machine with 64 MiB", 50, "ms", rounds, report, programs.new_machine_ms)
     yield _single("process with a dashboard over tinyos", 250, "MiB", 1, report, _notebook_rss)
     if with_linux:
-        yield _linux(max(3, rounds // 2), report)
+        yield from _linux(max(3, rounds // 2), report)
 
 
 def _operations(rounds: int, report: Report) -> Iterator[Figure]:
@@ -130,6 +133,17 @@ def _operations(rounds: int, report: Report) -> Iterator[Figure]:
         )
 
 
+def _shadow_paging(rounds: int, report: Report) -> Iterator[Figure]:
+    """What shadow page tables cost, over a bare stop."""
+    for name, body, most in (
+        ("vTLB fill", loops.TOUCH, 4.0),
+        ("INVLPG", loops.INVALIDATE, None),
+        ("load of CR3", loops.RELOAD, None),
+    ):
+        name = f"{name} under shadow paging / bare stop"
+        yield _ratio(name, most, rounds, report, partial(virtualization.shadow, body), programs.bare_stop)
+
+
 def _ratio(
     name: str,
     target: float | None,
@@ -185,7 +199,7 @@ def _notebook_rss() -> float:
     return float(done.stdout.split()[-1])
 
 
-def _linux(rounds: int, report: Report) -> Figure:
+def _linux(rounds: int, report: Report) -> Iterator[Figure]:
     """Wall time of whole processes, from start to the shell prompt."""
     from l4lab.guests import guest
 
@@ -203,9 +217,11 @@ def _linux(rounds: int, report: Report) -> Figure:
         *("-append", found.append, "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"),
     ]
 
-    def ours() -> float:
+    def ours(paging: str) -> float:
         start = time.perf_counter()
-        subprocess.run(ours_command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            [*ours_command, "--paging", paging], check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        )
         return time.perf_counter() - start
 
     def theirs() -> float:
@@ -222,4 +238,14 @@ def _linux(rounds: int, report: Report) -> Figure:
             qemu.kill()
         return took
 
-    return _ratio("Linux to the shell prompt / qemu-system-i386 -accel tcg", 2.0, rounds, report, ours, theirs)
+    for paging, most in (("nested", 1.5), ("shadow", 2.5)):
+        name = f"Linux to the shell prompt, {paging} paging / qemu-system-i386 -accel tcg"
+        yield _ratio(name, most, rounds, report, partial(ours, paging), theirs)
+    yield _ratio(
+        "fork-heavy shell loop, shadow / nested paging",
+        3.0,
+        rounds,
+        report,
+        lambda: virtualization.shell_loop(found, True),
+        lambda: virtualization.shell_loop(found, False),
+    )

@@ -16,7 +16,7 @@ import typer
 from l4lab.cli.console import Records, at_console, check_writable, read_image
 from l4lab.errors import LabError
 
-PAGING: Final = ("nested",)
+NESTED, SHADOW = PAGING = ("nested", "shadow")
 DEFAULT_MEMORY: Final = 128  # MiB
 HOW_TO_GET_ONE: Final = "a kernel image, or get one: l4lab guest get linux"
 
@@ -29,7 +29,7 @@ def boot(
         typer.Option(metavar="TEXT", help="The kernel's command line; without it, one that fits the machine."),
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="The guest's memory in MiB.")] = DEFAULT_MEMORY,
-    paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = PAGING[0],
+    paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = NESTED,
     until: Annotated[str | None, typer.Option(metavar="REGEX", help="End when the console matches.")] = None,
     save_at: Annotated[
         tuple[str, Path] | None,
@@ -78,5 +78,6 @@ def boot(
         raise LabError(f"nothing to boot: give {HOW_TO_GET_ONE}; or go on with a saved guest by --restore FILE")
     image, ramdisk = read_image(kernel, HOW_TO_GET_ONE), None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
     typer.echo(f"l4lab: unpacking {kernel.name}", err=True)
-    rig = Rig.for_linux(image, kernel.name, ramdisk, LINUX_APPEND if append is None else append, memory)
+    append = LINUX_APPEND if append is None else append
+    rig = Rig.for_linux(image, kernel.name, ramdisk, append, memory, shadow_paging=paging == SHADOW)
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))

@@ -18,22 +18,24 @@ from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
 from l4lab.kernel import vm
 from l4lab.kernel.events import Unmapped
+from l4lab.kernel.mapping import ALL_RIGHTS
 from l4lab.kernel.schedule import PROCESSORS
-from l4lab.kernel.space import USER_LIMIT
+from l4lab.kernel.space import USER_LIMIT, Space
 from l4lab.kernel.thread import MR, Tcb
 
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
 VM = 1 << 30  # SpaceControl: this space is a virtual machine
+SHADOW = 1 << 28  # with shadow page tables rather than nested paging: an addition of ours
 MIN_AREA_LOG2 = 12
 MIN_FRAMES = 2  # page tables of the KIP; and the blocks of virtual CPUs
 
 
 def sys_space_control(k: Kernel, caller: Tcb) -> None:
-    """Give a fresh space its KIP and UTCB areas, set its redirector; with the v bit, make it a virtual machine.
+    """Give a space its KIP and UTCB areas, set its redirector; with the v bit, make it a virtual machine.
 
-    The areas are set once: later ones are ignored, as the reference does.
+    The areas can be changed while no thread of the space is active; later ones, and nilpages, are ignored.
     """
     regs = caller.regs
     space_id, control, redirector = ThreadId.decode(regs[EAX]), regs[ECX], k.global_id(regs[EDI], caller)
@@ -47,24 +49,28 @@ def sys_space_control(k: Kernel, caller: Tcb) -> None:
     becomes_vm = bool(control & VM) and not space.is_vm
     if becomes_vm and any(member.program is not None for member in space.threads):
         raise Refused(ErrorCode.INVALID_SPACE)  # a Python function cannot become a guest
-    if not space.initialised:
+    active = any(member.utcb is not None for member in space.threads)
+    configures = not space.initialised or not (active or (kip_area.is_nil and utcb_area.is_nil))
+    if configures:
         if not _is_area(utcb_area):
             raise Refused(ErrorCode.UTCB_AREA)
         if not _is_area(kip_area) or _overlap(kip_area, utcb_area):
             raise Refused(ErrorCode.KIP_AREA)
     if not redirector.is_nil and redirector != ANY_THREAD and k.find(redirector, None) is None:
         raise Refused(ErrorCode.INVALID_THREAD)
-    k.frames.require(MIN_FRAMES + len(space.threads))
+    k.frames.require(MIN_FRAMES + len(space.threads) * vm.FRAMES)
     if becomes_vm:
-        space.become_vm()
+        space.become_vm(bool(control & SHADOW))
         for member in space.threads:
             vm.create(k, member)
-    if not space.initialised:
+    if configures:
+        for area in (kip_area, utcb_area):
+            _revoke(k, space, area, ALL_RIGHTS, True)
         space.configure(kip_area, utcb_area, k.kip_frame)
     if not redirector.is_nil:
         space.redirector = NIL_THREAD if redirector == ANY_THREAD else redirector
     regs[EAX] = 1
-    regs[ECX] = VM if space.is_vm else 0
+    regs[ECX] = (VM if space.is_vm else 0) | (SHADOW if space.shadow_paging else 0)
 
 
 def _is_area(area: Fpage) -> bool:
@@ -91,12 +97,17 @@ def sys_unmap(k: Kernel, caller: Tcb) -> None:
         if fpage.is_io:  # has no rights to choose from: they go as a whole
             k.ports.unmap(k, caller.space, IoFpage(fpage), control.flush)
             continue
-        found = k.mappings.unmap(caller.space, fpage.base, max(fpage.log2, 12), fpage.rights, control.flush)
-        utcb[MR + i] = fpage & ~7 | found.status
-        now, rights, note = k.now, int(fpage.rights), k.trace.append
-        for page in found.pages:
-            note(Unmapped(now, page.space.name, page.va, page.log2, rights))
+        utcb[MR + i] = fpage & ~7 | _revoke(k, caller.space, fpage, fpage.rights, control.flush)
     regs[ESI] = utcb[MR]
+
+
+def _revoke(k: Kernel, space: Space, fpage: Fpage, rights: int, flush: bool) -> int:
+    """Take these rights to an fpage away, as Unmap does; the status found."""
+    found = k.mappings.unmap(space, fpage.base, fpage.log2, rights, flush)
+    now, note = k.now, k.trace.append
+    for page in found.pages:
+        note(Unmapped(now, page.space.name, page.va, page.log2, int(rights)))
+    return found.status
 
 
 def sys_system_clock(k: Kernel, caller: Tcb) -> None:

@@ -104,6 +104,7 @@ def _write_cregs(v: Vmcs, index: int, value: int) -> None:
             v.cr4_shadow, v.stale = value, True
         case _:
             v.cr4_mask, v.stale = value, True
+            v.paging_changed = v.shadowed
 
 
 _DEBUG_NUMBERS = (0, 1, 2, 3, 6, 7)

@@ -177,7 +177,22 @@ class PortsUnmapped(Event, frozen=True, tag=32):
     count: int
 
 
-class EntryRefused(Event, frozen=True, tag=33):
+class VtlbFill(Event, frozen=True, tag=33):
+    """A shadow table lacked what the guest's own tables have, and got it."""
+
+    vcpu: int
+    address: int  # guest-linear
+
+
+class VtlbFlush(Event, frozen=True, tag=34):
+    """The guest or its monitor loaded a control register, or memory was unmapped: shadow tables were compared."""
+
+    vcpu: int
+    directory: int  # the guest's CR3
+    dropped: int  # entries that were no longer true
+
+
+class EntryRefused(Event, frozen=True, tag=35):
     """The CPU does not enter the guest in the state that its monitor gave it."""
 
     vcpu: int
@@ -206,5 +221,7 @@ AnyEvent = (
     | IoPageFault
     | PortsMapped
     | PortsUnmapped
+    | VtlbFill
+    | VtlbFlush
     | EntryRefused
 )

@@ -102,8 +102,7 @@ def _halt(k: Kernel, thread: Tcb) -> None:
         k.halt(thread, "by ExchangeRegisters")
     elif thread.state is not ThreadState.HALTED and not thread.halting:
         thread.halting = True
-        thread.slice_rest = preemption.remaining_slice(thread)
-        thread.slice_left = 0  # so that it is looked at before it runs again
+        preemption.end_stretch(thread)
 
 
 def _resume(k: Kernel, thread: Tcb) -> None:

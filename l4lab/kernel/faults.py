@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import EFLAGS, EIP, USER_EFLAGS_MASK
-from l4lab.abi.message import ACCEPT_NOTHING, MsgTag
+from l4lab.abi.message import ACCEPT_NOTHING, Acceptor, MsgTag
 from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, IO_PAGE_FAULT, PAGE_FAULT, FaultId
 from l4lab.kernel import ctrlxfer, events, ipc, ports
 from l4lab.kernel.ctrlxfer import GPREGS_HEADER, ONLY_GPREGS
@@ -95,7 +95,10 @@ def exception(k: Kernel, thread: Tcb, vector: int, error_code: int) -> None:
 
 
 def _resume_with_frame(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
-    """The answer has the same layout as the message: its registers become the thread's (Q23: as far as u goes)."""
+    """The answer has the same layout as the message: its registers become the thread's (Q23: as far as u goes).
+
+    Items are taken as the thread's own acceptor says, but for strings: it has no receive of its own that could wait.
+    """
     untyped = MsgTag.decode(words[0]).untyped
     regs = thread.regs
     for mr, register in enumerate(EXCEPTION_FRAME[:untyped], start=1):
@@ -103,7 +106,7 @@ def _resume_with_frame(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: T
             regs[EFLAGS] = words[mr] & USER_EFLAGS_MASK | regs[EFLAGS] & ~USER_EFLAGS_MASK
         elif register is not None:
             regs[register] = words[mr]
-    return 0
+    return apply_items(k, sender, thread, words, Acceptor.decode(thread.tcr(u.BR0)).replace(strings=False))
 
 
 def start_message(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:

@@ -82,6 +82,10 @@ class RegisterFrames:
             self._free = list(range(page + PAGE_SIZE - self.SIZE, page - self.SIZE, -self.SIZE))
         return self._free.pop()
 
+    def out(self) -> set[int]:
+        """The slots that are out."""
+        return {slot for page in self.pages for slot in range(page, page + PAGE_SIZE, self.SIZE)} - set(self._free)
+
     def free(self, slot: int) -> None:
         """Take a slot back. Its page stays with the kernel's register frames."""
         self._free.append(slot)

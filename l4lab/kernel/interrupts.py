@@ -62,6 +62,10 @@ class Interrupts:
         self._handlers[number] = handler
         self._set_mask(k, number, False)
 
+    def threads(self) -> dict[int, Tcb]:
+        """The threads of the lines that have been associated, by line."""
+        return dict(self._threads)
+
     def listens(self, number: int) -> bool:
         """Would an interrupt on this line be delivered now?"""
         return number in self._handlers and not self._masked >> number & 1

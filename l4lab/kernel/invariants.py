@@ -10,7 +10,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
+from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.errors import KernelPanic
+from l4lab.kernel.faults import start_message
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.memory import PAGE_SIZE
 
@@ -20,17 +22,25 @@ if TYPE_CHECKING:
 S = ThreadState
 
 
-def check(k: Kernel) -> None:
-    """KernelPanic, naming what is broken, unless all of it holds."""
+def check(k: Kernel, honest: bool = False) -> None:
+    """KernelPanic, naming what is broken, unless all of it holds.
+
+    `honest`: no program has written to words that are the kernel's to write, though it could.
+    """
     for thread in k.threads.values():
         _thread(k, thread)
         _state(thread)
+        _partners(k, thread)
         _utcb(k, thread)
+    _spaces(k)
+    _interrupts(k)
     _ready(k)
     _timers(k)
     _mappings(k)
     _ports(k)
     _frames(k)
+    if honest:
+        _words(k)
 
 
 def require(condition: object, what: str) -> None:
@@ -79,6 +89,25 @@ def _state(thread: Tcb) -> None:
         require(thread.utcb is None and not thread.senders, f"{thread!r} was never activated, but can be sent to")
 
 
+def _partners(k: Kernel, thread: Tcb) -> None:
+    """Nobody waits for, sends to, or is in the midst of a message with somebody who is gone."""
+    others = [*thread.senders] if thread.send_to is None else [*thread.senders, thread.send_to]
+    copy = thread.copying
+    if copy is not None:
+        others += [copy.sender, copy.receiver]
+        require(thread in (copy.sender, copy.receiver), f"{thread!r} is in the midst of others' message")
+        require(copy.sender.copying is copy is copy.receiver.copying, f"{thread!r} is alone in the midst of a message")
+        asks = thread.state is not S.TRANSFERRING
+        require(asks == (thread.on_reply is not None), f"{thread!r} is in the midst of a message, and asks nobody")
+    else:
+        require(thread.state is not S.TRANSFERRING, f"{thread!r} transfers nothing")
+    for other in others:
+        require(k.threads.get(other.id.thread_no) is other, f"{thread!r} has to do with {other!r}, who is gone")
+    closed = thread.state is S.WAITING and thread.wait_for not in (NIL_THREAD, ANY_THREAD, ANY_LOCAL_THREAD)
+    if closed and thread.on_reply is not start_message:  # a new thread's pager may yet come
+        require(k.find(thread.wait_for, None), f"{thread!r} waits for {thread.wait_for:#x}, who is gone")
+
+
 def _utcb(k: Kernel, thread: Tcb) -> None:
     """The UTCB lies where the space has it. What is in it the program may write: nothing holds of that."""
     if thread.utcb is None:
@@ -92,6 +121,34 @@ def _utcb(k: Kernel, thread: Tcb) -> None:
     require(page is not None and page.writable and page.user, f"{thread!r} cannot write its UTCB")
     at = (page.pa if page else 0) + thread.utcb_location % PAGE_SIZE >> 2
     require(thread.utcb == k.machine.memory.u32[at : at + u.SIZE // 4], f"{thread!r}: the UTCB lies elsewhere")
+
+
+def _words(k: Kernel) -> None:
+    """What the kernel wrote where programs find it: whose UTCB it is, and whose is the current one."""
+    for thread in k.threads.values():
+        if thread.utcb is not None:
+            require(thread.tcr(u.MY_GLOBAL_ID) == thread.id, f"{thread!r} reads another identifier in its UTCB")
+    if k.current is not None and k.current.utcb is not None:
+        slot = k.machine.memory.u32[k.area.slot_frame >> 2]
+        require(slot == k.current.local_id, f"%gs:0 leads to {slot:#x}, and not to the UTCB of {k.current!r}")
+
+
+def _spaces(k: Kernel) -> None:
+    """A space lives as long as there are threads in it."""
+    for space in k.spaces:
+        require(space.threads, f"{space} has no threads")
+        for thread in space.threads:
+            require(k.threads.get(thread.id.thread_no) is thread, f"{space} lists {thread!r}, who is gone")
+            require(thread.space is space, f"{space} lists {thread!r}, who is in {thread.space}")
+
+
+def _interrupts(k: Kernel) -> None:
+    """Each line that somebody handles has its thread, which is silent or calls the handler; no other line has one."""
+    threads = {thread.id.thread_no: thread for thread in k.threads.values() if thread.id.is_interrupt}
+    require(threads == k.interrupts.threads(), "interrupt threads are others than the lines have")
+    for thread in threads.values():
+        require(thread.state in (S.HALTED, S.POLLING, S.WAITING), f"{thread!r} does what no interrupt thread does")
+        require((thread.on_reply is None) == (thread.state is S.HALTED), f"{thread!r} is silent in the midst of a call")
 
 
 def _ready(k: Kernel) -> None:
@@ -117,7 +174,20 @@ def _timers(k: Kernel) -> None:
 
 
 def _mappings(k: Kernel) -> None:
-    """The mapping trees and the page tables tell the same story; nobody has what is the kernel's."""
+    """The mapping trees and the page tables tell the same story; nobody has what is the kernel's.
+
+    And a page is once in its space, and once among its parent's children: as many in the spaces as in the trees.
+    """
+    trees = [node for space in k.spaces if space.is_sigma0 for node in k.mappings.nodes(space)]
+    roots = len(trees)
+    for node in trees:  # grows as it goes
+        children = [child for siblings in node.children.values() for child in siblings]
+        require(all(child.parent is node for child in children), f"a child of {node.space} {node.va:#x} is another's")
+        trees += children
+    require(len(trees) == len(set(trees)), "a page is derived twice")
+    in_spaces = sum(len(k.mappings.nodes(space)) for space in k.spaces if not space.is_sigma0)
+    require(len(trees) - roots == in_spaces, f"{len(trees) - roots} pages are in the trees, {in_spaces} in the spaces")
+    require(set(k.mappings.spaces()) <= set(k.spaces), "a space that is gone has mappings")
     for space in k.spaces:
         mapped = {page.va: page for page in space.tables.entries() if page.va < space.user_limit}
         nodes = {} if space.is_sigma0 else {node.va: node for node in k.mappings.nodes(space)}
@@ -159,7 +229,9 @@ def _frames(k: Kernel) -> None:
     uses.update(k.kernel_space.own_frames())
     for space in k.spaces:
         uses.update(space.own_frames())
-    uses.update(thread.vcpu.block for thread in k.threads.values() if thread.vcpu is not None)
+    uses.update(f for thread in k.threads.values() if thread.vcpu is not None for f in thread.vcpu.frames())
+    slots = Counter(thread.frame for thread in k.threads.values())
+    require(slots == Counter(k.register_frames.out()), "register frames that are out are not those of the threads")
     for frame, count in uses.items():
         require(count == 1, f"frame {frame:#x} has {count} uses")
     require(set(uses) == k.frames.out(), f"{k.frames.used} frames are out, {len(uses)} are in use")

@@ -79,7 +79,8 @@ def send(k: Kernel, sender: Tcb, to: int, timeout: int, from_: int, then_timeout
             if sender.copying is not None:
                 sender.copying.then_receive = from_, then_timeout
             return
-        if from_ == to and then_timeout == _NEVER:  # a call: whoever has just taken our message sends none to us
+        # A call: whoever has just taken our message sends none to us; but another one may, in its name.
+        if from_ == to and then_timeout == _NEVER and not sender.senders:
             sender.wake_ticket += 1
             sender.wait_for = receiver.word
             sender.state = WAITING

@@ -29,6 +29,7 @@ RIGHT_W = 2
 ALL_RIGHTS = 7
 ACCESSED = 5  # status of a page that was used: r and x ...
 DIRTY = 6  # ... and of one that was written to: r and w
+WHOLE = -1  # no physical address: where a child was that was as large as its parent
 
 
 class Space(Protocol):
@@ -64,6 +65,7 @@ class Node:
     # By physical address, so that a piece of a 4 MB page finds its own children. A dict serves as an ordered set.
     children: dict[int, dict[Node, None]] = field(default_factory=dict)
     remembered: int = 0  # status of derived pages, reported to an unmapper but not yet to the one above it
+    gone: dict[int, int] | None = None  # where -> status of derived pages that went without this node's being asked
 
     def adopt(self, child: Node) -> None:
         child.parent = self
@@ -76,6 +78,23 @@ class Node:
         del siblings[self]
         if not siblings:
             del self.parent.children[self.pa]
+
+    def note_gone(self, child: Node, status: int) -> None:
+        """A child has left without a word to the owner of this node, who hears of its status when he asks."""
+        self.remembered |= status
+        if status:
+            self.gone = self.gone or {}
+            where = child.pa if child.log2 < self.log2 else WHOLE
+            self.gone[where] = self.gone.get(where, 0) | status
+
+    def take_gone(self, pa: int, log2: int) -> int:
+        """The status of what left the piece of size `log2` at `pa`; it is told once."""
+        if not self.gone:
+            return 0
+        status = 0
+        for where in [where for where in self.gone if where == WHOLE or pa <= where < pa + (1 << log2)]:
+            status |= self.gone.pop(where)
+        return status
 
     def children_in(self, pa: int, log2: int) -> list[Node]:
         """The children that reach into the physical piece of size `log2` at `pa`."""
@@ -160,6 +179,10 @@ class MappingDatabase:
     def nodes(self, space: Space) -> list[Node]:
         """All nodes of a space, by rising address. Sigma0's are the roots."""
         return [node for _, node in sorted(self._nodes.get(space, {}).items())]
+
+    def spaces(self) -> list[Space]:
+        """The spaces that have nodes."""
+        return [space for space, nodes in self._nodes.items() if nodes]
 
     # Map and grant
 
@@ -283,12 +306,13 @@ class MappingDatabase:
             if not self._is_alive(node, space):
                 continue  # derived from an earlier page of the same fpage
             if flush and not space.is_sigma0:
-                tops = [node]
-            else:
-                tops = node.children_in(node.pa + max(lo - node.va, 0), log2)
-            for top in tops:
+                status |= self._revoke(node, rights, pages)
+                continue
+            piece = node.pa + max(lo - node.va, 0)
+            for top in node.children_in(piece, log2):
                 if self._is_alive(top, top.space):
-                    status |= self._revoke(top, rights, pages)
+                    status |= self._revoke(top, rights, pages, told=True)
+            status |= node.take_gone(piece, log2)
         if flush and space.is_sigma0:
             status |= self._flush_sigma0(space, lo, hi, rights, pages)
         return Unmapped(status, pages)
@@ -303,10 +327,11 @@ class MappingDatabase:
         self._nodes.pop(space, None)
         return pages
 
-    def _revoke(self, top: Node, rights: int, pages: list[Revoked]) -> int:
+    def _revoke(self, top: Node, rights: int, pages: list[Revoked], told: bool = False) -> int:
         """Take `rights` from the subtree under `top`, `top` included; the status found there.
 
-        The parent remembers the status: it hears of it when it is asked in its turn.
+        The parent remembers the status: it hears of it when it is asked in its turn. Is the parent's owner `told`,
+        because it is he who asks? If not, he will be when he does.
         """
         subtree = [top]
         for node in subtree:  # grows as it goes
@@ -319,14 +344,19 @@ class MappingDatabase:
             else:
                 status |= node.remembered | _status(node.space.tables.clear_reference_bits(node.va))
                 node.remembered = 0
+                node.gone = None
                 reduced = bool(rights & RIGHT_W) and _is_writable(node)
                 if reduced:
                     node.space.tables.protect(node.va, False)
             if reduced:
                 pages.append(Revoked(node.space, node.va, node.pa, node.log2))
         assert top.parent is not None, "roots are not revoked"
-        if top.parent.parent is not None:  # nobody is above a root to ask it
+        if top.parent.parent is None:
+            pass  # nobody is above a root to ask it, and a root is no page that somebody has
+        elif told:
             top.parent.remembered |= status
+        else:
+            top.parent.note_gone(top, status)
         if rights == ALL_RIGHTS:
             top.leave()
         return status
@@ -387,7 +417,7 @@ class MappingDatabase:
             parent.adopt(child)
         status = node.remembered | self._drop(node)
         if parent.parent is not None:
-            parent.remembered |= status
+            parent.note_gone(node, status)
         node.leave()
 
 

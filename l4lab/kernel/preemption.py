@@ -85,6 +85,12 @@ def set_quantum(thread: Tcb, quantum: int) -> None:
     thread.quantum_left = quantum - thread.slice_left
 
 
+def end_stretch(thread: Tcb) -> None:
+    """The thread does not run on before somebody looks at it; what it has of its slice it keeps."""
+    thread.slice_rest = remaining_slice(thread)
+    thread.slice_left = 0
+
+
 def _quantum_exhausted(k: Kernel, thread: Tcb) -> None:
     """The thread has used its total quantum: it calls its scheduler, and runs on after the answer.
 

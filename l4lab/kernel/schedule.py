@@ -57,6 +57,8 @@ def sys_schedule(k: Kernel, caller: Tcb) -> None:
         dest.slice_rest = None
         dest.total_quantum = _cycles(quantum_word)
         preemption.set_quantum(dest, dest.total_quantum)
+        if dest.halting:
+            preemption.end_stretch(dest)
     dest.slice_left += ran
     regs[EAX] = _result(dest)
     caller.refuse(ErrorCode.OK)

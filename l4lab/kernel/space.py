@@ -72,6 +72,7 @@ class Space:
         self.kip_area: Fpage = NILPAGE  # nil: not initialised by SpaceControl yet
         self.utcb_area: Fpage = NILPAGE
         self.is_vm = False
+        self.shadow_paging = False  # of a virtual machine: the CPU does not walk the space's tables itself
         self.is_sigma0 = False
         self.privileged = False
         self.ports: dict[int, Space] = {}  # I/O ports that its programs may use -> from whom; written by ports.py only
@@ -88,14 +89,23 @@ class Space:
         return not self.utcb_area.is_nil
 
     def configure(self, kip_area: Fpage, utcb_area: Fpage, kip_frame: int) -> None:
-        """Give a fresh space its KIP and UTCB areas. The KIP is readable for everybody but a guest."""
+        """Give a space without active threads its KIP and UTCB areas, in the place of those that it had.
+
+        The KIP is readable for everybody but a guest.
+        """
+        if self.initialised and not self.is_vm:
+            self.tables.unmap(self.kip_area.base, 12)
+            for va in self._utcb_frames:
+                self.tables.unmap(va, 12)
+        self._free_utcbs()
         self.kip_area, self.utcb_area = kip_area, utcb_area
         if not self.is_vm:
             self.tables.map(kip_area.base, kip_frame, 12, writable=False)
 
-    def become_vm(self) -> None:
+    def become_vm(self, shadow_paging: bool) -> None:
         """From now on this is a virtual machine: the guest must see neither KIP nor UTCBs, nor the kernel's area."""
         self.is_vm = True
+        self.shadow_paging = shadow_paging
         self.name = self.name.replace("space", "VM")
         for va in (self.kip_area.base, *self._utcb_frames):
             if self.initialised and self.tables.lookup(va):
@@ -138,6 +148,9 @@ class Space:
         if not self.is_vm:
             self._area.remove(self._memory, self.tables.cr3)
         self.tables.release()
+        self._free_utcbs()
+
+    def _free_utcbs(self) -> None:
         for frame in self._utcb_frames.values():
             self._frames.free(frame)
         self._utcb_frames.clear()

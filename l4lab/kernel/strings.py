@@ -158,11 +158,12 @@ def _fault(k: Kernel, copy: Copy, thread: Tcb, address: int) -> int:
         code = _begin_timeout(k, copy)
         if code:
             return code
+    states = copy.sender.state, copy.receiver.state
     copy.sender.state = copy.receiver.state = ThreadState.TRANSFERRING
     thread.state = ThreadState.RUNNING
     is_write = thread is copy.receiver
     if not faults.ask_pager(k, thread, address, TUNNELLED_IP if is_write else None, is_write, _answered):
-        thread.state = ThreadState.TRANSFERRING
+        copy.sender.state, copy.receiver.state = states
         return 0
     return SUSPENDED
 

@@ -21,7 +21,8 @@ from l4lab.kernel.thread import Tcb, ThreadState
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
-MOST_FRAMES = 8  # what one call may need: directory, KIP and UTCB tables, UTCB, register frames, a virtual CPU's block
+# What one call may need: directory, KIP and UTCB tables, UTCB, register frames; and a virtual CPU's.
+MOST_FRAMES = 7 + vm.FRAMES
 
 # Thread control registers that are zero, nilthread or never at first.
 _FRESH = (

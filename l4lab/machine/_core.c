@@ -37,7 +37,7 @@ enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EV
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
 enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
-       F_INVALIDATE, F_RESET_DIRTY, FUNCTIONS };
+       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, FUNCTIONS };
 
 /* Offsets into private structures, likewise. */
 enum {
@@ -66,6 +66,7 @@ typedef int (*emu_stop_fn)(void *);
 typedef void (*cpu_fn)(void *);
 typedef void (*hard_interrupt_fn)(void *, int, int);
 typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
+typedef void (*flush_page_fn)(void *, uint64_t);
 typedef void (*reset_dirty_fn)(void *, uint64_t, uint64_t);
 
 typedef struct Core {
@@ -537,6 +538,15 @@ static PyObject *core_flush_tlb(Core *c, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_flush_page(Core *c, PyObject *address)
+{
+    unsigned long linear = PyLong_AsUnsignedLong(address);
+    if (PyErr_Occurred())
+        return NULL;
+    ((flush_page_fn)c->fn[F_TLB_FLUSH_PAGE])(c->cpu, linear & ~0xFFFUL);
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_forget_code(Core *c, PyObject *args)
 {
     unsigned long long begin, end;
@@ -681,6 +691,7 @@ static PyMethodDef methods[] = {
     {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
     {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running; what it reads then"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
+    {"flush_page", (PyCFunction)core_flush_page, METH_O, "flush_page(linear): forget the translation of one page"},
     {"forget_code", (PyCFunction)core_forget_code, METH_VARARGS, "forget_code(begin, end): Python wrote to this RAM"},
     {"code_at", (PyCFunction)core_code_at, METH_O, "code_at(linear): bytes of the instruction just fetched there, or none"},
     {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},

@@ -31,7 +31,7 @@ from enum import Enum
 
 from l4lab.machine import engine as e
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk, walk_nested
+from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
 
 # What the engine's native delivery raises as exits (AMD64 manual vol. 2, "SVM Intercept Exit Codes").
 EXIT_EXCEPTION, EXIT_TASK_SWITCH, EXIT_SHUTDOWN, EXIT_NESTED_FAULT = 0x40, 0x7D, 0x7F, 0x400
@@ -354,6 +354,8 @@ class Delivery:
         pse = bool(env[(e.ENV_CR >> 2) + 8] & _PSE)
         if cr0 & _PG:
             cr3 = env[(e.ENV_CR >> 2) + 6]
+            if not env[(e.ENV_HFLAGS >> 2) + 1] & e.HF2_NESTED:  # shadow tables: there is no second level
+                return walk(memory, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse)
             return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse)
         return host_walk(memory, nested, pse, True)(linear, access, False)
 

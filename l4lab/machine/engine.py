@@ -52,7 +52,7 @@ UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; k
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
-ENV_HFLAGS2, HF2_NMI_MASK = 180, 1 << 2
+ENV_HFLAGS2, HF2_NMI_MASK, HF2_NESTED = 180, 1 << 2, 1 << 6  # the latter: the CPU walks the second-level tables
 
 _FUNCTIONS = (
     "uc_emu_start",
@@ -64,6 +64,7 @@ _FUNCTIONS = (
     "x86_cpu_exec_interrupt_x86_64",
     "tb_invalidate_phys_range_x86_64",
     "tlb_reset_dirty_x86_64",
+    "tlb_flush_page_x86_64",
 )
 
 
@@ -95,6 +96,7 @@ class Engine:
         self.swap = core.swap  # swap(save_into, load_from): exchange the whole CPU state
         self.set_cr3 = core.set_cr3
         self.flush_tlb = core.flush_tlb
+        self.flush_page = core.flush_page  # flush_page(linear): as INVLPG does
         self.code_at = core.code_at  # code_at(linear): the instruction's bytes if the TLB still has its page, else b""
         self.forget_code = core.forget_code  # forget_code(begin, end): Python wrote there; the engine cannot see it
         self.inject = core.inject  # inject(vector, kind, error_code, length)

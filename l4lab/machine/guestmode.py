@@ -57,7 +57,7 @@ _CONTROLLED = (
 
 # Interruption types, and the vectors that push an error code.
 EXTERNAL, NMI, HARDWARE_EXCEPTION, SOFTWARE_INTERRUPT, PRIVILEGED_SOFTWARE, SOFTWARE_EXCEPTION = 0, 2, 3, 4, 5, 6
-BREAKPOINT, OVERFLOW = 3, 4
+BREAKPOINT, OVERFLOW, PAGE_FAULT = 3, 4, 14
 VALID, ERROR_CODE_VALID = 1 << 31, 1 << 11
 WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _KIND = {
@@ -187,7 +187,9 @@ class GuestMode(GuestView):
             self._obey_controls(vmcs)
         vmcs.idt_info = vmcs.exit_info = vmcs.exit_error = vmcs.exit_length = 0
         vmcs.exit_qualification = vmcs.guest_linear = 0
-        if vmcs.entry_info & VALID:
+        injected = vmcs.entry_info
+        if injected & VALID:
+            began = engine.retired, engine.deliveries + 1
             kind = _KIND.get(vmcs.entry_info >> 8 & 7)
             if kind is None:
                 return ExitReason.ENTRY_FAILURE_GUEST_STATE  # there are no events of such a type
@@ -202,9 +204,13 @@ class GuestMode(GuestView):
             if event == e.EVENT_BUDGET:
                 return None
             reason = self._translate(vmcs, event)
+            if reason is None and vmcs.paging_changed:
+                return None  # shadow tables must follow before the guest goes on
             if reason is not None:
                 if self._u32[vmcs.block + _B_EVENT >> 2] & VALID:
                     self._note_interrupted_delivery(vmcs)
+                    if injected & VALID and began == (engine.retired, engine.deliveries):
+                        vmcs.idt_info = injected  # the engine does not know all types
                 return reason
             if vmcs.stale:
                 self._derive(vmcs)
@@ -223,12 +229,15 @@ class GuestMode(GuestView):
         for control, code in _CONTROLLED:
             if vmcs.cpu_controls & control:
                 intercept |= 1 << code - _FIRST
+        if vmcs.shadowed:
+            intercept |= 1 << INVLPG - _FIRST
         if vmcs.exception_bitmap & (1 << BREAKPOINT | 1 << OVERFLOW):  # AMD's intercepts leave INT3 and INTO out
             intercept |= 1 << SOFTWARE - _FIRST
         state[e.ENV_INTERCEPT >> 2], state[(e.ENV_INTERCEPT >> 2) + 1] = intercept & 0xFFFFFFFF, intercept >> 32
         state[e.ENV_INTERCEPT_CR >> 2] = self._cr_intercepts(vmcs)
         state[e.ENV_INTERCEPT_DR >> 2] = 0xFFFFFFFF if vmcs.cpu_controls & MOV_DR_EXITING else 0
-        state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = vmcs.exception_bitmap & ~4
+        exceptions = vmcs.exception_bitmap & ~4 | (1 << PAGE_FAULT if vmcs.shadowed else 0)
+        state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = exceptions
         self._engine.flush_tlb()
 
     def _obey_controls(self, vmcs: Vmcs) -> None:
@@ -248,6 +257,9 @@ class GuestMode(GuestView):
         if vmcs.visible_cr4() != vmcs.control_register(4):
             reads |= 1 << 4
         writes |= (1 << 0 if vmcs.cr0_mask else 0) | 1 << 4  # CR4 always: its PSE stays one, see Vmcs
+        if vmcs.shadowed:
+            reads |= 1 | 1 << 3
+            writes |= 1 | 1 << 3
         reads |= 1 << 3 if vmcs.cpu_controls & CR3_STORE_EXITING else 0
         writes |= 1 << 3 if vmcs.cpu_controls & CR3_LOAD_EXITING else 0
         return reads | writes << 16
@@ -303,7 +315,7 @@ class GuestMode(GuestView):
             return self._software_interrupt(vmcs, instruction)
         if code in (INVD, WBINVD):
             if instruction.name == "wbinvd":
-                return self._skip(vmcs)
+                return self.skip(vmcs)
             return ExitReason.INVD
         if code == INVLPG:
             vmcs.exit_qualification = vmcs.guest_linear = self._effective_address(vmcs, instruction)
@@ -389,7 +401,7 @@ class GuestMode(GuestView):
             if instruction.name == "smsw" and instruction.operand_size == 2:
                 value = self._u32[index] & 0xFFFF0000 | value & 0xFFFF
             self._u32[index] = value
-            return self._skip(vmcs)
+            return self.skip(vmcs)
         old = vmcs.control_register(number)
         if instruction.name == "clts":
             new, access = old & ~8, 2 << 4
@@ -411,7 +423,7 @@ class GuestMode(GuestView):
         if number == 0 and new & CR0_PG and not new & CR0_PE:
             return self._raise(vmcs, 13, 0)
         vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
-        return self._skip(vmcs)
+        return self.skip(vmcs)
 
     def _invalid_opcode(self, vmcs: Vmcs) -> ExitReason | None:
         """The engine does not know an instruction: a VMX instruction exits, any other is the guest's own #UD."""
@@ -432,7 +444,7 @@ class GuestMode(GuestView):
 
     # -- what the guest does without an exit ---------------------------------------------------------------------
 
-    def _skip(self, vmcs: Vmcs) -> ExitReason | None:
+    def skip(self, vmcs: Vmcs) -> ExitReason | None:
         """The instruction has been done; it retires."""
         at = vmcs.frame >> 2
         self._u32[at + EIP] = self._u32[at + EIP] + self._instruction(vmcs).length & 0xFFFFFFFF
@@ -459,7 +471,7 @@ class GuestMode(GuestView):
             ticks += vmcs.tsc_offset
         at = vmcs.frame >> 2
         self._u32[at + EAX], self._u32[at + EDX] = ticks & 0xFFFFFFFF, ticks >> 32 & 0xFFFFFFFF
-        return self._skip(vmcs)
+        return self.skip(vmcs)
 
     def _smsw_to_memory(self, vmcs: Vmcs, instruction: Instruction, value: int) -> ExitReason | None:
         address = self._effective_address(vmcs, instruction)
@@ -468,4 +480,4 @@ class GuestMode(GuestView):
                 self._memory.u8[self.translate(vmcs, address + i, 2)] = byte
             except (PageFault, NestedPageFault):
                 break
-        return self._skip(vmcs)
+        return self.skip(vmcs)

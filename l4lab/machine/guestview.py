@@ -30,7 +30,7 @@ class GuestView:
 
     def translate(self, vmcs: Vmcs, linear: int, access: int = READ) -> int:
         """Physical address behind a guest-linear address; PageFault or NestedPageFault. Leaves A and D alone."""
-        nested = vmcs.state[e.ENV_NESTED_CR3 >> 2]
+        nested = vmcs.state[e.ENV_NESTED_CR3 >> 2]  # under shadow paging too: it leads to the same memory
         cr0 = vmcs.control_register(0)
         if not cr0 & CR0_PG:
             return walk(self._memory, nested, linear, access | 4, set_ad=False)

@@ -55,6 +55,7 @@ _BETWEEN_BLOCKS = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _INT)
 _EMU_START = ctypes.PYFUNCTYPE(_INT, _P, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
 _OF_ENGINE = ctypes.PYFUNCTYPE(_INT, _P)
 _OF_CPU = ctypes.PYFUNCTYPE(None, _P)
+_OF_PAGE = ctypes.PYFUNCTYPE(None, _P, ctypes.c_uint64)
 _OF_RANGE = ctypes.PYFUNCTYPE(None, _P, ctypes.c_uint64, ctypes.c_uint64)
 
 
@@ -74,6 +75,7 @@ class PyCore:
         self._emu_start = _EMU_START(functions["uc_emu_start"])
         self._emu_stop = _OF_ENGINE(functions["uc_emu_stop"])
         self._tlb_flush = _OF_CPU(functions["tlb_flush_x86_64"])
+        self._tlb_flush_page = _OF_PAGE(functions["tlb_flush_page_x86_64"])
         self._invalidate = _OF_RANGE(functions["tb_invalidate_phys_range_x86_64"])
         self._between = _BETWEEN_BLOCKS(self._between_blocks)
         self._take_over(functions["x86_cpu_exec_interrupt_x86_64"])
@@ -136,6 +138,10 @@ class PyCore:
     def flush_tlb(self) -> None:
         """Forget all address translations."""
         self._tlb_flush(self._cpu)
+
+    def flush_page(self, linear: int) -> None:
+        """Forget the translation of one page."""
+        self._tlb_flush_page(self._cpu, linear & 0xFFFFF000)
 
     def set_cr3(self, address: int) -> None:
         """Load CR3, and forget all address translations."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from l4lab.machine import engine as e
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
-CR4_OSFXSR = 1 << 9
+CR4_PGE, CR4_OSFXSR = 1 << 7, 1 << 9
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
 CR4_PSE = 1 << 4
@@ -37,6 +37,10 @@ class Vmcs:
         self.unchecked = 0  # register items, a bit each, of which something was written that `entrycheck` looks at
         self.misfits: set[str] = set()  # segments that were written with attributes which do not exist
         self.generation = -1  # of the second-level page tables that the TLB knows
+        # With shadow paging the CPU walks the kernel's tables: its real CR0 and CR3 differ from what the guest has.
+        self.shadowed = False
+        self.paging_changed = False  # something was written on which shadow tables depend
+        self._own_cr0 = self._own_cr3 = 0
         # controls (SDM vol. 3, chapter "Virtual-Machine Control Structures")
         self.pin_controls = 0
         self.cpu_controls = 0
@@ -62,16 +66,39 @@ class Vmcs:
     # -- control registers, as the CPU really has them -----------------------------------------------------------
 
     def control_register(self, number: int) -> int:
-        """CR0, CR2, CR3 or CR4 as the CPU has it (not what the guest reads: that is merged with the shadow)."""
+        """CR0, CR2, CR3 or CR4 of the guest (not what it reads: that is merged with the read shadow)."""
+        if self.shadowed and (number == 0 or number == 3):
+            return self._own_cr3 if number else self._own_cr0
         return self.state[(e.ENV_CR >> 2) + 2 * number]
 
     def set_control_register(self, number: int, value: int) -> None:
         """Write CR0, CR2, CR3 or CR4; takes effect at the next entry."""
         if number == 4:
             value |= CR4_PSE
+        if self.shadowed:
+            if number == 0:
+                self.paging_changed |= bool((value ^ self._own_cr0) & (CR0_PG | CR0_WP))
+                self._own_cr0 = value
+                value |= CR0_PG | CR0_WP
+            elif number == 3:
+                self.paging_changed = True
+                self._own_cr3 = value
+                return
+            elif number == 4:
+                self.paging_changed |= bool((value ^ self.control_register(4)) & CR4_PGE)
         self.state[(e.ENV_CR >> 2) + 2 * number] = value
         if number != 2:
             self.stale = True
+
+    def shadow_paging(self) -> None:
+        """From now on the CPU translates by tables of the kernel's alone; see `set_shadow_root`."""
+        self.state[(e.ENV_HFLAGS >> 2) + 1] &= ~e.HF2_NESTED
+        self.shadowed = True
+        self.set_control_register(0, 0)
+
+    def set_shadow_root(self, directory: int) -> None:
+        """The page directory that the CPU walks under shadow paging."""
+        self.state[(e.ENV_CR >> 2) + 6] = directory
 
     def visible_cr0(self) -> int:
         """What a guest's MOV from CR0 gives: the shadow where the mask is set, the real bit elsewhere."""

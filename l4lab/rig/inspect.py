@@ -6,14 +6,15 @@ The only place that knows both the kernel's records and the views' ones.
 
 from __future__ import annotations
 
+from l4lab.abi import utcb as u
 from l4lab.abi.describe import label_text
 from l4lab.abi.frame import EIP, REGISTER_NAMES
 from l4lab.abi.message import MsgTag
 from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, is_vm_fault
-from l4lab.kernel import events
+from l4lab.kernel import events, preemption
 from l4lab.kernel.kernel import Kernel
 from l4lab.kernel.space import Space
-from l4lab.kernel.thread import Tcb, ThreadState
+from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.decode import disassemble
 from l4lab.machine.mmu import USER, PageFault, walk
 from l4lab.rig.snapshot import (
@@ -23,6 +24,7 @@ from l4lab.rig.snapshot import (
     IpcKind,
     IpcView,
     Mode,
+    Ports,
     Region,
     Snapshot,
     SpaceView,
@@ -126,8 +128,28 @@ def _thread(thread: Tcb, ids: dict[int, int]) -> ThreadView:
         priority=thread.priority,
         space=ids.get(id(thread.space), -1),
         partner=partner,
-        pager=None if thread.utcb is None else thread.tcr(-48) or None,
+        pager=None if thread.utcb is None else thread.tcr(u.PAGER) or None,
+        time_slice=_finite(thread.time_slice),
+        slice_left=_finite(max(preemption.remaining_slice(thread), 0)),
+        quantum_left=_finite(preemption.remaining_quantum(thread)),
     )
+
+
+def _finite(cycles: int) -> int | None:
+    return None if cycles >= NEVER_ENDS // 2 else cycles
+
+
+def _ports(space: Space, ids: dict[int, int]) -> list[Ports]:
+    """The ports of a space, neighbours from one giver together."""
+    ranges: list[Ports] = []
+    for port in sorted(space.ports):
+        parent = ids.get(id(space.ports[port]))
+        last = ranges[-1] if ranges else None
+        if last is not None and (last.first + last.count, last.parent) == (port, parent):
+            ranges[-1] = Ports(last.first, last.count + 1, parent)
+        else:
+            ranges.append(Ports(port, 1, parent))
+    return ranges
 
 
 def _space(k: Kernel, space: Space, ids: dict[int, int]) -> SpaceView:
@@ -155,6 +177,7 @@ def _space(k: Kernel, space: Space, ids: dict[int, int]) -> SpaceView:
         kip=Area(space.kip_area.base, space.kip_area.size) if space.initialised else None,
         utcbs=Area(space.utcb_area.base, space.utcb_area.size) if space.initialised else None,
         regions=tuple(regions),
+        ports=tuple(_ports(space, ids)),
     )
 
 

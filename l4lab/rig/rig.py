@@ -94,14 +94,21 @@ class Rig:
     # -- systems that are often wanted -------------------------------------------------------------------------------
 
     @classmethod
-    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None) -> Rig:
+    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None, shadow_paging: bool = False) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest)
+        program = flat.program(guest, shadow_paging=shadow_paging)
         return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
     def for_linux(
-        cls, image: bytes, name: str, initrd: bytes | None, append: str, memory_mib: int, trace: Trace | None = None
+        cls,
+        image: bytes,
+        name: str,
+        initrd: bytes | None,
+        append: str,
+        memory_mib: int,
+        trace: Trace | None = None,
+        shadow_paging: bool = False,
     ) -> Rig:
         """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB."""
         from l4lab.images import bzimage
@@ -110,7 +117,8 @@ class Rig:
         size = memory_mib << 20
         ready = plan(bzimage.parse(image, name), initrd, append, size)
         guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
-        return cls(linux.program(ready, size), guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        program = linux.program(ready, size, shadow_paging)
+        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
     def restore(cls, path: Path | str, trace: Trace | None = None) -> Rig:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -84,6 +85,13 @@ def regex(pattern: str) -> re.Pattern[bytes]:
         raise LabError(
             f"{pattern!r} is not a regular expression ({error}); put a backslash before characters meant literally"
         ) from None
+
+
+@cache
+def _within_a_line(pattern: re.Pattern[bytes]) -> bool:
+    """Can no match reach from one line into the next? Then the line being written is all that needs to be searched."""
+    harmless = rb"\\(?:x1b|[Zdw.\\/(){}$#*+?|\[\]-])|\(\?:"
+    return not re.search(rb"\\|\[\^|\(\?|\n", re.sub(harmless, b"", pattern.pattern))
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +225,20 @@ class Session:
         console = self.rig.console
         if len(console) == self._searched or self._due is not None or self._ending is not None:
             return
+        line = console.rfind(b"\n", 0, self._searched) + 1
         self._searched = len(console)
         start = max(self._read, len(console) - LOOK_BACK)
+        line = max(start, line)  # where the line begins that was being written when we last looked
         if not self._prompted and self._prompt.search(console, max(start, len(console) - PROMPT_LENGTH)):
             self._prompted = True
-        if self._until is not None and self._found is None and (match := self._until.search(console, start)):
+        if (
+            self._until is not None
+            and self._found is None
+            and (match := self._until.search(console, line if _within_a_line(self._until) else start))
+        ):
             self._found = Ending(Status.MATCHED, f"the console says {match[0].decode(errors='replace')!r}")
-        if self._sends and self._sends[0].pattern.search(console, start):
+        send = self._sends[0].pattern if self._sends else None
+        if send is not None and send.search(console, line if _within_a_line(send) else start):
             if self._sends[0].at_prompt:
                 self._settle = self.rig.machine.cycles + QUIET
             else:
@@ -231,7 +246,11 @@ class Session:
         elif self._found is None:
             self._settle = _NEVER
             # Looking for the word first is forty times as fast, and a booting guest prints ten thousand bytes.
-            if not self._person and console.find(_PANIC_WORD, start) >= 0 and _PANIC_FOR_EVER.search(console, start):
+            if (
+                not self._person
+                and console.find(_PANIC_WORD, max(start, line - len(_PANIC_WORD))) >= 0
+                and _PANIC_FOR_EVER.search(console, start)
+            ):
                 self._ending = self._died("it panicked")
         elif not self._sends:
             self._ending = self._found

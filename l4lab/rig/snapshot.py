@@ -41,6 +41,10 @@ class ThreadView(msgspec.Struct, frozen=True):
     space: int  # SpaceView.id
     partner: int | None = None  # whom it is sending to, or waiting for
     pager: int | None = None
+    # virtual time in nanoseconds, None for without end:
+    time_slice: int | None = None  # how long it runs at a time, where others have its priority
+    slice_left: int | None = None  # of the present one
+    quantum_left: int | None = None  # what it may run in all, before its scheduler is asked
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -61,6 +65,14 @@ class Area(msgspec.Struct, frozen=True):
     size: int
 
 
+class Ports(msgspec.Struct, frozen=True):
+    """I/O ports that programs of a space may use, one behind the other, from one giver."""
+
+    first: int
+    count: int
+    parent: int | None = None  # SpaceView.id of the space that has given them
+
+
 class SpaceView(msgspec.Struct, frozen=True):
     """One address space and what is mapped in it, by ascending address."""
 
@@ -70,6 +82,7 @@ class SpaceView(msgspec.Struct, frozen=True):
     kip: Area | None = None
     utcbs: Area | None = None
     regions: tuple[Region, ...] = ()
+    ports: tuple[Ports, ...] = ()  # by ascending number
 
 
 class IpcView(msgspec.Struct, frozen=True):
@@ -119,7 +132,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     # the guest's serial line
     console: str = ""  # the latest output, bytes as Latin-1 or decoded, escape sequences included
-    input_expected: bool = False  # does the guest wait for someone to type?
+    input_expected: bool = False  # does the guest, or the program, wait for someone to type?
 
     def thread_name(self, thread: int | None) -> str:
         """The thread's name; its number if it has none or is gone; a dash for no thread."""

@@ -8,6 +8,7 @@ from l4lab.rig.snapshot import (
     DisasmLine,
     ExitView,
     IpcView,
+    Ports,
     Region,
     Snapshot,
     SpaceView,
@@ -66,7 +67,13 @@ def example() -> Snapshot:
             ThreadView(SIGMA0, "sigma0", "hosted", "WAITING", 255, 1),
             ThreadView(ROOT, "root", "hosted", "WAITING", 255, 2, pager=SIGMA0),
             ThreadView(MONITOR, "monitor", "hosted", "WAITING", 120, 3, pager=SIGMA0),
-            ThreadView(CPU0, "cpu0", "vcpu", "RUNNING", 100, 4, pager=MONITOR),
+            ThreadView(
+                *(CPU0, "cpu0", "vcpu", "RUNNING", 100, 4),
+                pager=MONITOR,
+                time_slice=10_000_000,
+                slice_left=9_850_000,
+                quantum_left=50_000_000,
+            ),
         ),
         spaces=(
             SpaceView(1, "sigma0", regions=(Region(0, 0x0400_0000, 0, Rights.RWX, None, "all memory"),)),
@@ -78,7 +85,12 @@ def example() -> Snapshot:
                 regions=(Region(0x0040_0000, 0x8000, 0x0030_0000, Rights.R | Rights.X, 1, "program"),),
             ),
             SpaceView(
-                3, "monitor", kip=Area(0xC000_0000, 0x1000), utcbs=Area(0xC001_0000, 0x1000), regions=_MONITOR_REGIONS
+                3,
+                "monitor",
+                kip=Area(0xC000_0000, 0x1000),
+                utcbs=Area(0xC001_0000, 0x1000),
+                regions=_MONITOR_REGIONS,
+                ports=(Ports(0x3F8, 8, 2),),
             ),
             SpaceView(
                 4,

@@ -19,6 +19,7 @@ from l4lab.words import hex32, size_text
 
 PER_EDGE = 3  # mappings named on one edge of the graph
 ROWS = 40  # mappings in one memory map
+PORT_ROWS = 8  # ranges of I/O ports below it
 LEFT, WIDTH, RIGHT = 84, 250, 210  # pixels: addresses, boxes, where from
 NAME = 15  # characters of a space's name at the right
 
@@ -61,14 +62,24 @@ def as_dot(snapshot: Snapshot) -> str:
         border = ", peripheries=2" if view.is_vm else ""
         kind = " (virtual machine)" if view.is_vm else ""
         lines.append(f"  s{view.id} [label={quoted(f'{svg.shorten(view.name, 40)}{kind}', f'{size} mapped')}{border}]")
-        givers = {region.parent for region in merged if region.parent is not None}
-        for parent in sorted(givers & known):
+        givers = {region.parent for region in merged} | {ports.parent for ports in view.ports}
+        for parent in sorted(giver for giver in givers if giver is not None and giver in known):
             given = [region for region in merged if region.parent == parent]
             named = [f"{region.va:08x} {size_text(region.size)} {region.rights.text}" for region in given[:PER_EDGE]]
             if len(given) > PER_EDGE:
                 named.append(f"and {len(given) - PER_EDGE} more")
+            named += _ports_from(view, parent)
             lines.append(f"  s{parent} -> s{view.id} [label={quoted(*named)}]")
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _ports_from(view: SpaceView, parent: int) -> list[str]:
+    """A line for all ports that a space has from another."""
+    given = [ports for ports in view.ports if ports.parent == parent]
+    if not given:
+        return []
+    count = sum(ports.count for ports in given)
+    return [f"port {given[0].first:#x}" if count == 1 else f"{count} ports from {given[0].first:#x} on"]
 
 
 def quoted(*lines: str) -> str:
@@ -107,6 +118,12 @@ def memory_map(snapshot: Snapshot, view: SpaceView) -> svg.Markup:
     if hidden > 0:
         parts.append(svg.label(LEFT, y + 14, f"and {hidden} more mappings above {end:08x}"))
         y += 22
+    for ports in view.ports[:PORT_ROWS]:
+        parts.append(svg.label(LEFT, y + 13, svg.shorten(text.ports(snapshot, ports), 60), mono=True))
+        y += 18
+    if len(view.ports) > PORT_ROWS:
+        parts.append(svg.label(LEFT, y + 13, f"and {len(view.ports) - PORT_ROWS} more ranges of ports"))
+        y += 18
     if not pieces:
         parts.append(svg.label(LEFT, y + 13, "nothing is mapped"))
         y += 22

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from l4lab.abi import ids
-from l4lab.rig.snapshot import DisasmLine, Region, Snapshot, SpaceView
+from l4lab.rig.snapshot import DisasmLine, Ports, Region, Snapshot, SpaceView, ThreadView
 from l4lab.views.example import example
 from l4lab.words import hex32, size_text
 
@@ -47,6 +47,22 @@ def partner(snapshot: Snapshot, thread: int | None) -> str:
             return snapshot.thread_name(thread)
 
 
+def time(view: ThreadView) -> str:
+    """What a thread has left of its time slice, and of its total quantum if that ends; empty if neither does."""
+    parts = []
+    if view.time_slice is not None and view.slice_left is not None:
+        parts.append(f"{virtual_time(view.slice_left)} of {virtual_time(view.time_slice)}")
+    if view.quantum_left is not None:
+        parts.append(f"{virtual_time(view.quantum_left)} in all")
+    return ", ".join(parts)
+
+
+def ports(snapshot: Snapshot, piece: Ports) -> str:
+    """Some ports in words: which, and from whom."""
+    last = f"–{piece.first + piece.count - 1:#x}" if piece.count > 1 else ""
+    return f"port{'s' if last else ''} {piece.first:#x}{last} ← {snapshot.space_name(piece.parent)}"
+
+
 def home(snapshot: Snapshot, space: int) -> str:
     """A thread's address space; a dash for one that has none, as the kernel's interrupt threads."""
     return snapshot.space_name(space) if space >= 0 else "–"
@@ -56,7 +72,8 @@ def status_line(snapshot: Snapshot) -> str:
     """Where the run stands, and why it stopped, in one line."""
     runs = f"{snapshot.thread_name(snapshot.thread)} in {snapshot.mode} mode"
     who = "nobody runs" if snapshot.thread is None else runs
-    waiting = " · the guest waits for input" if snapshot.input_expected else ""
+    reader = "the guest" if any(view.is_vm for view in snapshot.spaces) else "the program"
+    waiting = f" · {reader} waits for input" if snapshot.input_expected else ""
     return (
         f"{snapshot.status} · {who} · cycle {grouped(snapshot.cycle)}"
         f" · virtual time {virtual_time(snapshot.virtual_ns)}{waiting}"
@@ -91,6 +108,7 @@ def threads(snapshot: Snapshot) -> str:
             f"in {home(snapshot, view.space)}",
             "" if view.partner is None else f"partner {partner(snapshot, view.partner)}",
             "" if view.pager is None else f"pager {snapshot.thread_name(view.pager)}",
+            time(view),
         )
         for view in snapshot.threads
     )
@@ -109,6 +127,7 @@ def space(snapshot: Snapshot, view: SpaceView) -> str:
         if area is not None:
             lines.append(f"  {hex32(area.va)} {size_text(area.size):>5}     {name}")
     lines += [f"  {region(snapshot, piece)}" for piece in view.regions]
+    lines += [f"  {ports(snapshot, piece)}" for piece in view.ports]
     return "\n".join(lines if len(lines) > 1 else [*lines, "  nothing is mapped"]) + "\n"
 
 

@@ -9,7 +9,7 @@ from l4lab.views.example import example
 from l4lab.views.svg import Markup, element, table
 
 KINDS = {"native": "native", "hosted": "hosted", "vcpu": "virtual CPU"}
-HEADINGS = ("Thread", "Kind", "State", "Priority", "Space", "Partner", "Pager")
+HEADINGS = ("Thread", "Kind", "State", "Priority", "Space", "Partner", "Pager", "Time left")
 
 
 def as_html(snapshot: Snapshot) -> Markup:
@@ -25,6 +25,7 @@ def as_html(snapshot: Snapshot) -> Markup:
             text.home(snapshot, view.space),
             text.partner(snapshot, view.partner),
             snapshot.thread_name(view.pager),
+            text.time(view) or "–",
         )
         for view in snapshot.threads
     ]

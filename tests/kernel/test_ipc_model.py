@@ -3,6 +3,9 @@
 
 A puppet is a hosted thread that does what it is told, one Ipc at most in a step, and spins otherwise. Steps are far
 apart in time, so the model need not know who runs when: between two steps all that can happen has happened.
+
+Messages may be sent in another's name, and may carry a string whose page is missing at either end. No page is there
+twice, so each such message stops, until the root task, which is everybody's pager, is told to bring the page.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from l4lab.abi import utcb as u
 from l4lab.abi.calls import ExregsControl
+from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ThreadId, global_id
-from l4lab.abi.message import IpcErrorCode
+from l4lab.abi.message import IpcErrorCode, Message, StringItem
 from l4lab.abi.time import NEVER, ZERO, period, timeouts
 from l4lab.kernel import events, invariants
 from l4lab.testing import Root, System
@@ -32,6 +37,13 @@ ANY, LOCAL, NOBODY = -1, -2, -3
 SEND, RECEIVE = 0, 1
 E, X = IpcErrorCode, ExregsControl
 Result = tuple[str, int, int]  # "got", from whom, word; "sent"; or "failed", code, phase
+PROPAGATED = 1 << 12
+PAGE, FRESH = 4096, 0x0200_0000
+STRING = StringItem.make(length=8)
+SOME_MR = 60 * 4  # its place in the UTCB; a message there is never so long
+Sent = tuple[int, bool | None, bool]  # in whose name; a string, and is its page missing; is that of the buffer?
+MESSAGES = st.tuples(st.sampled_from([*range(4), *[NOBODY] * 4]), st.sampled_from([None, False, True]), st.booleans())
+TIMES = st.tuples(*[st.sampled_from([NEVER, NEVER, NEVER, NEVER, ZERO, SOON])] * 2)
 SENT: Result = ("sent", 0, 0)
 
 
@@ -40,11 +52,16 @@ class Puppet:
     """A thread as the model sees it."""
 
     number: int
-    state: str = "idle"  # idle, polling, waiting, dead
+    state: str = "idle"  # idle, polling, waiting, dead; sending or receiving a string that stands still
     halted: bool = False
     partner: int = NOBODY  # of this phase
     then: tuple[int, int] = NOBODY, NEVER  # polling: the receive phase to come
     word: int = 0
+    name: int = NOBODY  # in whose it sends
+    string: bool | None = None  # of the message: does it carry one, and is its page missing?
+    missing: bool = False  # the page of its own buffer
+    other: Puppet | None = None  # sending, receiving: the other end
+    faulting: bool = False  # sending, receiving: is it this one's page that is awaited?
     deadline: int | None = None  # the step in which the timeout expires
     queue: list[Puppet] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -58,13 +75,19 @@ class Model:
         self.messages: list[tuple[int, int, int]] = []
         self.step = 0
 
-    def ipc(self, p: Puppet, to: int, from_: int, word: int, send: int, receive: int) -> None:
+    def ipc(self, p: Puppet, to: int, from_: int, word: int, times: tuple[int, int], sent: Sent) -> None:
+        send, receive = times
+        name, p.string, p.missing = sent
+        p.name = NOBODY
         if to == NOBODY and from_ == NOBODY:
             p.results.append(SENT)
         elif to == NOBODY:
             self.receive(p, from_, receive)
         else:
             p.word, p.then = word, (from_, receive)
+            here = p.number // 2
+            if name != NOBODY and self.puppets[name].state != "dead" and here in (name // 2, to // 2):
+                p.name = name
             self.send(p, self.puppets[to], send)
 
     def send(self, p: Puppet, to: Puppet, timeout: int) -> None:
@@ -99,12 +122,36 @@ class Model:
 
     @staticmethod
     def accepts(p: Puppet, sender: Puppet) -> bool:
-        return p.partner in (ANY, sender.number) or (p.partner == LOCAL and p.number // 2 == sender.number // 2)
+        if p.partner == LOCAL:
+            return p.number // 2 == sender.number // 2
+        return p.partner in (ANY, sender.number) or p.partner == sender.name != NOBODY
 
     def deliver(self, p: Puppet, to: Puppet) -> None:
         self.messages.append((p.number, to.number, p.word))
+        if p.string is None or not (p.string or to.missing):
+            self.arrive(p, to)
+            return
+        p.state, to.state, p.other, to.other, p.deadline, to.deadline = "sending", "receiving", to, p, None, None
+        p.faulting, to.faulting = p.string, not p.string
+
+    def bring_page(self, p: Puppet) -> None:
+        """The page that this one asked for is there."""
+        p.faulting = False
+        other = p.other
+        assert other is not None
+        if p.state == "sending" and other.missing:
+            other.faulting = True
+        else:
+            self.arrive(*((p, other) if p.state == "sending" else (other, p)))
+
+    def arrive(self, p: Puppet, to: Puppet) -> None:
         to.state, to.deadline = "idle", None
-        to.results.append(("got", p.number, p.word))
+        named = p
+        if p.name != NOBODY and self.puppets[p.name].state != "dead":
+            named = self.puppets[p.name]
+            if named.state == "waiting" and named.partner == p.number:
+                named.partner = to.number  # who will answer in the sender's place
+        to.results.append(("got", named.number, p.word))
         p.state, p.deadline = "idle", None
         if p.then[0] == NOBODY:
             p.results.append(SENT)
@@ -114,12 +161,16 @@ class Model:
     def fail(self, p: Puppet, code: int, phase: int) -> None:
         if p.state == "polling":
             self.puppets[p.partner].queue.remove(p)
-        p.state, p.deadline = "idle", None
+        p.state, p.deadline, p.faulting, p.name = "idle", None, False, NOBODY
         p.results.append(("failed", code, phase))
 
     def cancel(self, p: Puppet) -> None:
         if p.state in ("polling", "waiting"):
             self.fail(p, E.CANCELLED, SEND if p.state == "polling" else RECEIVE)
+        elif p.state in ("sending", "receiving"):
+            assert p.other is not None
+            for end in (p, p.other):
+                self.fail(end, E.ABORTED, SEND if end.state == "sending" else RECEIVE)
 
     def delete(self, p: Puppet) -> None:
         self.cancel(p)
@@ -141,7 +192,8 @@ class Model:
     @staticmethod
     def shown(p: Puppet) -> ExregsControl:
         """The state bits of ExchangeRegisters."""
-        phase = {"polling": X.ABORT_SEND, "waiting": X.ABORT_RECEIVE}.get(p.state, X(0))
+        sends, receives = p.state in ("polling", "sending"), p.state in ("waiting", "receiving")
+        phase = X.ABORT_SEND if sends else X.ABORT_RECEIVE if receives else X(0)
         return phase | (X.HALT if p.halted else X(0))
 
 
@@ -155,11 +207,13 @@ class IpcMachine(RuleBasedStateMachine):
         self.messages: list[tuple[int, int, int]] = []
         self.spaces: list[ThreadId] = []
         self.word = 0
+        self.page = 0  # what the pager gives
         self.system = System(self.root, check=False)
         self.run_step(20 * STEP)
 
     def root(self, r: Root) -> None:
         self.spaces += [r.space(), r.space()]
+        self.page = r.room()
         for number in range(PUPPETS):
             self.create(r, number)
         while True:
@@ -184,35 +238,72 @@ class IpcMachine(RuleBasedStateMachine):
 
     # -- what can happen in a step
 
+    @precondition(lambda self: self.able("idle"))
     @rule(
         number=st.integers(0, PUPPETS - 1),
         to=st.sampled_from([*range(PUPPETS), NOBODY, NOBODY]),
         from_=st.sampled_from([*range(PUPPETS), ANY, ANY, LOCAL, NOBODY]),
         call=st.booleans(),
-        send=st.sampled_from([NEVER, NEVER, ZERO, SOON]),
-        receive=st.sampled_from([NEVER, NEVER, ZERO, SOON]),
+        times=TIMES,
+        message=MESSAGES,
     )
-    def ipc(self, number: int, to: int, from_: int, call: bool, send: int, receive: int) -> None:
-        """A puppet that is idle does an Ipc; one that is not, nothing."""
-        p = self.model.puppets[number]
-        if p.state == "idle" and not p.halted:
-            from_ = to if call else from_
-            self.word += 1
-            word = self.word
-            names = {ANY: ANY_THREAD, LOCAL: ANY_LOCAL_THREAD, NOBODY: NIL_THREAD} | dict(enumerate(IDS))
-
-            def order(l4: L4) -> None:
-                try:
-                    got = l4.ipc(names[to], names[from_], [1, word], timeouts(send, receive))
-                except IpcFailed as failed:
-                    self.results[number].append(("failed", failed.error.code, int(failed.error.in_receive)))
-                else:
-                    sender = self.number(got.sender, number)
-                    self.results[number].append(SENT if sender == NOBODY else ("got", sender, got.untyped[0]))
-
-            self.orders[number].append(order)
-            self.model.ipc(p, to, from_, word, send, receive)
+    def ipc(self, number: int, to: int, from_: int, call: bool, times: tuple[int, int], message: Sent) -> None:
+        """A puppet that is idle does an Ipc."""
+        idle = self.able("idle")
+        self.order(idle[number % len(idle)], to, to if call else from_, times, message)
         self.settle()
+
+    @rule(
+        speaker=st.integers(0, PUPPETS - 1),
+        hearer=st.integers(0, PUPPETS - 1),
+        from_=st.sampled_from([*range(PUPPETS), ANY, LOCAL]),
+        then=st.sampled_from([*range(PUPPETS), ANY, LOCAL, NOBODY, NOBODY]),
+        call=st.booleans(),
+        times=TIMES,
+        message=MESSAGES,
+    )
+    def talk(
+        self, speaker: int, hearer: int, from_: int, then: int, call: bool, times: tuple[int, int], message: Sent
+    ) -> None:
+        """A puppet that is idle sends to one that waits, if there is one of each; there are, if two are idle."""
+        idle = self.able("idle")
+        if len(idle) > 1 and not self.able("waiting"):
+            self.order(idle[hearer % len(idle)], NOBODY, from_, (NEVER, NEVER), message)
+            self.settle()
+        idle, waiting = self.able("idle"), self.able("waiting")
+        if idle and waiting:
+            to = waiting[hearer % len(waiting)].number
+            self.order(idle[speaker % len(idle)], to, to if call else then, times, message)
+        self.settle()
+
+    def able(self, state: str) -> list[Puppet]:
+        return [p for p in self.model.puppets if p.state == state and not p.halted]
+
+    def order(self, p: Puppet, to: int, from_: int, times: tuple[int, int], sent: Sent) -> None:
+        """Tell a puppet to do an Ipc, and the model that it does."""
+        name, string, missing = sent
+        self.word += 1
+        number, word = p.number, self.word
+        names = {ANY: ANY_THREAD, LOCAL: ANY_LOCAL_THREAD, NOBODY: NIL_THREAD} | dict(enumerate(IDS))
+        message = [1 | (PROPAGATED if name != NOBODY else 0) | (2 << 6 if string is not None else 0), word]
+        nowhere = FRESH + 2 * PAGE * word  # two pages that nobody has had
+
+        def order(l4: L4) -> None:
+            utcb = self.system.thread(IDS[number]).local_id
+            if name != NOBODY:
+                l4.set_tcr(u.VIRTUAL_SENDER, IDS[name])
+            typed = [] if string is None else [STRING, nowhere if string else utcb + SOME_MR]
+            l4.accept(1, STRING, nowhere + PAGE if missing else utcb + u.THREAD_WORD_1)
+            try:
+                got = l4.ipc(names[to], names[from_], message + typed, timeouts(*times))
+            except IpcFailed as failed:
+                self.results[number].append(("failed", failed.error.code, int(failed.error.in_receive)))
+            else:
+                sender = self.number(got.sender, number)
+                self.results[number].append(SENT if sender == NOBODY else ("got", sender, got.untyped[0]))
+
+        self.orders[number].append(order)
+        self.model.ipc(p, to, from_, word, times, sent)
 
     def number(self, word: ThreadId, asker: int) -> int:
         """Whose global identifier it is, or local one in the asker's space."""
@@ -227,8 +318,8 @@ class IpcMachine(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, PUPPETS - 1),
-        control=st.sampled_from([X(0), X.ABORT_SEND, X.ABORT_RECEIVE, X.ABORT_SEND | X.ABORT_RECEIVE]),
-        halt=st.sampled_from([X(0), X.ACT_ON_HALT, X.ACT_ON_HALT | X.HALT]),
+        control=st.sampled_from([X(0), X(0), X.ABORT_SEND, X.ABORT_RECEIVE, X.ABORT_SEND | X.ABORT_RECEIVE]),
+        halt=st.sampled_from([X(0), X.ACT_ON_HALT, X.ACT_ON_HALT, X.ACT_ON_HALT, X.ACT_ON_HALT | X.HALT]),
     )
     def exchange_registers(self, number: int, control: ExregsControl, halt: ExregsControl) -> None:
         """Somebody looks at a puppet, aborts its IPC, halts or resumes it."""
@@ -244,9 +335,27 @@ class IpcMachine(RuleBasedStateMachine):
             self.settle()
             assert [expected] == [bits & (X.HALT | X.ABORT_SEND | X.ABORT_RECEIVE) for bits in seen]
 
+    @precondition(lambda self: any(p.faulting for p in self.model.puppets))
+    @rule(choice=st.integers(0, PUPPETS - 1))
+    def bring_page(self, choice: int) -> None:
+        """The pager answers one of those who wait for a page in the midst of a message."""
+        waiting = [p for p in self.model.puppets if p.faulting]
+        p = waiting[choice % len(waiting)]
+
+        def answer(r: Root) -> None:
+            at = r.receive(IDS[p.number], ZERO).untyped[0]
+            r.send(IDS[p.number], Message().append_map(Fpage.at(self.page), at & -PAGE), ZERO)
+
+        self.to_root.append(answer)
+        self.model.bring_page(p)
+        self.settle()
+
     @precondition(lambda self: all(p.state != "dead" for p in self.model.puppets))
-    @rule(number=st.integers(0, PUPPETS - 1))
+    @rule(number=st.integers(0, 4 * PUPPETS))
     def delete(self, number: int) -> None:
+        """Now and then a puppet goes."""
+        if number >= PUPPETS:
+            return
         self.to_root.append(lambda r: r.thread_control(IDS[number], NIL_THREAD))
         self.model.delete(self.model.puppets[number])
         self.results[number].clear()
@@ -260,7 +369,6 @@ class IpcMachine(RuleBasedStateMachine):
         self.model.puppets[number].state = "idle"
         self.settle()
 
-    @rule()
     def settle(self) -> None:
         """A step passes; afterwards kernel and model agree."""
         self.run_step()
@@ -281,5 +389,5 @@ class IpcMachine(RuleBasedStateMachine):
                 thread.program.stop()
 
 
-IpcMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+IpcMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_kernel_and_model_agree = IpcMachine.TestCase

@@ -7,7 +7,7 @@ pages, parents, rights, A and D bits, and the page tables must lead there and no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -34,6 +34,7 @@ class Page:
     writable: bool
     status: int = 0  # of the page itself: 5, 6
     remembered: int = 0
+    gone: list[tuple[int, int, int]] = field(default_factory=list)  # pa, size, status of children of which nobody told
 
 
 class Model:
@@ -47,15 +48,18 @@ class Model:
     def children(self, page: Page) -> list[Page]:
         return [p for p in self.pages if p.parent is page]
 
-    def revoke(self, page: Page, rights: int) -> int:
+    def revoke(self, page: Page, rights: int, told: bool = False) -> int:
         status = self.revoke_below(page, rights)
         if page.parent:
             page.parent.remembered |= status
+            if not told:
+                page.parent.gone.append((page.pa, page.size, status))
         return status
 
     def revoke_below(self, page: Page, rights: int) -> int:
         status = page.status | page.remembered
         page.status = page.remembered = 0
+        page.gone.clear()
         for child in self.children(page):
             status |= self.revoke_below(child, rights)
         page.writable = page.writable and not rights & 2
@@ -107,6 +111,7 @@ class Model:
                 child.parent = old.parent
             if old.parent:
                 old.parent.remembered |= old.status | old.remembered
+                old.parent.gone.append((old.pa, old.size, old.status | old.remembered))
             self.pages.remove(old)
             parent = source.parent if source else None
         else:
@@ -133,7 +138,12 @@ class Model:
             first = page.pa + max(va - page.va, 0)
             reached = [p for p in self.children(page) if p.pa < first + size and first < p.pa + p.size]
             for top_page in [page] if flush else reached:
-                status |= self.revoke(top_page, rights) if top_page in self.pages else 0
+                status |= self.revoke(top_page, rights, told=not flush) if top_page in self.pages else 0
+            if not flush:
+                heard = [g for g in page.gone if g[0] < first + size and first < g[0] + g[1]]
+                page.gone = [g for g in page.gone if g not in heard]
+                for _, _, left in heard:
+                    status |= left
         return status
 
 

@@ -130,3 +130,27 @@ def test_a_later_message_is_the_sender_s_own_again() -> None:
 
     assert [SERVER, SERVER] == [received.sender for received in got]  # of three spaces: nobody may speak for another
     assert [0, 0] == [received.words[0] & PROPAGATED for received in got]
+
+
+def test_a_call_is_answered_by_who_speaks_for_the_partner() -> None:
+    """A calls B, while C stands in A's queue with a message in B's name: does A's receive phase take that?"""
+    got: list[Received] = []
+
+    def main(r: Root) -> None:
+        def client(l4: L4) -> None:
+            l4.sleep(500)  # C comes meanwhile, and B waits
+            with contextlib.suppress(IpcFailed):
+                got.append(l4.call(WORKER, [1]))
+
+        def speaker(l4: L4) -> None:
+            l4.set_tcr(u.VIRTUAL_SENDER, WORKER)
+            l4.send(CLIENT, [7 << 16 | PROPAGATED])
+
+        servers = r.space()
+        r.hosted(lambda l4: l4.receive(CLIENT) and l4.sleep(10**6), servers, id_=WORKER)
+        r.hosted(client, r.space(), priority=120, id_=CLIENT)
+        r.hosted(speaker, servers, id_=SERVER)
+
+    run(main, 20_000_000)
+
+    assert [(WORKER, 7)] == [(received.sender, received.label) for received in got]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,14 +13,14 @@ from hypothesis import strategies as st
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import Fpage
-from l4lab.abi.ids import NIL_THREAD, ThreadId, global_id
+from l4lab.abi.ids import NIL_THREAD, SIGMA0, ThreadId, global_id
 from l4lab.abi.message import IpcErrorCode, Message, StringItem
 from l4lab.abi.protocols import is_page_fault
 from l4lab.abi.time import ZERO, period, timeouts
 from l4lab.abi.utcb import BUFFER_REGISTERS
 from l4lab.kernel import events
 from l4lab.testing import MEMORY, PAGE, Root, System, run
-from l4lab.user.l4 import L4, IpcFailed
+from l4lab.user.l4 import L4, CallRefused, IpcFailed
 
 SENDER, RECEIVER = global_id(300), global_id(301)
 SEND, RECEIVE = 0, 1
@@ -311,3 +312,34 @@ def test_a_string_in_the_answer_to_a_fault_is_refused() -> None:
 
     assert [error(OVERFLOW, SEND, 0)] * 2 == errors
     assert [7] == got
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+def test_sigma0_has_no_pager(direction: str) -> None:
+    """Does a string to or from memory that sigma0 has never touched go through, and does its sender go on?"""
+    got: list[bytes] = []
+    untouched = 0x10_0000
+    sent = words_of([(8, [untouched if direction == "from" else SOURCE])])
+    buffer = words_of([(8, [untouched if direction == "to" else TARGET])])
+
+    def send(l4: L4) -> None:
+        l4.send(RECEIVER, [2 << 6, *sent])
+        got.append(b"sent")
+
+    def receive(l4: L4) -> None:
+        l4.accept(1, *buffer)
+        l4.receive(SENDER)
+        got.append(l4.load(buffer[1], 8))
+
+    def main(r: Root) -> None:
+        r.store(SOURCE, b"to sigma")
+        r.store(TARGET, bytes(8))
+        with contextlib.suppress(CallRefused):
+            r.create(SIGMA0)  # where sigma0's first thread has its UTCB
+        r.hosted(receive, SIGMA0 if direction == "to" else NIL_THREAD, 130, id_=RECEIVER)
+        r.hosted(send, SIGMA0 if direction == "from" else NIL_THREAD, 120, id_=SENDER)
+        r.serve()
+
+    run(main, 20_000_000)
+
+    assert [bytes(8) if direction == "from" else b"to sigma", b"sent"] == sorted(got, reverse=direction == "to")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Virtual machines at the level of system calls: exits as messages, replies as state, memory as mappings."""
+"""Virtual machines at the level of system calls: exits as messages, replies as state, memory as mappings.
+
+Each test runs twice: once with nested paging, once with shadow page tables.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,16 @@ KIP, UTCB = Fpage.at(0x80_0000), Fpage.at(0x80_1000)
 EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI, EFLAGS, EIP = 9, 8, 7, 6, 5, 4, 3, 2, 1, 0
 HLT, INVLPG, RDTSC, MOV_DR, IO, PAUSE, WINDOW = 1 << 7, 1 << 9, 1 << 12, 1 << 23, 1 << 24, 1 << 30, 1 << 2
 VALID = 1 << 31
+VM_SPACE = {"nested": 1 << 30, "shadow": 1 << 30 | 1 << 28}  # SpaceControl's control word
+_paging = "nested"
+
+
+@pytest.fixture(scope="module", autouse=True, params=VM_SPACE)
+def paging(request: pytest.FixtureRequest) -> str:
+    """How the memory of all machines of a test is translated."""
+    global _paging
+    _paging = request.param
+    return _paging
 
 
 @dataclass
@@ -68,9 +81,14 @@ class Vm:
     def go(self, message: Message | None = None) -> Received:
         """Send a reply, and get the next fault that is not for a page of the first megabyte."""
         received = self.r.call(self.id, message or Message())
-        while is_page_fault(received.label) and received.untyped[0] < SIZE:
-            page = received.untyped[0] & -PAGE
-            received = self.r.call(self.id, Message().append_map(Fpage.at(GUEST + page), page))
+        while True:
+            reply = Message()
+            if is_page_fault(received.label) and received.untyped[0] < SIZE:
+                page = received.untyped[0] & -PAGE
+                reply.append_map(Fpage.at(GUEST + page), page)
+            elif not received.label & 8:
+                break
+            received = self.r.call(self.id, deliver_again(received, reply))
         self.seen.append(received)
         return received
 
@@ -80,6 +98,14 @@ class Vm:
         registers = {EIP: items(last)[ItemId.GPREGS][EIP] + last.untyped[1]}
         registers |= {globals()[name]: value for name, value in changes.items()}
         return self.go(Message().append_registers(ItemId.GPREGS, registers))
+
+
+def deliver_again(received: Received, reply: Message) -> Message:
+    """Have the event delivered whose delivery was cut short, unless an instruction will cause it again."""
+    state = items(received).get(ItemId.NONREGEXC)
+    if state and state[8] & VALID and (state[8] >> 8 & 7 in (0, 2, 3) or state[5]):
+        reply.append_registers(ItemId.NONREGEXC, {3: state[8] & ~(1 << 12), 4: state[9], 5: state[5]})
+    return reply
 
 
 def items(received: Received) -> dict[ItemId, list[int]]:
@@ -111,7 +137,7 @@ def monitor(source: str, steps: Callable[[Vm], None], bitmap: int = 0, controls:
             r.store(GUEST + IDT + 8 * vector, (handler | 8 << 16 | 0xEE00 << 32).to_bytes(8, "little"))
             r.store(GUEST + handler, b"\xf4")
         r.store(GUEST + 0x5008, bytes.fromhex("ffff0000009bcf00 ffff00000093cf00"))
-        vm = Vm(r, r.create(r.space(KIP, UTCB, control=1 << 30)), seen)
+        vm = Vm(r, r.create(r.space(KIP, UTCB, control=VM_SPACE[_paging])), seen)
         vm.conf(all=(ItemId.GPREGS, ItemId.NONREGEXC))
         m = start_state().append_registers(ItemId.EXECCTRL, {1: HLT | IO | controls, 2: bitmap})
         words = m.words()
@@ -441,7 +467,7 @@ def test_register_items_read_back_as_written(values: dict[ItemId, dict[int, int]
     """Does every register of every item read back what was written, before the guest runs, and no other change?"""
 
     def root(r: Root) -> None:
-        vm = Vm(r, r.create(r.space(KIP, UTCB, control=1 << 30)))
+        vm = Vm(r, r.create(r.space(KIP, UTCB, control=VM_SPACE[_paging])))
         before = {item: vm.read(item) for item in ItemId}
         for item, registers in values.items():
             vm.write(item, registers)
@@ -456,7 +482,7 @@ def test_the_first_state_is_the_one_of_the_table() -> None:
     """Is the state before the first reply what the ABI's table says, but for the real CR0 and CR4?"""
 
     def root(r: Root) -> None:
-        vm = Vm(r, r.create(r.space(KIP, UTCB, control=1 << 30)))
+        vm = Vm(r, r.create(r.space(KIP, UTCB, control=VM_SPACE[_paging])))
         for item in ItemId:
             got, expected = vm.read(item), list(INITIAL_STATE[item])
             if item is ItemId.CREGS:
@@ -514,7 +540,7 @@ def test_a_virtual_cpu_is_preempted_and_goes_on() -> None:
     def root(r: Root) -> None:
         r.native(f"again: inc dword ptr [{int(MEMORY.base)}]\n jmp again")
         r.store(GUEST + CODE, assemble("again: inc dword ptr [0x7000]\n jmp again", CODE).code)
-        vm = Vm(r, r.create(r.space(KIP, UTCB, control=1 << 30)))
+        vm = Vm(r, r.create(r.space(KIP, UTCB, control=VM_SPACE[_paging])))
         with suppress(IpcFailed):
             vm.go(start_state())
 

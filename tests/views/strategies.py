@@ -10,6 +10,7 @@ from l4lab.rig.snapshot import (
     DisasmLine,
     ExitView,
     IpcView,
+    Ports,
     Region,
     Snapshot,
     SpaceView,
@@ -27,6 +28,7 @@ few = {"max_size": 4}
 regions = st.builds(
     Region, va=words, size=st.integers(1, 1 << 32), pa=words, rights=st.sampled_from(Rights), parent=maybe, label=texts
 )
+ports = st.builds(Ports, first=st.integers(0, 0xFFFF), count=st.integers(1, 0x10000), parent=maybe)
 areas = st.none() | st.builds(Area, va=words, size=st.integers(1, 1 << 20))
 spaces = st.builds(
     SpaceView,
@@ -36,7 +38,9 @@ spaces = st.builds(
     kip=areas,
     utcbs=areas,
     regions=st.lists(regions, **few).map(tuple),
+    ports=st.lists(ports, max_size=12).map(tuple),
 )
+spans = st.none() | st.integers(0, 10**11)
 threads = st.builds(
     ThreadView,
     id=ids,
@@ -47,6 +51,9 @@ threads = st.builds(
     space=ids,
     partner=maybe,
     pager=maybe,
+    time_slice=spans,
+    slice_left=spans,
+    quantum_left=spans,
 )
 messages = st.builds(
     IpcView,

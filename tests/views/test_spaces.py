@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import snapshots
 
 from l4lab.rig.snapshot import Area, Region, Snapshot, SpaceView
-from l4lab.views import spaces
+from l4lab.views import spaces, text
 from l4lab.words import Rights
 
 GRAPH = r"""digraph "Address spaces: who mapped what to whom" {
@@ -95,3 +95,12 @@ def test_a_long_memory_map_is_cut_and_says_so(snapshot: Snapshot) -> None:
     pages = tuple(Region(number * 0x2000, 0x1000, 0, Rights.RWX, 1) for number in range(50))
 
     assert "and 10 more mappings above 0004f000" in spaces.memory_map(snapshot, SpaceView(9, "big", regions=pages))
+
+
+def test_ports_are_shown_with_who_gave_them(snapshot: Snapshot) -> None:
+    """Do graph, memory map and text name the I/O ports of a space and where it has them from?"""
+    view = snapshot.spaces[2]
+
+    assert "8 ports from 0x3f8 on" in spaces.as_dot(snapshot)
+    assert "ports 0x3f8–0x3ff ← root" in spaces.memory_map(snapshot, view)
+    assert "  ports 0x3f8–0x3ff ← root\n" in text.space(snapshot, view)

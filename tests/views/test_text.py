@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,7 +98,17 @@ def test_the_running_thread_has_the_arrow(snapshot: Snapshot) -> None:
     """The virtual CPU runs."""
     rows = ElementTree.fromstring(threads.as_html(snapshot)).findall("tbody/tr")
 
-    assert ["▶ cpu0", "virtual CPU", "running", "100", "guest", "–", "monitor"] == [cell.text for cell in rows[3]]
+    shown = [cell.text for cell in rows[3]]
+    assert [
+        "▶ cpu0",
+        "virtual CPU",
+        "running",
+        "100",
+        "guest",
+        "–",
+        "monitor",
+        "9.85 ms of 10 ms, 50 ms in all",
+    ] == shown
 
 
 @pytest.mark.parametrize(
@@ -134,3 +145,19 @@ def test_old_lines_leave_the_console() -> None:
     page = console.as_text("".join(f"{number}\n" for number in range(1000)))
 
     assert "501" == page.split("\n")[0]
+
+
+def test_a_thread_s_time_is_shown_where_it_ends(snapshot: Snapshot) -> None:
+    """Does the table say what is left of slice and quantum, and nothing of a slice that never ends?"""
+    assert "9.85 ms of 10 ms, 50 ms in all" == text.time(snapshot.threads[3])
+    assert text.time(snapshot.threads[3]) in threads.as_html(snapshot)
+    assert not text.time(snapshot.threads[0])
+
+
+def test_who_waits_for_input_is_called_what_it_is(snapshot: Snapshot) -> None:
+    """Where there is a virtual machine it is the guest, elsewhere the program."""
+    waiting = msgspec.structs.replace(snapshot, input_expected=True)
+    native = msgspec.structs.replace(waiting, spaces=waiting.spaces[:3])
+
+    assert text.status_line(waiting).endswith(" · the guest waits for input")
+    assert text.status_line(native).endswith(" · the program waits for input")

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests to measure with: one that only exits, one that only computes. Both halt with interrupts off when done.
+"""Guests to measure with: one that only exits, one that only computes, one whose TLB misses, one that only flushes. All
+halt with interrupts off when done.
 
-Neither touches a device, so the time they take is the time of the exit path and of plain execution.
+None touches a device, so the time they take is the time of the exit path and of plain execution.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from l4lab.errors import LabError
 from l4lab.user.asm import assemble
@@ -42,6 +45,47 @@ result: .long   0
 table:                                  ; the page behind the program
 """
 
+PAGING_SOURCE = """
+        ; One directory whose first entry maps the first 4 MB as they are, and whose next TABLES lead to tables in which
+        ; each entry maps the page `data`.
+start:  mov     edi, TABLES_AT
+        mov     eax, data + 0x67        ; present, writable, user, accessed, dirty
+        mov     ecx, TABLES * 1024
+        cld
+        rep     stosd
+        mov     dword ptr [DIRECTORY], 0xE3
+        mov     edi, DIRECTORY + 4
+        mov     eax, TABLES_AT + 0x27
+        mov     ecx, TABLES
+.link:  stosd
+        add     eax, 4096
+        dec     ecx
+        jnz     .link
+        mov     eax, DIRECTORY
+        mov     cr3, eax
+        mov     eax, cr4
+        or      eax, 0x10               ; PSE
+        mov     cr4, eax
+        mov     eax, cr0
+        or      eax, 0x80000000
+        mov     cr0, eax
+        mov     ebx, 0x400000           ; the first address behind the first 4 MB
+        mov     eax, DIRECTORY
+        mov     edi, ITERATIONS
+.next:  BODY
+        dec     edi
+        jnz     .next
+        cli
+done:   hlt
+        jmp     done
+        .align  4096
+data:                                   ; the page behind the program
+"""
+TOUCH = "mov al, [ebx]\n add ebx, 4096"  # a page not touched before
+INVALIDATE = "invlpg [ebx]"
+RELOAD = "mov cr3, eax"
+DIRECTORY, TABLES_AT, TABLES = 0x8_0000, 0x8_1000, 16
+
 INSTRUCTIONS_PER_COMPUTE_ITERATION = 7
 
 
@@ -55,6 +99,14 @@ def compute(iterations: int) -> FlatGuest:
     return _build(COMPUTE_SOURCE, iterations, f"Computes for {iterations} turns of a loop, then halts.")
 
 
+def paging(iterations: int, body: str) -> FlatGuest:
+    """TOUCH, INVALIDATE or RELOAD in a loop, with paging on. There are TABLES * 1024 pages to touch."""
+    names = {"DIRECTORY": DIRECTORY, "TABLES_AT": TABLES_AT, "TABLES": TABLES}
+    return _build(
+        PAGING_SOURCE.replace("BODY", body), iterations, f"Executes {body!r} {iterations} times, then halts.", names
+    )
+
+
 def compute_result(iterations: int) -> int:
     """What `compute` must leave at `result`."""
     value = 1
@@ -63,7 +115,7 @@ def compute_result(iterations: int) -> int:
     return value
 
 
-def _build(source: str, iterations: int, description: str) -> FlatGuest:
+def _build(source: str, iterations: int, description: str, names: Mapping[str, int] | None = None) -> FlatGuest:
     if not 1 <= iterations < 1 << 32:
         raise LabError(f"{iterations} iterations do not fit in a register. Try a number from 1 to 4294967295.")
-    return FlatGuest.of(assemble(source, ORIGIN, constants={"ITERATIONS": iterations}), description)
+    return FlatGuest.of(assemble(source, ORIGIN, constants={"ITERATIONS": iterations, **(names or {})}), description)

@@ -78,6 +78,9 @@ class Exits:
 
     def handle(self, fault: Fault, reply: Reply) -> None:
         """Answer a virtualization fault."""
+        if fault.internal:
+            reply.resume_delivery(fault)
+            return
         handler = self.handlers.get(fault.reason)
         if handler is None:
             self.stop(End.STOPPED, f"exit {fault.reason_name} is nothing this monitor can answer")

@@ -62,6 +62,11 @@ class Fault:
     # -- what happened ---------------------------------------------------------------------------------------------
 
     @property
+    def internal(self) -> bool:
+        """Has the kernel dealt with the exit, and only says that the delivery of an event was cut short?"""
+        return bool(self.label & 8)
+
+    @property
     def reason_name(self) -> str:
         """The reason as a person reads it."""
         try:

@@ -15,6 +15,6 @@ def start_of(guest: FlatGuest) -> Start:
     return Start(eip=guest.entry, code=flat_code(CODE_SELECTOR), data=flat_data(DATA_SELECTOR))
 
 
-def program(guest: FlatGuest, memory_size: int = RAM_SIZE) -> GuestProgram:
+def program(guest: FlatGuest, memory_size: int = RAM_SIZE, shadow_paging: bool = False) -> GuestProgram:
     """A monitor program that runs the guest."""
-    return GuestProgram(guest.pieces, start_of(guest), memory_size)
+    return GuestProgram(guest.pieces, start_of(guest), memory_size, shadow_paging)

@@ -22,6 +22,7 @@ def start_of(plan: BootPlan) -> Start:
     )
 
 
-def program(plan: BootPlan, memory_size: int) -> GuestProgram:
+def program(plan: BootPlan, memory_size: int, shadow_paging: bool = False) -> GuestProgram:
     """A monitor program that boots Linux; the plan must have been made for a guest with so much memory."""
-    return GuestProgram([(piece.address, piece.data) for piece in plan.pieces], start_of(plan), memory_size)
+    pieces = [(piece.address, piece.data) for piece in plan.pieces]
+    return GuestProgram(pieces, start_of(plan), memory_size, shadow_paging)

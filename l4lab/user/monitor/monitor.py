@@ -50,14 +50,23 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`."""
 
-    def __init__(self, l4: L4, memory_size: int, vcpu_id: ThreadId | None = None, clock: int | None = None) -> None:
+    def __init__(
+        self,
+        l4: L4,
+        memory_size: int,
+        vcpu_id: ThreadId | None = None,
+        shadow_paging: bool = False,
+        clock: int | None = None,
+    ) -> None:
         """`clock`: what the guest's clock shows, in nanoseconds, if it does not begin with the machine's."""
         self.l4 = l4
         self._ahead = 0 if clock is None else clock - l4.time_stamp()  # of the machine's clock, in nanoseconds
         self.now: Callable[[], int] = l4.time_stamp if clock is None else self._shifted_time
         self.outcome: Outcome | None = None
         self.memory = GuestMemory.allocate(l4, memory_size)
-        self.vcpu = VirtualCpu.create(l4, vcpu_id or global_id(l4.my_id.thread_no + 1))
+        self.shadow_paging = shadow_paging
+        vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
+        self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
         self.pc = Pc(self.now, memory_size, self._transmit, self.stop)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, self.now)
@@ -184,6 +193,7 @@ class Monitor:
             self.pc.ports.save(),
             dict(self.msrs.values),
             self.now(),
+            self.shadow_paging,
         )
         vcpu.resume()
         return saved
@@ -237,21 +247,28 @@ class Monitor:
 class GuestProgram:
     """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
 
-    def __init__(self, contents: Sequence[tuple[int, bytes]], start: Start | SavedGuest, memory_size: int) -> None:
+    def __init__(
+        self,
+        contents: Sequence[tuple[int, bytes]],
+        start: Start | SavedGuest,
+        memory_size: int,
+        shadow_paging: bool = False,
+    ) -> None:
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
+        self.shadow_paging = shadow_paging
         self.monitor: Monitor | None = None  # made anew each time the program runs
 
     @classmethod
     def going_on(cls, saved: SavedGuest) -> GuestProgram:
         """A program that goes on with a saved guest."""
-        return cls(saved.memory, saved, saved.memory_size)
+        return cls(saved.memory, saved, saved.memory_size, saved.shadow_paging)
 
     def __call__(self, l4: L4) -> None:
         """The program."""
         clock = self.start.clock if isinstance(self.start, SavedGuest) else None
-        monitor = self.monitor = Monitor(l4, self.memory_size, clock=clock)
+        monitor = self.monitor = Monitor(l4, self.memory_size, shadow_paging=self.shadow_paging, clock=clock)
         monitor.load(self.contents)
         monitor.run(self.start)
 

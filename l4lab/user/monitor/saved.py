@@ -33,6 +33,7 @@ class SavedGuest(msgspec.Struct, frozen=True):
     devices: dict[str, dict[str, Any]]  # by name
     msrs: dict[int, int]  # those that the monitor keeps
     clock: int  # what the guest takes for the time, in nanoseconds
+    shadow_paging: bool  # how its memory is translated
     line: bytes = b""  # what stands on the last line of its console
 
 

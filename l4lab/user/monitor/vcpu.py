@@ -40,11 +40,12 @@ class VirtualCpu:
         self.id = id_
 
     @classmethod
-    def create(cls, l4: L4, id_: ThreadId, priority: int = PRIORITY) -> VirtualCpu:
+    def create(cls, l4: L4, id_: ThreadId, priority: int = PRIORITY, shadow_paging: bool = False) -> VirtualCpu:
         """Make a virtual machine's space with this thread in it; it then waits to be launched."""
         me = l4.my_id
         l4.thread_control(id_, space=id_, scheduler=me, utcb_location=UTCB_AREA)
-        l4.space_control(id_, SpaceControlBits.VM, Fpage.at(KIP_AREA), Fpage.at(UTCB_AREA))
+        kind = SpaceControlBits.VM | (SpaceControlBits.SHADOW_PAGING if shadow_paging else 0)
+        l4.space_control(id_, kind, Fpage.at(KIP_AREA), Fpage.at(UTCB_AREA))
         l4.schedule(id_, priority=priority)
         l4.thread_control(id_, space=id_, scheduler=me, pager=me)
         return cls(l4, id_)

@@ -51,7 +51,7 @@ def boot(
     In a terminal all keys go to the guest, and Ctrl-] leaves. Piped input is typed once the guest shows a prompt.
     Lines of --send are typed in their order, each when new output matches.
 
-    A saved guest goes on where it was, in any number of runs; its memory and devices come with it.
+    A saved guest goes on where it was, in any number of runs; its memory, paging and devices come with it.
 
     Exit status: 0 matched, or the guest powered off or halted; 2 unusable arguments or image; 3 timeout;
     4 the guest died; 130 interrupted.

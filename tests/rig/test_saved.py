@@ -45,11 +45,11 @@ def moved(rig: Rig, file: Path) -> Rig:
     return Rig.restore(file)
 
 
-@given(st.lists(st.integers(1_000, 200_000_000), min_size=1, max_size=3))
+@given(st.lists(st.integers(1_000, 200_000_000), min_size=1, max_size=3), st.booleans())
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_guest_goes_on_wherever_it_was_saved(tmp_path: Path, stretches: list[int]) -> None:
+def test_a_guest_goes_on_wherever_it_was_saved(tmp_path: Path, stretches: list[int], shadowed: bool) -> None:
     """Saved at any moment, and again in the machine it went on in: does it say the same, and end by itself?"""
-    rig = Rig.for_flat_guest(tinyos.build())
+    rig = Rig.for_flat_guest(tinyos.build(), shadow_paging=shadowed)
     said = b""
     for stretch in stretches:
         rig.run(stretch)

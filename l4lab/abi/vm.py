@@ -133,10 +133,16 @@ class ItemId(IntEnum):
     NONREGEXC = 14
     EXECCTRL = 15
     OTHERREGS = 16
+    # Our addition: the FPU, which the reference leaves out (its FPUREGS has no registers). All four fit into a message.
+    FPUCTRL = 17
+    X87REGS = 18
+    XMMLOW = 19
+    XMMHIGH = 20  # a configuration names items up to 19 only: this one comes with no fault, and is read when needed
 
 
 _SEGMENT: Final = ("selector", "base", "limit", "attributes")
 _TABLE: Final = ("base", "limit")
+_X87: Final = (*(f"R{n} {half}" for n in range(8) for half in ("low", "high")), "R0 R1", "R2 R3", "R4 R5", "R6 R7")
 SEGMENTS: Final = (ItemId.CS, ItemId.SS, ItemId.DS, ItemId.ES, ItemId.FS, ItemId.GS)
 
 # The registers of each item, in the order of its mask bits.
@@ -158,6 +164,13 @@ ITEM_REGISTERS: Final[dict[ItemId, tuple[str, ...]]] = {
         "SYSENTER_CS", "SYSENTER_EIP", "SYSENTER_ESP", "DEBUGCTL low", "DEBUGCTL high",
         "TSC offset low", "TSC offset high", "virtual-APIC address", "TPR threshold",
     ),
+    # Control, status and MXCSR as the CPU stores them; FTW as FXSAVE does, a bit per register that is in use.
+    ItemId.FPUCTRL: ("FCW", "FSW", "FTW", "MXCSR"),
+    # The physical registers, so that their order does not depend on TOP: ST(i) is R((TOP + i) mod 8). First the
+    # significands, then signs and exponents, two to a word, the lower-numbered register in the low half.
+    ItemId.X87REGS: _X87,
+    ItemId.XMMLOW: tuple(f"XMM{n} word {word}" for n in range(4) for word in range(4)),
+    ItemId.XMMHIGH: tuple(f"XMM{n} word {word}" for n in range(4, 8) for word in range(4)),
 }  # fmt: skip
 
 # Indices within the items of which programs speak by name. GPREGS has those of `frame`.
@@ -170,6 +183,7 @@ EXIT_INFO, EXIT_EEC, IDT_INFO, IDT_EEC = range(6, 10)
 PIN_CONTROLS, CPU_CONTROLS, EXCEPTION_BITMAP = range(3)
 SYSENTER_CS, SYSENTER_EIP, SYSENTER_ESP, DEBUGCTL_LOW, DEBUGCTL_HIGH = range(5)
 TSC_OFFSET_LOW, TSC_OFFSET_HIGH, VIRTUAL_APIC, TPR_THRESHOLD = range(5, 9)
+FCW, FSW, FTW, MXCSR = range(4)
 
 
 def full_mask(item: ItemId) -> int:

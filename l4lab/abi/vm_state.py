@@ -54,4 +54,8 @@ INITIAL_STATE: Final[dict[ItemId, tuple[int, ...]]] = {
     ItemId.NONREGEXC: (0,) * 10,
     ItemId.EXECCTRL: (int(_PIN), int(_CPU), _ALL_ONES),
     ItemId.OTHERREGS: (0,) * 9,
+    ItemId.FPUCTRL: (0x37F, 0, 0, 0x1F80),  # as FNINIT and a reset leave it: all exceptions masked, all registers empty
+    ItemId.X87REGS: (0,) * 20,
+    ItemId.XMMLOW: (0,) * 16,
+    ItemId.XMMHIGH: (0,) * 16,
 }

@@ -22,7 +22,7 @@ HOW_TO_GET_ONE: Final = "a kernel image, or get one: l4lab guest get linux"
 
 
 def boot(
-    kernel: Annotated[Path, typer.Argument(help="A 32-bit bzImage.")],
+    kernel: Annotated[Path | None, typer.Argument(help="A 32-bit bzImage; not with --restore.")] = None,
     initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="Its initial root file system.")] = None,
     append: Annotated[
         str | None,
@@ -39,6 +39,13 @@ def boot(
     ] = False,
     restarts: Annotated[int, typer.Option(metavar="N", help="Start it again when it resets, so many times.")] = 0,
     until: Annotated[str | None, typer.Option(metavar="REGEX", help="End when the console matches.")] = None,
+    save_at: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(metavar="REGEX FILE", help="When the console matches, save the guest to a file, and end."),
+    ] = None,
+    restore: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Go on with a guest that --save-at saved.")
+    ] = None,
     send: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Type a line at a shell prompt, or REGEX=>TEXT at a match; repeatable."),
@@ -53,12 +60,14 @@ def boot(
     Lines of --send are typed in their order, each when new output matches. A kernel that `l4lab guest get` obtained
     gets drivers for its disk behind the initrd.
 
+    A saved guest goes on where it was, in any number of runs; its memory, paging and devices come with it.
+
     Exit status: 0 matched, or the guest powered off or halted; 2 unusable arguments or image; 3 timeout;
     4 the guest died; 130 interrupted.
     """
     if paging not in PAGING:
         raise LabError(f"there is no paging mode {paging!r}; there is: {', '.join(PAGING)}")
-    check_writable(stats, trace)
+    check_writable(stats, trace, save_at and save_at[1])
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND, LINUX_SCREEN_APPEND, drivers_of
@@ -66,8 +75,17 @@ def boot(
     from l4lab.rig.session import Script
     from l4lab.user.monitor.hardware import Hardware
 
-    script = Script.parse(until, send or (), timeout, on_screen=screen)
+    script = Script.parse(until, send or (), timeout, on_screen=screen, save_at=save_at)
     started = time.monotonic()
+    if restore is not None:
+        if kernel is not None or initrd is not None or append is not None:
+            raise LabError(
+                "a saved guest has its kernel in its memory; give --restore without kernel, initrd and append"
+            )
+        rig = Rig.restore(restore, disk=None if disk is None else map_disk(disk))
+        at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
+    if kernel is None:
+        raise LabError(f"nothing to boot: give {HOW_TO_GET_ONE}; or go on with a saved guest by --restore FILE")
     image, ramdisk = read_image(kernel, HOW_TO_GET_ONE), None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
     contents = None if disk is None else map_disk(disk)
     if contents is not None and ramdisk is not None and (drivers := drivers_of(kernel.parent)) is not None:

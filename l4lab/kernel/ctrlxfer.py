@@ -2,7 +2,8 @@
 """Register items: reading and writing a thread's registers by groups (reference sections 9.6 and 9.7).
 
 Every thread has GPREGS; the other items exist on virtual CPUs only, and carry no words elsewhere. A monitor reads and
-writes them in fault messages, in replies, and through ExchangeRegisters; all three come here.
+writes them in fault messages, in replies, and through ExchangeRegisters; all three come here. A write cannot fail:
+where it may make a state that no CPU enters, it marks the item as unchecked, and the entry is refused (see `vm`).
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ from collections.abc import Callable, Sequence
 
 from l4lab.abi.frame import EFLAGS, USER_EFLAGS_MASK, VM_EFLAGS_MASK
 from l4lab.abi.message import CtrlXferItem
-from l4lab.abi.vm import ITEM_REGISTERS, ItemId, PinControls
+from l4lab.abi.vm import ATTRIBUTES, ITEM_REGISTERS, CpuControls, ItemId, PinControls
+from l4lab.abi.vm_state import CPU_REQUIRED, PIN_REQUIRED
 from l4lab.kernel.thread import Tcb
+from l4lab.machine import fpu
 from l4lab.machine.vmcs import Vmcs
 
 # Under nested paging the guest's CR0 and CR4 are its own: the CPU runs real mode and unpaged protected mode natively.
-# What stays fixed: CR0.ET is one, and the bits of CR4 that the emulated CPU does not have are zero.
+# What stays fixed: CR0.ET is one, and bits that the emulated CPU does not have are zero, among them CR4.PAE.
 CR0_FIXED_ONE = 1 << 4
-CR4_WRITABLE = 0x0000_06FF
-REQUIRED_PINS = (
-    PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
-)  # quirk Q16: a monitor cannot clear them
-REQUIRED_CPU = 1 << 7 | 1 << 24  # HLT and I/O exiting; INVLPG exits only where there are shadow tables to keep
-UNSUPPORTED_CPU = 1 << 25 | 1 << 28  # I/O and MSR bitmaps
+CR0_WRITABLE = 0xE005_003F
+CR4_WRITABLE = 0x0000_07DF
+# A monitor cannot clear what VMX requires (but CR3 loads and stores need not exit), nor what keeps the host in charge
+# (quirk Q16): interrupts of the host, HLT and I/O. INVLPG exits only where there are shadow tables to keep. What the
+# CPU does not have, such as bitmaps of ports and MSRs, cannot be set.
+REQUIRED_PINS = PIN_REQUIRED | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
+CR3_EXITING = 3 << 15
+REQUIRED_CPU = CPU_REQUIRED & ~CR3_EXITING | CpuControls.HLT_EXITING | CpuControls.UNCONDITIONAL_IO_EXITING
+SUPPORTED_CPU = (sum(CpuControls) | CPU_REQUIRED) & ~CpuControls.USE_IO_BITMAPS & ~CpuControls.USE_MSR_BITMAPS
+MISSING_ATTRIBUTES = ~0x1F0FF  # bits that no segment's attributes have; the entry check hears of them
 
 
 def encode(thread: Tcb, item: int) -> tuple[int, ...]:
@@ -57,8 +64,10 @@ def write(thread: Tcb, item: CtrlXferItem, values: Sequence[int]) -> None:
         if regs[EFLAGS] != before:
             after = regs[EFLAGS]
             mask = VM_EFLAGS_MASK if thread.vcpu else USER_EFLAGS_MASK
-            if thread.vcpu and (after ^ before) & 1 << 17:
-                thread.vcpu.vmcs.stale = True  # virtual-8086 mode changes what the CPU derives
+            if thread.vcpu:
+                thread.vcpu.vmcs.unchecked |= 1 << GPREGS
+                if (after ^ before) & 1 << 17:
+                    thread.vcpu.vmcs.stale = True  # virtual-8086 mode changes what the CPU derives
             regs[EFLAGS] = after & mask | before & ~mask
     elif thread.vcpu is not None and item.id in _WRITE:
         put = _WRITE[item.id]
@@ -77,9 +86,10 @@ def _read_cregs(v: Vmcs) -> tuple[int, ...]:
 
 
 def _write_cregs(v: Vmcs, index: int, value: int) -> None:
+    v.unchecked |= 1 << ItemId.CREGS
     match index:
         case 0:
-            v.set_control_register(0, value | CR0_FIXED_ONE)
+            v.set_control_register(0, value & CR0_WRITABLE | CR0_FIXED_ONE)
         case 1:
             v.cr0_shadow, v.stale = value, True
         case 2:
@@ -112,11 +122,14 @@ def _segment_reader(name: str) -> Callable[[Vmcs], Sequence[int]]:
     return lambda v: v.segment(name)
 
 
-def _segment_writer(name: str) -> Callable[[Vmcs, int, int], None]:
+def _segment_writer(item: ItemId, name: str) -> Callable[[Vmcs, int, int], None]:
     def write_segment(v: Vmcs, index: int, value: int) -> None:
         parts = list(v.segment(name))
         parts[index] = value
         v.set_segment(name, *parts)
+        v.unchecked |= 1 << item
+        if index == ATTRIBUTES:
+            (v.misfits.add if value & MISSING_ATTRIBUTES else v.misfits.discard)(name)
 
     return write_segment
 
@@ -125,10 +138,11 @@ def _table_reader(name: str) -> Callable[[Vmcs], Sequence[int]]:
     return lambda v: v.table(name)
 
 
-def _table_writer(name: str) -> Callable[[Vmcs, int, int], None]:
+def _table_writer(item: ItemId, name: str) -> Callable[[Vmcs, int, int], None]:
     def write_table(v: Vmcs, index: int, value: int) -> None:
         base, limit = v.table(name)
         v.set_table(name, value if index == 0 else base, value if index == 1 else limit)
+        v.unchecked |= 1 << item
 
     return write_table
 
@@ -143,11 +157,15 @@ def _read_nonregexc(v: Vmcs) -> tuple[int, ...]:
 def _write_nonregexc(v: Vmcs, index: int, value: int) -> None:
     match index:
         case 0:
-            v.activity = value & 3
+            v.activity = value
+            v.unchecked |= 1 << ItemId.NONREGEXC
         case 1:
             v.interruptibility = value
+            if value:  # to block nothing is right in any state, and what most replies write
+                v.unchecked |= 1 << ItemId.NONREGEXC
         case 2:
             v.pending_debug = value
+            v.unchecked |= 1 << ItemId.NONREGEXC
         case 3:
             v.entry_info = value
         case 4:
@@ -165,9 +183,9 @@ def _read_execctrl(v: Vmcs) -> tuple[int, ...]:
 def _write_execctrl(v: Vmcs, index: int, value: int) -> None:
     match index:
         case 0:
-            v.pin_controls = value | REQUIRED_PINS
+            v.pin_controls = int(REQUIRED_PINS)  # there are no others
         case 1:
-            new = (value | REQUIRED_CPU) & ~UNSUPPORTED_CPU
+            new = (value | REQUIRED_CPU) & SUPPORTED_CPU
             if (new ^ v.cpu_controls) & ~4:  # the interrupt window alone needs no new intercepts
                 v.stale = True
             v.cpu_controls = new
@@ -192,8 +210,10 @@ def _write_other(v: Vmcs, index: int, value: int) -> None:
             v.set_sysenter(1, value)
         case 3:
             v.debugctl = v.debugctl >> 32 << 32 | value
+            v.unchecked |= 1 << ItemId.OTHERREGS
         case 4:
             v.debugctl = v.debugctl & 0xFFFFFFFF | value << 32
+            v.unchecked |= 1 << ItemId.OTHERREGS
         case 5:
             v.tsc_offset = v.tsc_offset >> 32 << 32 | value
         case 6:
@@ -202,6 +222,14 @@ def _write_other(v: Vmcs, index: int, value: int) -> None:
             v.virtual_apic = value
         case _:
             v.tpr_threshold = value & 15
+
+
+def _xmm_reader(first: int) -> Callable[[Vmcs], Sequence[int]]:
+    return lambda v: fpu.xmm(v.state, first)
+
+
+def _xmm_writer(first: int) -> Callable[[Vmcs, int, int], None]:
+    return lambda v, index, value: fpu.set_xmm(v.state, first, index, value)
 
 
 _SEGMENT_ITEMS = {
@@ -224,16 +252,24 @@ _READ: dict[int, Callable[[Vmcs], Sequence[int]]] = {
     ItemId.NONREGEXC: _read_nonregexc,
     ItemId.EXECCTRL: _read_execctrl,
     ItemId.OTHERREGS: _read_other,
+    ItemId.FPUCTRL: lambda v: fpu.control(v.state),
+    ItemId.X87REGS: lambda v: fpu.x87(v.state),
+    ItemId.XMMLOW: _xmm_reader(0),
+    ItemId.XMMHIGH: _xmm_reader(4),
 }
 _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.CREGS: _write_cregs,
     ItemId.DREGS: _write_dregs,
-    **{item: _segment_writer(name) for item, name in _SEGMENT_ITEMS.items()},
-    ItemId.IDTR: _table_writer("idtr"),
-    ItemId.GDTR: _table_writer("gdtr"),
+    **{item: _segment_writer(item, name) for item, name in _SEGMENT_ITEMS.items()},
+    ItemId.IDTR: _table_writer(ItemId.IDTR, "idtr"),
+    ItemId.GDTR: _table_writer(ItemId.GDTR, "gdtr"),
     ItemId.NONREGEXC: _write_nonregexc,
     ItemId.EXECCTRL: _write_execctrl,
     ItemId.OTHERREGS: _write_other,
+    ItemId.FPUCTRL: lambda v, index, value: fpu.set_control(v.state, index, value),
+    ItemId.X87REGS: lambda v, index, value: fpu.set_x87(v.state, index, value),
+    ItemId.XMMLOW: _xmm_writer(0),
+    ItemId.XMMHIGH: _xmm_writer(4),
 }
 GPREGS = ItemId.GPREGS
 ONLY_GPREGS = (GPREGS,)

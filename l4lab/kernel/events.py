@@ -193,6 +193,13 @@ class VtlbFlush(Event, frozen=True, tag=34):
     dropped: int  # entries that were no longer true
 
 
+class EntryRefused(Event, frozen=True, tag=35):
+    """The CPU does not enter the guest in the state that its monitor gave it."""
+
+    vcpu: int
+    why: str
+
+
 AnyEvent = (
     Booted
     | ThreadCreated
@@ -217,4 +224,5 @@ AnyEvent = (
     | PortsUnmapped
     | VtlbFill
     | VtlbFlush
+    | EntryRefused
 )

@@ -13,10 +13,11 @@ from l4lab.abi.calls import ErrorCode, ExregsControl
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP, USER_EFLAGS_MASK
 from l4lab.abi.ids import LOCAL_BITS
 from l4lab.abi.message import CtrlXferItem, ItemType
+from l4lab.abi.protocols import FAULT_IDS
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.abi.vm import ITEM_REGISTERS, VM_FAULT_WORDS, ItemId
 from l4lab.errors import Refused
-from l4lab.kernel import ctrlxfer, ipc, preemption
+from l4lab.kernel import ctrlxfer, ipc, preemption, vm
 from l4lab.kernel.thread import MR, Tcb, ThreadState
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def sys_exchange_registers(k: Kernel, caller: Tcb) -> None:
         dest.set_tcr(u.PAGER, pager)
     if control & _ITEM_CONTROLS:
         _exchange_items(caller, dest, control)
+        if control & ExregsControl.WRITE_ITEMS:
+            vm.wake(k, dest)
     if control & ExregsControl.ACT_ON_HALT:
         _halt(k, dest) if control & ExregsControl.HALT else _resume(k, dest)
 
@@ -95,7 +98,7 @@ def _phase(thread: Tcb) -> ExregsControl:
 
 def _halt(k: Kernel, thread: Tcb) -> None:
     """Stop it at user level. What it has under way in the kernel, an IPC or a fault's, goes on to its end first."""
-    if thread.state is ThreadState.RUNNING:
+    if thread.state in (ThreadState.RUNNING, ThreadState.INACTIVE):
         k.halt(thread, "by ExchangeRegisters")
     elif thread.state is not ThreadState.HALTED and not thread.halting:
         thread.halting = True
@@ -130,7 +133,8 @@ def _exchange_items(caller: Tcb, dest: Tcb, control: int) -> None:
 
     if control & ExregsControl.CONFIGURE_ITEMS:
         while (item := item_at(at)) is not None:
-            dest.fault_items[item.id] = _items_that_fit(item)
+            if item.id in _CONFIGURABLE:
+                dest.fault_items[item.id] = _items_that_fit(item)
             at += 1
             if not item.more:
                 break
@@ -159,3 +163,4 @@ def _items_that_fit(configuration: CtrlXferItem) -> tuple[int, ...]:
 
 
 _ITEMS = frozenset(ItemId)
+_CONFIGURABLE = frozenset(FAULT_IDS)

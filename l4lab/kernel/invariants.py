@@ -84,6 +84,7 @@ def _state(thread: Tcb) -> None:
         require(
             thread.slice_left + thread.quantum_left <= thread.total_quantum, f"{thread!r} has more than its quantum"
         )
+    require(thread.state is not S.INACTIVE or thread.vcpu is not None, f"{thread!r} sleeps, but has no guest")
     if thread.state is S.ABORTED:
         require(thread.utcb is None and not thread.senders, f"{thread!r} was never activated, but can be sent to")
 

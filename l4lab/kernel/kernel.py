@@ -175,7 +175,7 @@ class Kernel:
 
     def halt(self, thread: Tcb, why: str) -> None:
         """The thread, which could run, does not run any more."""
-        assert thread.state is ThreadState.RUNNING, f"{thread!r} cannot halt at once"
+        assert thread.state in (RUNNING, ThreadState.INACTIVE), f"{thread!r} cannot halt at once"
         if self._next is thread:
             self._next = None
         self.sched.remove(thread)

@@ -73,7 +73,7 @@ def _result(thread: Tcb) -> ScheduleResult:
     match thread.state:
         case ThreadState.ABORTED:
             return ScheduleResult.DEAD
-        case ThreadState.HALTED:
+        case ThreadState.HALTED | ThreadState.INACTIVE:
             return ScheduleResult.INACTIVE
         case ThreadState.RUNNING:
             return ScheduleResult.RUNNING

@@ -37,6 +37,7 @@ class ThreadState(Enum):
     TRANSFERRING = (
         auto()
     )  # is in the midst of a message with strings, and the partner's pager has been asked for a page
+    INACTIVE = auto()  # a virtual CPU whose guest sleeps: until registers are written that wake it
     HALTED = auto()  # stopped by ExchangeRegisters, by an exception that nobody handles, or at its end
 
 

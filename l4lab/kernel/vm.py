@@ -21,14 +21,15 @@ from l4lab.abi import utcb as u
 from l4lab.abi.frame import EFLAGS, EIP
 from l4lab.abi.message import Acceptor
 from l4lab.abi.protocols import FaultId
-from l4lab.abi.vm import ExitReason, ItemId, fault_id_of, label_of
+from l4lab.abi.vm import CpuControls, ExitReason, ItemId, fault_id_of, label_of
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
-from l4lab.kernel.events import VmEntry, VmExit, VtlbFill, VtlbFlush
+from l4lab.kernel.events import EntryRefused, VmEntry, VmExit, VtlbFill, VtlbFlush
 from l4lab.kernel.faults import items_for, page_fault
-from l4lab.kernel.thread import MR, Tcb
+from l4lab.kernel.thread import MR, Tcb, ThreadState
 from l4lab.kernel.transfer import apply_items
 from l4lab.kernel.vtlb import FILLED, MISSING, RESERVE, Vtlb
+from l4lab.machine import entrycheck
 from l4lab.machine.guestmode import CR3_LOAD_EXITING, CR3_STORE_EXITING, HARDWARE_EXCEPTION, INVLPG_EXITING
 from l4lab.machine.vmcs import Vmcs
 
@@ -48,7 +49,11 @@ _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
     **dict.fromkeys(range(ExitReason.VMCALL, ExitReason.VMXON + 1), attrgetter("instruction_info")),
 }
 _REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
-_VALID = 1 << 31
+_VALID, _TYPE = 1 << 31, 7 << 8  # of an event
+_NMI = entrycheck.NMI << 8
+_WINDOW = CpuControls.INTERRUPT_WINDOW_EXITING
+_DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
+_DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
 _INTERNAL = 8 << 16  # of the tag: the kernel has dealt with it, but the delivery of an event was cut short
 _PAGE_FAULT, _DOUBLE_FAULT = 14, 8
 _CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
@@ -100,6 +105,7 @@ def create(k: Kernel, thread: Tcb) -> None:
 def destroy(k: Kernel, thread: Tcb) -> None:
     """The virtual CPU's thread is deleted, or moves to an ordinary space."""
     assert thread.vcpu is not None
+    wake(k, thread)  # not a virtual CPU any more, it is not asleep either
     k.machine.unload(thread.vcpu.vmcs)
     k.frames.free(thread.vcpu.block)
     if thread.vcpu.vtlb is not None:
@@ -112,14 +118,19 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     vcpu = thread.vcpu
     assert vcpu is not None
     vmcs = vcpu.vmcs
+    if (vmcs.entry_info & _VALID or vmcs.unchecked) and not _prepare(k, thread, vmcs):
+        return True
     if vcpu.vtlb is not None:
         return _run_shadowed(k, thread, vcpu, vcpu.vtlb, deadline)
     waiting = vmcs.entry_info & _VALID
     retired = k.machine.engine.retired if waiting else 0
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
     k.now = k.clock.cycles
-    if waiting and not vmcs.entry_info & _VALID:
-        k.counters.injections += 1
+    if waiting:
+        if not vmcs.entry_info & _VALID:
+            k.counters.injections += 1
+        elif vmcs.entry_info & _TYPE == _NMI:
+            vmcs.block_nmi(False)  # it was not its turn yet
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
@@ -129,6 +140,63 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     else:
         fault(k, thread, vmcs, reason)
     return True
+
+
+def _prepare(k: Kernel, thread: Tcb, vmcs: Vmcs) -> bool:
+    """What a VM entry does before the first instruction, if the monitor has changed more than plain registers.
+
+    False: the guest is not entered, because its state is refused, or it exits at once, or it sleeps.
+    (Intel SDM vol. 3, sections "Activity State", "Pending Debug Exceptions after VM Entry".)
+    """
+    flags = thread.regs[EFLAGS]
+    refused = entrycheck.problem(vmcs, flags)
+    if refused:
+        k.trace.append(EntryRefused(k.now, thread.word, refused))
+        return _exit_at_once(k, thread, vmcs, ExitReason.ENTRY_FAILURE_GUEST_STATE)
+    if not vmcs.entry_info & _VALID:
+        held_back = vmcs.interruptibility & entrycheck.BY_MOV_SS or vmcs.activity > entrycheck.HALTED
+        if vmcs.pending_debug & _DEBUG_DUE and not held_back:
+            return _debug_exception(k, thread, vmcs, vmcs.pending_debug & _DEBUG_STATUS)
+        if vmcs.activity != entrycheck.ACTIVE:
+            if vmcs.activity == entrycheck.HALTED and vmcs.cpu_controls & _WINDOW and flags & entrycheck.FLAG_IF:
+                return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
+            thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
+            return False
+    elif vmcs.entry_info & _TYPE == _NMI:
+        vmcs.block_nmi(True)
+    vmcs.accepted()
+    vmcs.activity = entrycheck.ACTIVE
+    return True
+
+
+def _exit_at_once(
+    k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason, event: int = 0, qualification: int = 0
+) -> bool:
+    """An exit before the first instruction. If the monitor changes nothing, it comes again."""
+    vmcs.idt_info = vmcs.exit_error = vmcs.exit_length = 0
+    vmcs.exit_info, vmcs.exit_qualification = event, qualification
+    vmcs.unchecked |= 1 << ItemId.NONREGEXC
+    fault(k, thread, vmcs, reason)
+    return False
+
+
+def _debug_exception(k: Kernel, thread: Tcb, vmcs: Vmcs, cause: int) -> bool:
+    """A debug exception was held back until now: the monitor gets it, if it wants to, or else the guest."""
+    vmcs.pending_debug, vmcs.activity = 0, entrycheck.ACTIVE
+    event = _VALID | entrycheck.HARDWARE_EXCEPTION << 8 | entrycheck.DEBUG_EXCEPTION
+    if vmcs.exception_bitmap & 1 << entrycheck.DEBUG_EXCEPTION:
+        return _exit_at_once(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI, event, cause)
+    vmcs.set_debug_register(6, vmcs.debug_register(6) | cause)
+    vmcs.entry_info = event
+    vmcs.accepted()
+    return True
+
+
+def wake(k: Kernel, thread: Tcb) -> None:
+    """Registers of a virtual CPU that sleeps were written: it looks whether it goes on."""
+    if thread.state is ThreadState.INACTIVE:
+        thread.state = ThreadState.RUNNING
+        k.make_ready(thread)
 
 
 def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline: int) -> bool:

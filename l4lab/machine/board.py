@@ -24,7 +24,7 @@ from l4lab.machine.usermode import UserMode
 from l4lab.machine.vmcs import Vmcs
 
 FREQUENCY_KHZ = 1_000_000  # one cycle is one nanosecond
-TIMER_LINE, KEYBOARD_LINE, UART_LINE, CLOCK_LINE = 0, 1, 4, 8
+TIMER_LINE, KEYBOARD_LINE, UART_LINE, CLOCK_LINE, BUTTON_LINE = 0, 1, 4, 8, 9
 
 
 class _World(Protocol):
@@ -103,6 +103,14 @@ class Machine:
         if self._loaded is vmcs:
             self._load(self.user)
             self.user.forget_translations()
+
+    def press_button(self) -> None:
+        """Somebody in front of the machine presses its button: an interrupt, and nothing else.
+
+        What it is for is up to who listens; a guest's monitor saves the guest.
+        """
+        self.pics.set_irq(BUTTON_LINE, True)
+        self.pics.set_irq(BUTTON_LINE, False)
 
     def device_deadline(self, listens: Callable[[int], bool]) -> int | None:
         """When the next device does something of its own accord on a line that somebody listens to; None if never."""

@@ -40,6 +40,10 @@ ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808,
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
 ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_DR, ENV_OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
 ENV_VM_VMCB, ENV_TSC_OFFSET, ENV_INTERCEPT, ENV_INTERCEPT_CR, ENV_INTERCEPT_DR = 5504, 5512, 5520, 5528, 5532
+# The FPU. FPU_STATUS holds FSW and FCW; an x87 register takes 16 bytes, 10 of them used; an XMM register 64, the first
+# 16 used. X87_ and SSE_STATUS are what the engine's arithmetic obeys: rounding is byte 1, precision byte 3.
+ENV_FPU_TOP, ENV_FPU_STATUS, ENV_FPU_EMPTY, ENV_FPU_REGISTERS = 604, 608, 612, 624
+ENV_X87_STATUS, ENV_SSE_STATUS, ENV_MXCSR, ENV_XMM = 776, 808, 816, 824
 ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3, ENV_RETURN_ADDRESS = 5536, 5544, 5560
 ENV_SIZE = 5568
 UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
@@ -48,7 +52,7 @@ UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; k
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
-HF2_NESTED = 1 << 6  # in the word behind: the CPU walks the second-level tables
+ENV_HFLAGS2, HF2_NMI_MASK, HF2_NESTED = 180, 1 << 2, 1 << 6  # the latter: the CPU walks the second-level tables
 
 _FUNCTIONS = (
     "uc_emu_start",

@@ -376,6 +376,8 @@ class GuestMode(GuestView):
         if vector is not None and vmcs.exception_bitmap >> vector & 1:
             return self._exception_exit(vmcs, vector)
         if vector is None:
+            if not code:  # executed out of the TLB, and the tables do not lead there any more
+                return self._raise(vmcs, 13, 0)
             vector = code[-1]
         self._engine.inject(vector, _KIND[SOFTWARE_INTERRUPT], 0, instruction.length)
         return None
@@ -446,7 +448,7 @@ class GuestMode(GuestView):
         """The instruction has been done; it retires."""
         at = vmcs.frame >> 2
         self._u32[at + EIP] = self._u32[at + EIP] + self._instruction(vmcs).length & 0xFFFFFFFF
-        vmcs.interruptibility = 0
+        vmcs.end_shadow()
         self._engine.charge(1)
         return None
 

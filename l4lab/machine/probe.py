@@ -399,6 +399,36 @@ def _guest_state(b: _Bench) -> None:
         _expect(name, hex(value), hex(b.word(at)))
 
 
+def _blocked_nmi(b: _Bench) -> None:
+    """IRET ends the time in which no NMI can come."""
+    b.enter_guest(b"\x9c\x0e\x68\x06\xc0\xcf\x90")  # pushf, push cs, push the address behind, iret
+    b.engine.env32[e.ENV_HFLAGS2 >> 2] |= e.HF2_NMI_MASK
+    b.memory.u32[_FRAME >> 2] = _GUEST_CODE
+    b.run(3)
+    _expect("what it pushed", e.HF2_NMI_MASK, b.word(e.ENV_HFLAGS2) & e.HF2_NMI_MASK)
+    b.run(1)
+    _expect("EIP", hex(_GUEST_CODE + 6), hex(b.frame(0)))
+    _expect("HF2_NMI_MASK", 0, b.word(e.ENV_HFLAGS2) & e.HF2_NMI_MASK)
+
+
+def _fpu(b: _Bench) -> None:
+    """The registers of x87 and SSE, and what their arithmetic obeys when a control word is written."""
+    b.load(b"\xdb\xe3\xd9\xe8")  # fninit, fld1
+    b.run(2)
+    _expect("TOP", 7, b.word(e.ENV_FPU_TOP))
+    _expect("the empty ones", [0x01010101, 0x00010101], [b.word(e.ENV_FPU_EMPTY + n) for n in (0, 4)])
+    _expect("R7", [0, 1 << 31, 0x3FFF], [b.word(e.ENV_FPU_REGISTERS + 7 * 16 + n) for n in (0, 4, 8)])
+    b.engine.write_register("FPCW", 0x0E7F)
+    _expect("FCW", hex(0x0E7F), hex(b.word(e.ENV_FPU_STATUS) >> 16))
+    _expect("rounding and precision", hex(64 << 24 | 3 << 8), hex(b.word(e.ENV_X87_STATUS) & 0xFF00FF00))
+    b.engine.write_register("MXCSR", 0xFFC0)
+    _expect("MXCSR", hex(0xFFC0), hex(b.word(e.ENV_MXCSR)))
+    _expect("SSE's rounding", hex(3 << 8), hex(b.word(e.ENV_SSE_STATUS) & 0xFF00))
+    _expect("what is flushed", (1, 1 << 8), (b.word(e.ENV_X87_STATUS + 4), b.word(e.ENV_SSE_STATUS + 4) & 0xFF00))
+    b.engine.write_register("XMM7", 0x1234567)
+    _expect("XMM7", hex(0x1234567), hex(b.word(e.ENV_XMM + 7 * 64)))
+
+
 def _guest_events(b: _Bench) -> None:
     """Events of a guest go through its own table of vectors, and its exits come back as numbers from 100h."""
     hlt = 1 << 24  # the intercept
@@ -421,5 +451,5 @@ def _guest_events(b: _Bench) -> None:
 
 _CHECKS: tuple[Callable[[_Bench], None], ...] = (
     *(_registers, _events, _ports, _segments, _system_registers, _interrupt_window, _memory, _contexts),
-    *(_guest_state, _guest_events),
+    *(_guest_state, _blocked_nmi, _fpu, _guest_events),
 )

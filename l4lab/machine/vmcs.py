@@ -20,6 +20,9 @@ _SEGMENT_AT = {name: (e.ENV_SEGS + 24 * i) >> 2 for i, name in enumerate(SEGMENT
 _TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
 _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
 UNUSABLE = 1 << 16
+_ACCESSED, _BUSY, _DATA_OR_CODE, _PRESENT = 1, 2, 1 << 4, 1 << 7
+_IF, _STI, _MOV_SS, _NMI = 1 << 9, 1, 2, 8  # EFLAGS; interruptibility
+_EFLAGS, _HFLAGS, _HFLAGS2 = e.ENV_EFLAGS >> 2, e.ENV_HFLAGS >> 2, e.ENV_HFLAGS2 >> 2
 
 
 class Vmcs:
@@ -31,6 +34,8 @@ class Vmcs:
         self.block = block
         self.state = memoryview(context).cast("I")  # the CPU state wherever it is now; guestmode.py moves it
         self.stale = True  # control registers or segments were written: derived CPU flags must be computed again
+        self.unchecked = 0  # register items, a bit each, of which something was written that `entrycheck` looks at
+        self.misfits: set[str] = set()  # segments that were written with attributes which do not exist
         self.generation = -1  # of the second-level page tables that the TLB knows
         # With shadow paging the CPU walks the kernel's tables: its real CR0 and CR3 differ from what the guest has.
         self.shadowed = False
@@ -47,6 +52,7 @@ class Vmcs:
         self.virtual_apic = self.tpr_threshold = self.debugctl = 0
         # guest non-register state
         self.activity = 0
+        self._blocking = -1  # interruptibility as it was written; -1: as the CPU has it
         self.pending_debug = 0
         # the event to deliver at the next entry
         self.entry_info = self.entry_error = self.entry_length = 0
@@ -105,11 +111,19 @@ class Vmcs:
     # -- segments and tables -------------------------------------------------------------------------------------
 
     def segment(self, name: str) -> tuple[int, int, int, int]:
-        """(selector, base, limit, attributes) of a segment register, attributes in VT-x layout."""
+        """(selector, base, limit, attributes) of a segment register, attributes in VT-x layout.
+
+        As a CPU has them: what is loaded is accessed, and a task busy, which the engine notes in memory only; and what
+        it has as not present cannot be used.
+        """
         at = _SEGMENT_AT[name]
         flags = self.state[at + 5]
         attributes = (flags >> 8 & 0xFF) | (flags >> 8 & 0xF000)
-        return self.state[at], self.state[at + 2], self.state[at + 4], attributes or UNUSABLE
+        if attributes & _PRESENT:
+            attributes |= _ACCESSED if attributes & _DATA_OR_CODE else _BUSY if name == "tr" else 0
+        else:
+            attributes |= UNUSABLE
+        return self.state[at], self.state[at + 2], self.state[at + 4], attributes
 
     def segment_base(self, name: str) -> int:
         """Only the base of a segment register."""
@@ -121,6 +135,8 @@ class Vmcs:
         self.state[at] = selector & 0xFFFF
         self.state[at + 2], self.state[at + 3] = base, 0
         self.state[at + 4] = limit
+        if name == "tr":
+            attributes &= ~_BUSY  # the engine takes stacks only from a task that is not; see `segment`
         self.state[at + 5] = 0 if attributes & UNUSABLE else (attributes & 0xF0FF) << 8
         self.stale = True
 
@@ -142,7 +158,11 @@ class Vmcs:
         return self.state[(e.ENV_DR >> 2) + 2 * number]
 
     def set_debug_register(self, number: int, value: int) -> None:
-        """Write a debug register."""
+        """Write a debug register; bits that are fixed stay as they are."""
+        if number == 6:
+            value = value & 0xE00F | 0xFFFF_0FF0
+        elif number == 7:
+            value = value & 0xFFFF_2FFF | 0x400
         # Breakpoints in DR7 do not fire: the engine keeps them in structures of its own, outside the CPU state
         self.state[(e.ENV_DR >> 2) + 2 * number] = value
 
@@ -156,13 +176,39 @@ class Vmcs:
 
     @property
     def interruptibility(self) -> int:
-        """Bit 0: events are blocked for one instruction. The engine does not tell STI from MOV SS; both show as STI."""
-        return self.state[e.ENV_HFLAGS >> 2] >> 3 & 1
+        """What keeps events away: bits 0 and 1, for one instruction, STI or MOV SS; bit 3, until IRET, an NMI.
+
+        The engine does not tell STI from MOV SS; where IF is clear it can only have been MOV SS.
+        """
+        if self._blocking >= 0:
+            return self._blocking
+        blocking = _NMI if self.state[_HFLAGS2] & e.HF2_NMI_MASK else 0
+        if self.state[_HFLAGS] & e.HF_INHIBIT_IRQ:
+            blocking |= _STI if self.state[_EFLAGS] & _IF else _MOV_SS
+        return blocking
 
     @interruptibility.setter
     def interruptibility(self, value: int) -> None:
-        at = e.ENV_HFLAGS >> 2
-        self.state[at] = self.state[at] & ~e.HF_INHIBIT_IRQ | (e.HF_INHIBIT_IRQ if value & 3 else 0)
+        self._blocking = value or -1
+        if self.state[_HFLAGS2] & e.HF2_NMI_MASK or value & _NMI:
+            self.block_nmi(bool(value & _NMI))
+        self.end_shadow()
+        if value & (_STI | _MOV_SS):
+            self.state[_HFLAGS] |= e.HF_INHIBIT_IRQ
+
+    def end_shadow(self) -> None:
+        """The instruction behind STI or MOV SS is done."""
+        self.state[_HFLAGS] &= ~e.HF_INHIBIT_IRQ
+
+    def block_nmi(self, blocked: bool) -> None:
+        """An NMI is being handled, which IRET ends; or is not."""
+        flags = self.state[_HFLAGS2] & ~e.HF2_NMI_MASK
+        self.state[_HFLAGS2] = flags | (e.HF2_NMI_MASK if blocked else 0)
+
+    def accepted(self) -> None:
+        """The state was checked, and is now the CPU's."""
+        self.unchecked = 0
+        self._blocking = -1
 
     def derive_flags(self, eflags: int) -> None:
         """Compute what the engine derives from control registers and segments and expects to find ready-made."""

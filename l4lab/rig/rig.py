@@ -12,12 +12,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import greenlet
+import msgspec
 
 from l4lab.abi.ids import ROOT_TASK, ThreadId
 from l4lab.abi.vm import ExitReason
+from l4lab.devices.disk import Image
 from l4lab.devices.keys import scan_codes
 from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
@@ -27,7 +30,7 @@ from l4lab.kernel.hosted import HostedCpu, HostedThread
 from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
-from l4lab.rig import loader
+from l4lab.rig import loader, savefile
 from l4lab.rig.inspect import look, take_snapshot
 from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
@@ -38,9 +41,12 @@ from l4lab.user.monitor import flat, linux
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
+from l4lab.user.monitor.saved import SavedGuest
 
 SPARE_MEMORY = 8 << 20  # bytes of RAM beside the guest's: monitor, sigma0, alignment of 4 MB pages
 SUPERPAGE = 4 << 20
+LONGEST_LINE = 200  # bytes of a saved guest's last line that are kept: as a rule a prompt
+TAKEN_OVER_BY = 1_000_000_000  # cycles: many more than a monitor takes to put a guest in its place
 HALT_LOOK_BACK = 64  # events among which is the one that says why a thread was halted just now
 
 
@@ -69,6 +75,7 @@ class Rig:
         `programs`: what threads do that the root task is going to create, if they are hosted too.
         """
         self.console = bytearray()  # all that left the machine's serial port
+        self.carried = 0  # bytes of it that a restored guest brought along
         self.on_output: Callable[[int], None] | None = None
         self.trace = trace if trace is not None else Trace()
         self.machine = Machine(memory, self._transmitted)
@@ -122,6 +129,20 @@ class Rig:
         return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
+    def restore(cls, path: Path | str, trace: Trace | None = None, disk: Image | None = None) -> Rig:
+        """A machine whose root task is a monitor that goes on with a saved guest (see `save`)."""
+        saved = savefile.read(path)
+        memory = -(-saved.memory_size // SUPERPAGE) * SUPERPAGE
+        rig = cls(GuestProgram.going_on(saved, disk), memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        rig.console += saved.line
+        rig.carried = len(saved.line)
+        rig.run_until(TAKEN_OVER_BY, rig._guest_is_served)  # until then nobody listens to what is typed
+        return rig
+
+    def _guest_is_served(self) -> bool:
+        return self.guest is not None and self.guest.monitor is not None and self.guest.monitor.serving
+
+    @classmethod
     def for_program(
         cls,
         image: bytes,
@@ -160,6 +181,26 @@ class Rig:
             self.trace.append(events.DeviceInput(self.machine.cycles, codes, "keyboard"))
             self.machine.keyboard.press(codes)
             self.kernel.look_at_devices()
+
+    # -- saving the guest --------------------------------------------------------------------------------------------
+
+    def save(self, path: Path | str) -> None:
+        """Have the monitor save its guest, and write it to a file; the guest can go on, here and elsewhere."""
+        if self.guest is None:
+            raise LabError("no guest runs here that could be saved. Save one that `l4lab boot` or a Rig.for_... runs.")
+        before = self._last_saved()
+        self.machine.press_button()
+        self.kernel.input_arrived()
+        stop = self.run_until(NEVER_ENDS, lambda: self._last_saved() is not before)
+        saved = self._last_saved()
+        if saved is None or saved is before:
+            raise LabError(f"the guest was not saved: {stop.detail or stop.reason}. Save it while it runs.")
+        line = bytes(self.console[self.console.rfind(b"\n") + 1 :][-LONGEST_LINE:])
+        savefile.write(path, msgspec.structs.replace(saved, line=line))
+
+    def _last_saved(self) -> SavedGuest | None:
+        monitor = self.guest.monitor if self.guest is not None else None
+        return None if monitor is None else monitor.saved
 
     # -- running -----------------------------------------------------------------------------------------------------
 

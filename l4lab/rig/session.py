@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Final, Protocol
 
 from l4lab.devices.keys import has_key
@@ -106,6 +107,7 @@ class Script:
     timeout: float | None = None  # seconds of wall time
     eager: bool = False  # input may come before a prompt: nobody throws it away
     on_screen: bool = False  # the console is the guest's screen and keyboard, not its serial line
+    save_at: Path | None = None  # where to save the guest when `until` has matched
 
     @classmethod
     def parse(
@@ -115,11 +117,23 @@ class Script:
         timeout: float | None = None,
         eager: bool = False,
         on_screen: bool = False,
+        save_at: tuple[str, Path] | None = None,
     ) -> Script:
-        """From the arguments that people write."""
+        """From the arguments that people write. `save_at`: what to wait for like `until`, and a file for the guest."""
+        if save_at is not None:
+            if until is not None:
+                raise LabError("--save-at ends the run as --until does; give one of the two")
+            until = save_at[0]
         if timeout is not None and not 0 <= timeout <= _LONGEST:
             raise LabError(f"a timeout of {timeout} s cannot be; give a number of seconds, such as --timeout 60")
-        return cls(None if until is None else regex(until), tuple(map(Send.parse, sends)), timeout, eager, on_screen)
+        return cls(
+            None if until is None else regex(until),
+            tuple(map(Send.parse, sends)),
+            timeout,
+            eager,
+            on_screen,
+            save_at and save_at[1],
+        )
 
 
 class Terminal(Protocol):
@@ -156,9 +170,10 @@ class Session:
         self._prompted = self._person or script.eager  # may input go to the guest?
         self._screen = ScreenText(rig) if script.on_screen else None
         self._console = rig.console if self._screen is None else self._screen.text
-        self._shown = self._searched = self._read = len(
-            self._console
-        )  # output shown; looked at; not to be matched again
+        self._save_at = script.save_at
+        # Output shown; looked at; not to be matched again. The line that a restored guest stands at is news.
+        self._shown = self._searched = self._read = len(self._console) - (rig.carried if self._screen is None else 0)
+        rig.carried = 0
         self._found: Ending | None = None  # `until` matched
         self._settle = _NEVER  # the cycle at which to decide what the match was worth
         self._due: Send | None = None
@@ -178,6 +193,8 @@ class Session:
             self._ending = Ending(Status.INTERRUPTED, "interrupted")
         finally:
             self._show()
+        if self._save_at is not None and self._ending.status is Status.MATCHED:
+            self.rig.save(self._save_at)
         return self._ending
 
     def _turn(self) -> None:

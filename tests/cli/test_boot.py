@@ -71,6 +71,47 @@ def test_linux_boots_to_a_shell_does_what_it_is_told_and_halts(linux: guest.Gues
     assert figures["ipc_messages"] == counted[events.Message.__name__]
 
 
+def test_linux_goes_on_in_another_process_where_it_was_saved(linux: guest.Guest, tmp_path: Path) -> None:
+    """Do a shell's variable, a program in the background and the clock go on in a run that restores them, twice?"""
+    file = tmp_path / "saved"
+    saved = boot(
+        *(linux.kernel, "--initrd", linux.initrd, "--timeout", PATIENCE),
+        *("--send", "x=6; (while :; do sleep 1; echo $((n = n + 1)) > /tmp/seconds; done) &"),
+        *("--save-at", r"seconds; done\) &\s+.*# ", file),
+    )
+    assert 0 == saved.returncode, saved.stderr
+
+    for factor in (7, 8):
+        done = boot(
+            *("--restore", file, "--timeout", PATIENCE, "--send", f"sleep 3; echo $((x * {factor})) is the answer"),
+            *("--send", "cat /tmp/seconds; cat /proc/uptime", "--send", "poweroff -f"),
+        )
+        lines = done.stdout.replace("\r", "").splitlines()
+
+        assert 0 == done.returncode, done.stderr
+        assert f"{6 * factor} is the answer" in lines
+        at = next(i for i, line in enumerate(lines) if line in ("2", "3"))
+        assert 3 < float(lines[at + 1].split()[0]) < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing to boot"),
+        (("--restore", "nowhere"), "cannot read"),
+        (("--restore", "file", "kernel"), "without kernel"),
+        (("kernel", "--until", "x", "--save-at", "x", "file"), "one of the two"),
+        (("kernel", "--save-at", "x", "nowhere/file"), "cannot write"),
+    ],
+)
+def test_saving_and_restoring_say_what_they_need(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """Are arguments that do not go together refused before anything runs?"""
+    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert 2 == done.returncode
+    assert said in done.stderr
+
+
 def test_at_a_terminal_keys_go_to_the_guest_and_an_idle_guest_lets_the_host_sleep(linux: guest.Guest) -> None:
     """Does Ctrl-C end a program of the guest, does waiting at the prompt cost little, and does Ctrl-] leave?"""
     user, terminal = pty.openpty()

@@ -16,7 +16,6 @@ from l4lab.abi.frame import EAX, EDX
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.devices.memory_bus import MemoryBus
-from l4lab.user.l4 import L4
 from l4lab.user.monitor import control
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.emulate import Emulator, Unsupported
@@ -49,7 +48,7 @@ class Exits:
 
     def __init__(
         self,
-        l4: L4,
+        now: Callable[[], int],
         vcpu: VirtualCpu,
         memory: GuestMemory,
         cpuid: Cpuid,
@@ -58,7 +57,7 @@ class Exits:
         stop: Stop,
         devices: MemoryBus = NO_DEVICES,
     ) -> None:
-        self.l4 = l4
+        self.now = now  # the guest's time stamp counter
         self.vcpu = vcpu
         self.memory = memory
         self.stop = stop
@@ -113,7 +112,7 @@ class Exits:
 
     def read_time(self, fault: Fault, reply: Reply) -> None:
         """RDTSC."""
-        now = self.l4.time_stamp()
+        now = self.now()
         reply.gpr(EAX, now)
         reply.gpr(EDX, now >> 32)
         reply.skip(fault)

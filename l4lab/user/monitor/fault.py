@@ -15,7 +15,9 @@ from typing import Final
 from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI
 from l4lab.abi.message import CtrlXferItem, typed_items
+from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
+from l4lab.errors import LabError
 from l4lab.words import hex32
 
 GPREGS: Final = ItemId.GPREGS
@@ -258,6 +260,11 @@ class Reply:
         if self._others:
             for item, registers in sorted(self._others.items()):
                 words += item_words(item, registers)
+            if len(words) > MESSAGE_REGISTERS:
+                raise LabError(
+                    f"A reply has {MESSAGE_REGISTERS - 1} words, and these registers and mappings would need "
+                    f"{len(words) - 1}. Write some of them with VirtualCpu.write first."
+                )
         words[0] = label << 16 | len(words) - 1 << 6
         return words
 

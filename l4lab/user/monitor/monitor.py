@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A virtual-machine monitor: makes a guest, answers its faults, brings it its interrupts, until it ends.
 
-Lives here: the main loop and the console. Everything it does for the guest is in the parts beside this file; a monitor
-of one's own replaces entries of `handlers`, or parts.
+Lives here: the main loop, the console, and saving the whole guest. Everything it does for the guest is in the parts
+beside this file; a monitor of one's own replaces entries of `handlers`, or parts.
 
 One thread does everything, so nothing happens to the guest behind its back: while the monitor runs, the guest does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from l4lab.abi import vm
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import IpcError, IpcErrorCode, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
-from l4lab.abi.vm import QUALIFICATION_MR, ExitReason, is_vm_fault
+from l4lab.abi.vm import QUALIFICATION_MR, CpuControls, ExitReason, ItemId, is_vm_fault
 from l4lab.devices.device import Device
-from l4lab.devices.disk import Disk
+from l4lab.devices.disk import Disk, Image
+from l4lab.errors import LabError
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -30,6 +32,7 @@ from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End, Outcome
 from l4lab.user.monitor.pc import Pc
 from l4lab.user.monitor.ports import PortIo
+from l4lab.user.monitor.saved import SavedGuest, as_registers, pieces_of, registers_of
 from l4lab.user.monitor.state import FAULT_ITEMS, Start
 from l4lab.user.monitor.vcpu import VirtualCpu
 
@@ -38,6 +41,8 @@ CONSOLE: Final = 0x3F8
 CONSOLE_IRQ: Final = interrupt_id(4)
 INTERRUPT_ENABLE, FIFO_CONTROL, MODEM_CONTROL, LINE_STATUS = 1, 2, 4, 5  # registers, from its first port
 KEYS, KEYS_STATUS, KEYBOARD_IRQ = 0x60, 0x64, interrupt_id(1)
+
+SAVE_IRQ: Final = interrupt_id(9)  # the machine's button for saving the guest
 
 IO_INSTRUCTION: Final = ExitReason.IO_INSTRUCTION
 KERNEL_ENTRY_US: Final = 2  # more than it takes from looking at the clock to the system call
@@ -62,24 +67,35 @@ class Monitor:
         disk: Disk | None = None,
         memory: GuestMemory | None = None,
         devices: Sequence[Device] = (),
+        clock: int | None = None,
     ) -> None:
+        """`clock`: what the guest's clock shows, in nanoseconds, if it does not begin with the machine's."""
         self.l4 = l4
+        self._ahead = 0 if clock is None else clock - l4.time_stamp()  # of the machine's clock, in nanoseconds
+        self.now: Callable[[], int] = l4.time_stamp if clock is None else self._shifted_time
         self.outcome: Outcome | None = None
         self.memory = memory or GuestMemory.allocate(l4, memory_size)
+        self.shadow_paging = shadow_paging
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
         self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
-        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop, disk, devices)
+        self.pc = Pc(self.now, memory_size, self._transmit, self.stop, disk, devices)
         self.cpuid = Cpuid()
-        self.msrs = Msrs(self.vcpu, l4.time_stamp)
+        self.msrs = Msrs(self.vcpu, self.now)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
         self.memory.devices = self.pc.addresses
-        self.exits = Exits(l4, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, self.stop, self.pc.addresses)
+        now, stop = self.now, self.stop
+        self.exits = Exits(now, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, stop, self.pc.addresses)
         self.handlers = self.exits.handlers
         self.interrupts = Interrupts(self.pc.pic, self.vcpu)
         self._unanswered: tuple[Fault, Reply] | None = None  # the fault the guest waits in
         self._last: Fault | None = None
         self._due: int | None = None  # when a device next does something, in nanoseconds
         self._times = REPLY  # how long to wait for a message: until then
+        self.serving = False  # has the guest begun to run?
+        self.saved: SavedGuest | None = None  # the guest as it was when somebody last asked to save it
+
+    def _shifted_time(self) -> int:
+        return self.l4.time_stamp() + self._ahead
 
     def load(self, contents: Contents) -> None:
         """Put something into the guest's memory."""
@@ -102,13 +118,19 @@ class Monitor:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def run(self, start: Start) -> Outcome:
-        """Start the guest and serve it until it ends."""
+    def run(self, start: Start | SavedGuest) -> Outcome:
+        """Start the guest, or go on with a saved one, and serve it until it ends."""
         l4 = self.l4
         self._open_console()
+        l4.thread_control(SAVE_IRQ, SAVE_IRQ, pager=l4.my_id)
         self.vcpu.configure(FAULT_ITEMS)
-        answer: Answer = self.vcpu.id, self.vcpu.launch(start.registers())
         l4.accept(0)
+        answer: Answer
+        if isinstance(start, SavedGuest):
+            answer = self._take_over(start)
+        else:
+            answer = self.vcpu.id, self.vcpu.launch(start.registers())
+        self.serving = True
         while True:
             to, words = answer
             try:
@@ -144,6 +166,9 @@ class Monitor:
             self._receive()
         elif received.sender == KEYBOARD_IRQ:
             self._take_keys()
+        elif received.sender == SAVE_IRQ:
+            self.saved = self.save()
+            self.l4.send(SAVE_IRQ, Message(INTERRUPT))
 
     def _answer(self) -> Answer:
         """What to send now: the answer to the guest's fault, unless it waits for an interrupt that is not there."""
@@ -160,6 +185,8 @@ class Monitor:
     def _look_ahead(self, port: int | None = None) -> None:
         """Find out when a device next does something of its own accord; until then messages are waited for."""
         due = self.pc.deadline(port)
+        if due is not None:
+            due -= self._ahead
         if due == self._due:
             return
         self._due = due
@@ -176,6 +203,50 @@ class Monitor:
         """A receive timeout is a device's time; anything else means that there is no guest to serve."""
         if not (error.in_receive and error.code is IpcErrorCode.TIMEOUT):
             self.stop(End.STOPPED, f"the virtual CPU does not take its answer: {error!r}")
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def save(self) -> SavedGuest:
+        """The whole guest as it stands, which goes on afterwards."""
+        vcpu = self.vcpu
+        vcpu.halt()
+        if vcpu.is_sending():  # it has stopped for a reason that only its message tells
+            self._take(self.l4.receive(vcpu.id))
+        saved = SavedGuest(
+            self.memory.size,
+            pieces_of(self.memory),
+            registers_of(vcpu, self._unanswered[1] if self._unanswered else None),
+            self.pc.ports.save(),
+            dict(self.msrs.values),
+            self.now(),
+            self.shadow_paging,
+        )
+        vcpu.resume()
+        return saved
+
+    def _take_over(self, saved: SavedGuest) -> Answer:
+        """Put a saved guest into the virtual machine, whose memory holds its memory already, and let it go on."""
+        here = {device.name for device in self.pc.ports.devices}
+        if differing := here ^ saved.devices.keys():
+            raise LabError(
+                f"The guest was saved in a PC that differs from this one in: {', '.join(sorted(differing))}. "
+                "Give this one the same devices."
+            )
+        self.pc.ports.restore(saved.devices)
+        self.msrs.values |= saved.msrs
+        registers = {number: dict(of) for number, of in saved.registers.items()}
+        # The time stamp counter that the guest reads without an exit is the machine's: shift it to the guest's.
+        ahead = self._ahead & (1 << 64) - 1
+        registers[ItemId.OTHERREGS] |= {vm.TSC_OFFSET_LOW: ahead & 0xFFFF_FFFF, vm.TSC_OFFSET_HIGH: ahead >> 32}
+        registers[ItemId.EXECCTRL][vm.CPU_CONTROLS] |= CpuControls.USE_TSC_OFFSET
+        self.interrupts.controls |= CpuControls.USE_TSC_OFFSET
+        self.interrupts.window = bool(
+            registers[ItemId.EXECCTRL][vm.CPU_CONTROLS] & CpuControls.INTERRUPT_WINDOW_EXITING
+        )
+        self.vcpu.write(as_registers(registers))
+        self._look_ahead()
+        self.l4.send(self.vcpu.id, self.vcpu.launch({}))
+        return self._answer()
 
     # -- the console -----------------------------------------------------------------------------------------------
 
@@ -215,7 +286,7 @@ class GuestProgram:
     def __init__(
         self,
         contents: Sequence[tuple[int, bytes]],
-        start: Start,
+        start: Start | SavedGuest,
         memory_size: int,
         hardware: Hardware = PLAIN,
     ) -> None:
@@ -226,20 +297,29 @@ class GuestProgram:
         self.monitor: Monitor | None = None  # made anew each time the program runs, and at each reset
         self.outcome: Outcome | None = None  # how the guest ended; None while it runs
 
+    @classmethod
+    def going_on(cls, saved: SavedGuest, disk: Image | None = None) -> GuestProgram:
+        """A program that goes on with a saved guest; one that had a disk needs the same again."""
+        return cls(saved.memory, saved, saved.memory_size, Hardware(saved.shadow_paging, disk))
+
     def __call__(self, l4: L4) -> None:
         """The program."""
         self.outcome = None
         disk = None if self.hardware.disk is None else Disk(self.hardware.disk)
-        monitor = self._run(self._monitor(l4, disk))
+        clock = self.start.clock if isinstance(self.start, SavedGuest) else None
+        monitor = self._run(self._monitor(l4, disk, clock=clock))
         for _ in range(self.hardware.restarts):
             if monitor.outcome is None or not monitor.outcome.end.is_reset:
                 break
             l4.thread_control(monitor.vcpu.id, space=NIL_THREAD)  # deletes it, and the virtual machine with it
-            monitor = self._run(self._monitor(l4, disk, monitor.memory))
+            monitor = self._run(self._monitor(l4, disk, memory=monitor.memory))
         self.outcome = monitor.outcome
 
-    def _monitor(self, l4: L4, disk: Disk | None, memory: GuestMemory | None = None) -> Monitor:
-        return Monitor(l4, self.memory_size, shadow_paging=self.hardware.shadow_paging, disk=disk, memory=memory)
+    def _monitor(
+        self, l4: L4, disk: Disk | None, memory: GuestMemory | None = None, clock: int | None = None
+    ) -> Monitor:
+        shadow = self.hardware.shadow_paging
+        return Monitor(l4, self.memory_size, shadow_paging=shadow, disk=disk, memory=memory, clock=clock)
 
     def _run(self, monitor: Monitor) -> Monitor:
         """One life of the guest, from power-on or reset on. What it does not load keeps what it holds, as RAM does."""

@@ -2,12 +2,13 @@
 """A virtual CPU as its monitor sees it: a thread of a virtual-machine address space.
 
 Lives here: making one (reference section 9.2), saying which registers come with which fault (9.5), starting it, and
-reaching into it while it runs or waits, by ExchangeRegisters (8.3). What a guest's registers should be is in `state`.
+reaching into it while it runs or waits, by ExchangeRegisters (8.3), or stopping it. What a guest's registers should be
+is in `state`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from l4lab.abi import vm
@@ -71,19 +72,27 @@ class VirtualCpu:
 
     def read(self, *items: ItemId) -> dict[ItemId, dict[int, int]]:
         """All registers of some items, whatever the virtual CPU is doing."""
-        wanted = [item_words(item, dict.fromkeys(range(len(vm.ITEM_REGISTERS[item])), 0)) for item in items]
-        _, words = self._exchange(ExregsControl.READ_ITEMS, _chain(wanted))
-        return {
-            ItemId(item.id): dict(zip(item.indices, values, strict=True))
-            for item, values in typed_items(words)
-            if isinstance(item, CtrlXferItem)
-        }
+        wanted = [item_words(item, dict.fromkeys(range(count), 0)) for item in items if (count := _count(item))]
+        registers: dict[ItemId, dict[int, int]] = {item: {} for item in items}
+        for chain in _chains(wanted):
+            _, words = self._exchange(ExregsControl.READ_ITEMS, chain)
+            for item, values in typed_items(words):
+                if isinstance(item, CtrlXferItem):
+                    registers[ItemId(item.id)] = dict(zip(item.indices, values, strict=True))
+        return registers
 
     def write(self, registers: Registers) -> None:
         """Set registers; a guest that runs goes on with them at its next entry."""
-        self._exchange(
-            ExregsControl.WRITE_ITEMS, _chain([item_words(item, registers[item]) for item in sorted(registers)])
-        )
+        for chain in _chains([item_words(item, registers[item]) for item in sorted(registers)]):
+            self._exchange(ExregsControl.WRITE_ITEMS, chain)
+
+    def halt(self) -> None:
+        """Stop it; a fault whose answer it waits for is not touched by that."""
+        self._exchange(ExregsControl.ACT_ON_HALT | ExregsControl.HALT, ())
+
+    def resume(self) -> None:
+        """Let it go on after `halt`."""
+        self._exchange(ExregsControl.ACT_ON_HALT, ())
 
     def is_sending(self) -> bool:
         """Has it stopped with a message that the monitor has not received yet?"""
@@ -95,8 +104,21 @@ class VirtualCpu:
         return old, words
 
 
-def _chain(items: Sequence[list[int]]) -> list[int]:
-    """Items one after the other, each marked as followed by another, except for the last."""
-    for item in items[:-1]:
-        item[0] |= _MORE
-    return [word for item in items for word in item]
+def _count(item: ItemId) -> int:
+    return len(vm.ITEM_REGISTERS[item])
+
+
+def _chains(items: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Items one after the other, each marked as followed by another except for the last, as many as fit in a call."""
+    chain: list[int] = []
+    last = 0
+    for item in items:
+        if len(chain) + len(item) >= MESSAGE_REGISTERS:
+            yield chain
+            chain = []
+        elif chain:
+            chain[last] |= _MORE
+        last = len(chain)
+        chain += item
+    if chain:
+        yield chain

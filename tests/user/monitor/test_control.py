@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +11,6 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBX, EIP
 from l4lab.abi.vm import CrAccess, CrAccessType, DrAccess, ExitReason, InterruptionType, ItemId
 from l4lab.devices.device import PortBus
-from l4lab.user.l4 import L4
 from l4lab.user.monitor.control import cr_access, dr_access
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -102,7 +99,7 @@ def test_debug_registers_are_moved_both_ways(number: int, index: int) -> None:
 def exits(ends: list[End]) -> Exits:
     memory, vcpu = guest_memory(1 << 16), still_vcpu({})
     io = PortIo(PortBus([]), vcpu, memory)
-    return Exits(cast(L4, None), vcpu, memory, Cpuid(), Msrs(vcpu, lambda: 0), io, lambda end, why: ends.append(end))
+    return Exits(lambda: 0, vcpu, memory, Cpuid(), Msrs(vcpu, lambda: 0), io, lambda end, why: ends.append(end))
 
 
 def exception_exit(vector: int, during: int = 0, qualification: int = 0) -> Fault:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`l4lab boot`: boots a Linux kernel as a guest, its serial console on the terminal.
+"""`l4lab boot`: boots an image as a guest, its serial console on the terminal.
 
 Lives here: its arguments. What it has in common with `l4lab exec` is in `console`; how a session at a console goes is
-in `rig.session`.
+in `rig.session`, and what is done with an image in `rig.booting`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,29 @@ from typing import Annotated, Final
 
 import typer
 
-from l4lab.cli.console import Records, at_console, check_writable, read_image
+from l4lab.cli.console import Records, at_console, check_writable, read_image, read_module
 from l4lab.errors import LabError
 
 PAGING: Final = ("nested",)
 DEFAULT_MEMORY: Final = 128  # MiB
 HOW_TO_GET_ONE: Final = "a kernel image, or get one: l4lab guest get linux"
+KINDS: Final = ("auto", "linux", "multiboot", "flat", "bootsector", "bios")
 
 
 def boot(
-    kernel: Annotated[Path, typer.Argument(help="A 32-bit bzImage.")],
-    initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="Its initial root file system.")] = None,
+    image: Annotated[Path, typer.Argument(help="A Linux or Multiboot kernel, a disk, a BIOS, or flat code.")],
+    kind: Annotated[str, typer.Option(help=f"What the image is: {', '.join(KINDS)}.")] = KINDS[0],
+    initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="Linux: its initial root file system.")] = None,
     append: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The kernel's command line; without it, one that fits the machine."),
+        typer.Option(metavar="TEXT", help="The kernel's command line; without it, Linux gets one for this machine."),
+    ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[=CMDLINE]", help="Multiboot: a file for the kernel to find; repeatable."),
+    ] = None,
+    load: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Flat: where it lies and is entered; else at 1 MiB.")
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="The guest's memory in MiB.")] = DEFAULT_MEMORY,
     paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = PAGING[0],
@@ -39,7 +48,11 @@ def boot(
     stats: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what it took, as JSON.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the event log.")] = None,
 ) -> None:
-    """Boot a Linux kernel in a virtual machine; its serial console is this terminal.
+    """Boot an image in a virtual machine; its serial console is this terminal.
+
+    The image is recognised by its contents: a 32-bit Linux bzImage, a Multiboot 1 kernel, a disk that begins with a
+    boot sector (its BIOS is the lab's), or a BIOS that the CPU enters as after a reset. --kind flat takes any code, and
+    enters it at its first byte in protected mode.
 
     In a terminal all keys go to the guest, and Ctrl-] leaves. Piped input is typed once the guest shows a prompt.
     Lines of --send are typed in their order, each when new output matches.
@@ -53,12 +66,31 @@ def boot(
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND
+    from l4lab.images import kinds
+    from l4lab.rig.booting import Options, guest_program
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
 
     script = Script.parse(until, send or (), timeout)
+    wanted = kinds.parse(kind)
     started = time.monotonic()
-    image, ramdisk = read_image(kernel, HOW_TO_GET_ONE), None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
-    typer.echo(f"l4lab: unpacking {kernel.name}", err=True)
-    rig = Rig.for_linux(image, kernel.name, ramdisk, LINUX_APPEND if append is None else append, memory)
+    contents = read_image(image, HOW_TO_GET_ONE)
+    is_linux = wanted is kinds.Kind.LINUX or (wanted is None and kinds.is_linux(contents))
+    if is_linux:
+        typer.echo(f"l4lab: unpacking {image.name}", err=True)
+    options = Options(
+        initrd=None if initrd is None else read_image(initrd, HOW_TO_GET_ONE),
+        append=LINUX_APPEND if append is None and is_linux else append,
+        module=None if module is None else [read_module(argument) for argument in module],
+        load=None if load is None else _address(load),
+    )
+    rig = Rig.for_guest(guest_program(contents, image.name, wanted, options, memory << 20))
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
+
+
+def _address(text: str) -> int:
+    """A number as C has them: 0x100000, or 1048576."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise LabError(f"{text!r} is not an address; give a number, such as --load 0x100000") from None

@@ -21,6 +21,7 @@ from l4lab.errors import LabError
 
 if TYPE_CHECKING:
     from l4lab.cli.terminal import Terminal
+    from l4lab.rig.loader import Module
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
 
@@ -68,6 +69,15 @@ def read_image(path: Path, instead: str) -> bytes:
             f"cannot read {path}: {(error.strerror or str(error)).lower()}; give a file you may read"
         ) from error
     raise LabError(f"{path} is not a file; give {instead}")
+
+
+def read_module(argument: str) -> Module:
+    """FILE, or FILE=CMDLINE; a file that comes with no command line has its name."""
+    from l4lab.rig.loader import Module
+
+    file, equals, command_line = argument.partition("=")
+    path = Path(file)
+    return Module(path.name, read_image(path, "any file"), command_line if equals else path.name)
 
 
 def check_writable(*paths: Path | None) -> None:

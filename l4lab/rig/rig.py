@@ -32,7 +32,7 @@ from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat, linux
+from l4lab.user.monitor import flat
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
 
@@ -90,21 +90,23 @@ class Rig:
     @classmethod
     def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest)
-        return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        return cls.for_guest(flat.program(guest), trace)
+
+    @classmethod
+    def for_guest(cls, program: GuestProgram, trace: Trace | None = None) -> Rig:
+        """A machine whose root task is this monitor; see `rig.booting` for one that boots an image."""
+        guest_memory = -(-program.memory_size // SUPERPAGE) * SUPERPAGE
+        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
     def for_linux(
         cls, image: bytes, name: str, initrd: bytes | None, append: str, memory_mib: int, trace: Trace | None = None
     ) -> Rig:
         """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB."""
-        from l4lab.images import bzimage
-        from l4lab.images.linux import plan
+        from l4lab.images.kinds import Kind
+        from l4lab.rig.booting import Options, guest_program
 
-        size = memory_mib << 20
-        ready = plan(bzimage.parse(image, name), initrd, append, size)
-        guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
-        return cls(linux.program(ready, size), guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        return cls.for_guest(guest_program(image, name, Kind.LINUX, Options(initrd, append), memory_mib << 20), trace)
 
     @classmethod
     def for_program(

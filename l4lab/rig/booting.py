@@ -19,6 +19,7 @@ from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.monitor import flat as flat_monitor
 from l4lab.user.monitor import linux as linux_monitor
 from l4lab.user.monitor import multiboot as multiboot_monitor
+from l4lab.user.monitor import realmode
 from l4lab.user.monitor.monitor import GuestProgram
 
 
@@ -67,5 +68,7 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
             piece = flat.plan(image, name, flat.DEFAULT_LOAD if options.load is None else options.load, memory)
             guest = FlatGuest(((piece.address, piece.data),), piece.address, {}, name)
             return flat_monitor.program(guest, memory)
-        case Kind.BOOTSECTOR | Kind.BIOS:
-            raise NotImplementedError
+        case Kind.BOOTSECTOR:
+            return realmode.boot_sector(image, name, memory)
+        case Kind.BIOS:
+            return realmode.bios_image(image, name, memory)

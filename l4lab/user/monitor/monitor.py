@@ -9,7 +9,7 @@ One thread does everything, so nothing happens to the guest behind its back: whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
@@ -50,7 +50,7 @@ class Monitor:
         self.outcome: Outcome | None = None
         self.memory = GuestMemory.allocate(l4, memory_size)
         self.vcpu = VirtualCpu.create(l4, vcpu_id or global_id(l4.my_id.thread_no + 1))
-        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop)
+        self.pc = Pc(l4.time_stamp, memory_size, self.transmit, self.stop)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, l4.time_stamp)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
@@ -154,7 +154,8 @@ class Monitor:
         self.l4.port_out(CONSOLE + MODEM_CONTROL, 1, 0x0B)  # DTR, RTS, and OUT2, which lets interrupts through
         self.l4.port_out(CONSOLE + INTERRUPT_ENABLE, 1, 0x01)
 
-    def _transmit(self, byte: int) -> None:
+    def transmit(self, byte: int) -> None:
+        """A byte to the console."""
         self.l4.port_out(CONSOLE, 1, byte)
 
     def _receive(self) -> None:
@@ -170,16 +171,26 @@ class Monitor:
 class GuestProgram:
     """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
 
-    def __init__(self, contents: Sequence[tuple[int, bytes]], start: Start, memory_size: int) -> None:
+    def __init__(
+        self,
+        contents: Sequence[tuple[int, bytes]],
+        start: Start,
+        memory_size: int,
+        attach: Callable[[Monitor], None] | None = None,
+    ) -> None:
+        """`attach` gives a monitor what this guest needs of it beyond the usual."""
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
+        self.attach = attach
         self.monitor: Monitor | None = None  # made anew each time the program runs
 
     def __call__(self, l4: L4) -> None:
         """The program."""
         monitor = self.monitor = Monitor(l4, self.memory_size)
         monitor.load(self.contents)
+        if self.attach is not None:
+            self.attach(monitor)
         monitor.run(self.start)
 
     @property

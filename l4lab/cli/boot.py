@@ -66,7 +66,7 @@ def boot(
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND
-    from l4lab.images import kinds
+    from l4lab.images import bzimage, kinds
     from l4lab.rig.booting import Options, guest_program
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
@@ -75,7 +75,7 @@ def boot(
     wanted = kinds.parse(kind)
     started = time.monotonic()
     contents = read_image(image, HOW_TO_GET_ONE)
-    is_linux = wanted is kinds.Kind.LINUX or (wanted is None and kinds.is_linux(contents))
+    is_linux = wanted in (None, kinds.Kind.LINUX) and kinds.is_linux(contents) and bzimage.has_payload(contents)
     if is_linux:
         typer.echo(f"l4lab: unpacking {image.name}", err=True)
     options = Options(

@@ -13,7 +13,7 @@ from typing import Final
 
 from l4lab.errors import LabError
 from l4lab.images import bzimage, flat, linux, multiboot_kernel
-from l4lab.images.kinds import Kind, recognise, unpacked
+from l4lab.images.kinds import Kind, is_linux, recognise, unpacked
 from l4lab.rig.loader import Module
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.monitor import flat as flat_monitor
@@ -56,6 +56,8 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
             takers = ", ".join(sorted(other.value for other in Kind if option in TAKES[other]))
             raise LabError(f"--{option} is for images of kind {takers}, and {name} is booted as {kind.value}")
     match kind:
+        case Kind.LINUX if is_linux(image) and not bzimage.has_payload(image):
+            return realmode.setup_code(image, name, options.initrd, options.append or "", memory)
         case Kind.LINUX:
             plan = linux.plan(bzimage.parse(image, name), options.initrd, options.append or "", memory)
             return linux_monitor.program(plan, memory)

@@ -29,6 +29,7 @@ class BiosScreen:
     def __init__(self, memory: GuestMemory, send: Callable[[int], None]) -> None:
         self.memory, self.send = memory, send
         self._shown_at: tuple[int, int] | None = (0, 0)  # the terminal's cursor: column, row; None: who knows?
+        self._shown_last: tuple[int, int, int] | None = None  # the character before it: column, row, which
 
     def call(self, call: BiosCall) -> None:
         """INT 10."""
@@ -120,10 +121,16 @@ class BiosScreen:
             self.memory.write(_cell(left, row), cells)
 
     def _put(self, column: int, row: int, character: int, colour: int | None) -> None:
-        """A character into the screen, and to the console if it is another one than stands there."""
+        """A character into the screen and to the console.
+
+        Many programs write each character by one call, for its colour, and by another one, to move the cursor.
+        """
         at = _cell(column, row)
         self.memory.write(at, bytes((character,)) if colour is None else bytes((character, colour)))
+        if self._shown_last == (column, row, character) and self._shown_at == (column + 1, row):
+            return
         self._go_to(column, row)
+        self._shown_last = column, row, character
         self._send(_printable(character))
         self._shown_at = (column + 1, row) if column + 1 < WIDTH else None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests that begin in real mode: a disk with a boot sector and the lab's BIOS, or a BIOS of somebody else's.
+"""Guests that begin in real mode: by a boot sector, by a kernel's setup code, or by a BIOS of somebody else's.
 
 Lives here: what lies in memory at the reset, and the first registers. The lab's BIOS is in `rom` and `bios`.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from l4lab.errors import LabError
+from l4lab.images import linux_realmode
 from l4lab.images.kinds import BIOS_SIZES, BOOT_SIGNATURE, SECTOR
 from l4lab.images.pieces import HIGH_RAM, Piece, check_memory
 from l4lab.user.monitor import rom
@@ -42,6 +43,13 @@ def boot_sector(image: bytes, name: str, memory_size: int) -> GuestProgram:
         raise LabError(f"{name} has no boot sector: bytes 510 and 511 are not 55 AA; give another --kind")
     boot = Start.real_mode(0, rom.BOOT_AT, stack=rom.BOOT_AT, edx=number_of(image))
     return with_bios((), boot, memory_size, image)
+
+
+def setup_code(image: bytes, name: str, initrd: bytes | None, cmdline: str, memory_size: int) -> GuestProgram:
+    """A program in Linux's image format that begins with its setup code."""
+    pieces = linux_realmode.plan(image, name, initrd, cmdline, memory_size)
+    segment, stack = linux_realmode.SEGMENT, linux_realmode.STACK
+    return with_bios(pieces, Start.real_mode(linux_realmode.SETUP_SEGMENT, 0, segment, stack), memory_size)
 
 
 def bios_image(image: bytes, name: str, memory_size: int) -> GuestProgram:

@@ -2,8 +2,8 @@
 """The lab's own BIOS, as it lies in memory: vectors, data area and code. Its services are answered in `bios`.
 
 Each interrupt vector leads to a stub of four bytes, VMCALL and IRET, so a service call becomes a VM exit whose EIP
-tells which one it is. What remains for code is what has to go on while the guest runs: the timer's tick, waiting, and the
-start. All other state of a BIOS lies in the guest's memory, where programs expect it.
+tells which one it is. What remains for code is what has to go on while the guest runs: the timer's tick, waiting, and
+the start. All other state of a BIOS lies in the guest's memory, where programs expect it.
 
     0x00000  interrupt vectors      0xf0000  stubs, code, tables
     0x00400  BIOS data area         0xffff0  the first instruction after a reset

@@ -28,7 +28,7 @@ class BiosScreen:
 
     def __init__(self, memory: GuestMemory, send: Callable[[int], None]) -> None:
         self.memory, self.send = memory, send
-        self._shown_at: tuple[int, int] | None = (0, 0)  # the terminal's cursor: column, row; None: who knows?
+        self._shown_at = (0, 0)  # the terminal's cursor: column, row; behind the last column before it wraps
         self._shown_last: tuple[int, int, int] | None = None  # the character before it: column, row, which
 
     def call(self, call: BiosCall) -> None:
@@ -96,8 +96,7 @@ class BiosScreen:
                 column += 1
         if column == WIDTH:
             column, row = 0, row + 1
-            self._show(RETURN)
-            self._show(LINE_FEED)
+            self._send(b"\r\n")
         if row == HEIGHT:
             row -= 1
             self.scroll(1, 0, 0, WIDTH - 1, HEIGHT - 1, USUAL_COLOUR)
@@ -132,7 +131,7 @@ class BiosScreen:
         self._go_to(column, row)
         self._shown_last = column, row, character
         self._send(_printable(character))
-        self._shown_at = (column + 1, row) if column + 1 < WIDTH else None
+        self._shown_at = column + 1, row
 
     def _show(self, control: int) -> None:
         """A control character that moves the terminal's cursor as it moves ours."""

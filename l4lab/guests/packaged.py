@@ -44,7 +44,7 @@ PACKAGED: Final = (
     Packaged("seabios", "seabios", "usr/share/seabios/bios.bin", "SeaBIOS, a BIOS for emulated PCs"),
     Packaged("invaders", "grub-invaders", "boot/invaders.exec", "Invaders, a game that is a Multiboot kernel"),
     Packaged(
-        *("gnumach", r"gnumach-image-[0-9.]+-486", "boot/gnumach-*.gz", "GNU Mach, the Hurd's microkernel"),
+        *("gnumach", r"gnumach-image-[0-9]+\.[0-9]+-486", "boot/gnumach-*.gz", "GNU Mach, the Hurd's microkernel"),
         append="console=com0",
     ),
 )

@@ -53,7 +53,7 @@ def screen(rig: Rig) -> str:
 def test_grub_shows_its_menu_has_a_shell_and_turns_the_machine_off() -> None:
     """Does GRUB come up from its diskette, take commands from the keyboard, read that disk, and end by the BIOS?"""
     rig = booted("grub")
-    said = session(rig, sends=("automatically in=>c", "grub> =>ls", r"\(fd0\)[^>]*grub> =>halt"))
+    said = session(rig, sends=("automatically in=>c", "grub> =>ls", r"\(hd0\)[^>]*grub> =>halt"))
 
     assert Status.ENDED is said
     assert "GNU GRUB  version 2" in rig.console.decode(errors="replace")

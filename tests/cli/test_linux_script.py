@@ -38,7 +38,7 @@ SCRIPT = (
     # What the kernel says of itself.
     "echo = cpu $(grep -c ^processor /proc/cpuinfo) $(grep -o 'virtual CPU' /proc/cpuinfo)",
     "echo = memory $(awk '/MemTotal/ { print $2 }' /proc/meminfo)",
-    "echo = self $(awk '/^Name/ { print $2 }' /proc/self/status) $(wc -l < /proc/self/maps)",
+    "echo = self $(awk '/^Name/ { print $2 }' /proc/self/status) $(cat /proc/self/maps | wc -l)",
     "echo = ticks $(awk '/ 0:/ { print $2 }' /proc/interrupts)",
     "echo = all $(find /proc/sys /proc/net /proc/fs -type f -exec cat {} + 2>/dev/null | wc -c)",
     # The clock: date, uptime and sleeping agree.

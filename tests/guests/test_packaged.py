@@ -18,7 +18,7 @@ from l4lab.rig.session import Script, Session, Status
 from l4lab.user.monitor.outcome import End
 
 MIB = 1 << 20
-PATIENCE = 300.0  # seconds; most need a few
+PATIENCE = 200.0  # seconds; most need a few
 SCREEN = 0xB8000
 
 

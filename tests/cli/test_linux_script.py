@@ -79,6 +79,6 @@ def test_linux_does_what_a_script_says_and_turns_itself_off(paging: str) -> None
     name, maps = said["self"].split()
     assert ("awk", True) == (name, int(maps) >= 3)
     assert int(said["ticks"]) > 100
-    assert int(said["all"]) > 10_000
+    assert int(said["all"]) > 2_000
     assert all(SLEEP <= int(seconds) <= SLEEP + 1 for seconds in said["slept"].split())
     assert int(said["year"]) >= 2000

@@ -99,8 +99,8 @@ def test_memtest_shows_its_screen() -> None:
 
 def test_ipxe_runs_a_script() -> None:
     """Does iPXE come up by its setup code, and do what a script says that it finds as its initrd?"""
-    rig = booted("ipxe", initrd=b"#!ipxe\nset product 42\necho 6 times 7 is ${product}\n")
-    said = session(rig, "6 times 7 is 42")
+    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n")
+    said = session(rig, "hello from a script")
 
     assert Status.MATCHED is said
     assert "Open Source Network Boot Firmware" in rig.console.decode(errors="replace")

@@ -22,11 +22,11 @@ PATIENCE = 200.0  # seconds; most need a few
 SCREEN = 0xB8000
 
 
-def booted(name: str, initrd: bytes | None = None, append: str | None = None) -> Rig:
+def booted(name: str, initrd: bytes | None = None, append: str | None = None, memory: int = 64 * MIB) -> Rig:
     """The guest of this name, obtained if need be, before its first instruction."""
     image = packaged.get(name)
     options = Options(initrd=initrd, append=append or image.append)
-    return Rig.for_guest(guest_program(image.file.read_bytes(), image.file.name, None, options, 64 * MIB))
+    return Rig.for_guest(guest_program(image.file.read_bytes(), image.file.name, None, options, memory))
 
 
 def session(rig: Rig, until: str | None = None, sends: tuple[str, ...] = ()) -> Status:
@@ -99,7 +99,7 @@ def test_memtest_shows_its_screen() -> None:
 
 def test_ipxe_runs_a_script() -> None:
     """Does iPXE come up by its setup code, and do what a script says that it finds as its initrd?"""
-    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n")
+    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n", memory=128 * MIB)
     said = session(rig, "hello from a script")
 
     assert Status.MATCHED is said

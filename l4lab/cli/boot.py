@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`l4lab boot`: boots a Linux kernel as a guest, its serial console on the terminal.
+"""`l4lab boot`: boots an image as a guest, its serial console on the terminal.
 
 Lives here: its arguments. What it has in common with `l4lab exec` is in `console`; how a session at a console goes is
-in `rig.session`.
+in `rig.session`, and what is done with an image in `rig.booting`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,32 @@ from typing import Annotated, Final
 
 import typer
 
-from l4lab.cli.console import Records, at_console, check_writable, map_disk, read_image
+from l4lab.cli.console import Records, at_console, check_writable, map_disk, read_image, read_module
 from l4lab.errors import LabError
 
 NESTED, SHADOW = PAGING = ("nested", "shadow")
 DEFAULT_MEMORY: Final = 128  # MiB
 HOW_TO_GET_ONE: Final = "a kernel image, or get one: l4lab guest get linux"
+KINDS: Final = ("auto", "linux", "multiboot", "flat", "bootsector", "bios")
 
 
 def boot(
-    kernel: Annotated[Path | None, typer.Argument(help="A 32-bit bzImage; not with --restore.")] = None,
-    initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="Its initial root file system.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Argument(help="A Linux or Multiboot kernel, a disk, a BIOS, or flat code; not with --restore."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help=f"What the image is: {', '.join(KINDS)}.")] = KINDS[0],
+    initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="Linux: its initial root file system.")] = None,
     append: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The kernel's command line; without it, one that fits the machine."),
+        typer.Option(metavar="TEXT", help="The kernel's command line; without it, Linux gets one for this machine."),
+    ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[=CMDLINE]", help="Multiboot: a file for the kernel to find; repeatable."),
+    ] = None,
+    load: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Flat: where it lies and is entered; else at 1 MiB.")
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="The guest's memory in MiB.")] = DEFAULT_MEMORY,
     paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = NESTED,
@@ -54,7 +66,11 @@ def boot(
     stats: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what it took, as JSON.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the event log.")] = None,
 ) -> None:
-    """Boot a Linux kernel in a virtual machine; its console, a serial line or a screen, is this terminal.
+    """Boot an image in a virtual machine; its console, a serial line or a screen, is this terminal.
+
+    The image is recognised by its contents: a 32-bit Linux bzImage, a Multiboot 1 kernel, a disk that begins with a
+    boot sector (its BIOS is the lab's), or a BIOS that the CPU enters as after a reset. --kind flat takes any code, and
+    enters it at its first byte in protected mode.
 
     In a terminal all keys go to the guest, and Ctrl-] leaves. Piped input is typed once the guest shows a prompt.
     Lines of --send are typed in their order, each when new output matches. A kernel that `l4lab guest get` obtained
@@ -71,28 +87,50 @@ def boot(
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND, LINUX_SCREEN_APPEND, drivers_of
+    from l4lab.images import bzimage, kinds
+    from l4lab.rig.booting import Options, guest_program
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
     from l4lab.user.monitor.hardware import Hardware
 
     script = Script.parse(until, send or (), timeout, on_screen=screen, save_at=save_at)
+    wanted = kinds.parse(kind)
     started = time.monotonic()
+    on_disk = None if disk is None else map_disk(disk)
     if restore is not None:
-        if kernel is not None or initrd is not None or append is not None:
+        if any(given is not None for given in (image, initrd, append, module, load)):
             raise LabError(
-                "a saved guest has its kernel in its memory; give --restore without kernel, initrd and append"
+                "a saved guest has its image in its memory; give --restore without image, and without what goes with one"
             )
-        rig = Rig.restore(restore, disk=None if disk is None else map_disk(disk))
+        rig = Rig.restore(restore, disk=on_disk)
         at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
-    if kernel is None:
+    if image is None:
         raise LabError(f"nothing to boot: give {HOW_TO_GET_ONE}; or go on with a saved guest by --restore FILE")
-    image, ramdisk = read_image(kernel, HOW_TO_GET_ONE), None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
-    contents = None if disk is None else map_disk(disk)
-    if contents is not None and ramdisk is not None and (drivers := drivers_of(kernel.parent)) is not None:
+    contents = read_image(image, HOW_TO_GET_ONE)
+    is_linux = wanted in (None, kinds.Kind.LINUX) and kinds.is_linux(contents) and bzimage.has_payload(contents)
+    if is_linux:
+        typer.echo(f"l4lab: unpacking {image.name}", err=True)
+        if append is None:
+            append = LINUX_SCREEN_APPEND if screen else LINUX_APPEND
+    ramdisk = None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
+    if on_disk is not None and ramdisk is not None and (drivers := drivers_of(image.parent)) is not None:
         ramdisk += drivers.read_bytes()
-    if append is None:
-        append = LINUX_SCREEN_APPEND if screen else LINUX_APPEND
-    typer.echo(f"l4lab: unpacking {kernel.name}", err=True)
-    hardware = Hardware(paging == SHADOW, contents, max(restarts, 0))
-    rig = Rig.for_linux(image, kernel.name, ramdisk, append, memory, hardware=hardware, screen=screen)
+    options = Options(
+        initrd=ramdisk,
+        append=append,
+        module=None if module is None else [read_module(argument) for argument in module],
+        load=None if load is None else _address(load),
+        screen=screen,
+    )
+    program = guest_program(contents, image.name, wanted, options, memory << 20)
+    program.hardware = Hardware(paging == SHADOW, on_disk, max(restarts, 0))
+    rig = Rig.for_guest(program)
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
+
+
+def _address(text: str) -> int:
+    """A number as C has them: 0x100000, or 1048576."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise LabError(f"{text!r} is not an address; give a number, such as --load 0x100000") from None

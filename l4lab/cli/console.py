@@ -22,6 +22,7 @@ from l4lab.errors import LabError
 
 if TYPE_CHECKING:
     from l4lab.cli.terminal import Terminal
+    from l4lab.rig.loader import Module
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
 
@@ -84,6 +85,15 @@ def map_disk(path: Path) -> mmap.mmap:
     raise LabError(
         f"{path} is no disk image; give a file with a disk's contents, such as: truncate --size 16M disk.img"
     )
+
+
+def read_module(argument: str) -> Module:
+    """FILE, or FILE=CMDLINE; a file that comes with no command line has its name."""
+    from l4lab.rig.loader import Module
+
+    file, equals, command_line = argument.partition("=")
+    path = Path(file)
+    return Module(path.name, read_image(path, "any file"), command_line if equals else path.name)
 
 
 def check_writable(*paths: Path | None) -> None:

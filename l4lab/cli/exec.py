@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
-from l4lab.cli.console import Records, at_console, check_writable, read_image
-
-if TYPE_CHECKING:
-    from l4lab.rig.loader import Module
+from l4lab.cli.console import Records, at_console, check_writable, read_image, read_module
 
 DEFAULT_MEMORY: Final = 64  # MiB
 HOW_TO_BUILD_ONE: Final = "a 32-bit ELF executable; one is built by: l4lab cc FILE.c"
@@ -64,15 +61,6 @@ def exec_(
         root.name,
         memory,
         None if sigma0 is None else (read_image(sigma0, HOW_TO_BUILD_ONE), sigma0.name),
-        [_module(argument) for argument in module or ()],
+        [read_module(argument) for argument in module or ()],
     )
     at_console(rig, script, Terminal(newlines=True), "the program", Records(stats, trace, started))
-
-
-def _module(argument: str) -> Module:
-    """FILE, or FILE=CMDLINE; a file that comes with no command line has its name."""
-    from l4lab.rig.loader import Module
-
-    file, equals, command_line = argument.partition("=")
-    path = Path(file)
-    return Module(path.name, read_image(path, "any file"), command_line if equals else path.name)

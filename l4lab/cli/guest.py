@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from l4lab.guests import guest as guests
+from l4lab.guests import packaged
 
 app = typer.Typer(help="Operating systems to run as guests.", no_args_is_help=True)
 
 
 def _names() -> list[str]:
-    return [guest.name for guest in guests.listed()]
+    return [guest.name for guest in guests.listed()] + list(packaged.NAMES)
 
 
 @app.command()
@@ -24,7 +25,17 @@ def get(
 
     Takes the network and some seconds the first time, and nothing later. Needs apt, but neither root nor a PC.
     """
-    guest = guests.get(name, report=lambda line: typer.echo(line, err=True))
+
+    def report(line: str) -> None:
+        typer.echo(line, err=True)
+
+    if name in packaged.NAMES:
+        image = packaged.get(name, report)
+        append = f" --append '{image.append}'" if image.append else ""
+        typer.echo(f"image   {image.file}")
+        typer.echo(f"boot it: l4lab boot {image.file}{append}")
+        return
+    guest = guests.get(name, report)
     typer.echo(f"kernel  {guest.kernel}")
     typer.echo(f"initrd  {guest.initrd}")
     typer.echo(f"append  {guest.append}")
@@ -35,5 +46,12 @@ def get(
 def list_() -> None:
     """List the guests, and which of them are here."""
     for guest in guests.listed():
-        state = f"here, {guest.here.version}" if guest.here else f"not here; l4lab guest get {guest.name}"
-        typer.echo(f"{guest.name:8} {guest.description} ({state})")
+        _show(guest.name, guest.description, guest.here.version if guest.here else None)
+    for other in packaged.PACKAGED:
+        image = packaged.here(other)
+        _show(other.name, other.description, image.version if image else None)
+
+
+def _show(name: str, description: str, version: str | None) -> None:
+    state = f"here, {version}" if version else f"not here; l4lab guest get {name}"
+    typer.echo(f"{name:10} {description} ({state})")

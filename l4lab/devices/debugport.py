@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Port 0xE9, by which a guest says something before it has any driver. Not a device of real PCs; Bochs invented it."""
+"""Port 0xE9, by which a guest says something before it has any driver. Not a device of real PCs; Bochs invented it.
+
+The BIOSes that were written for emulators write to port 0x402 in the same manner.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ KEPT = 4096  # bytes at least
 
 
 class DebugPort(Device):
-    """Port E9: each byte written is shown, and the latest are kept."""
+    """Ports E9 and 402: each byte written is shown, and the latest are kept."""
 
     name = "debugport"
-    ports = (range(0xE9, 0xEA),)
+    ports = (range(0xE9, 0xEA), range(0x402, 0x403))
 
     saved = ("said",)
 

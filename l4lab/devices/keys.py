@@ -18,8 +18,8 @@ _ROWS: Final = (
     (0x2B, "\\zxcvbnm,./", "|ZXCVBNM<>?"),
     (0x39, " ", ""),
 )
-_PLAIN: Final = {char: first + i for first, plain, _ in _ROWS for i, char in enumerate(plain)}
-_SHIFTED: Final = {char: first + i for first, _, shifted in _ROWS for i, char in enumerate(shifted)}
+PLAIN: Final = {char: first + i for first, plain, _ in _ROWS for i, char in enumerate(plain)}
+SHIFTED: Final = {char: first + i for first, _, shifted in _ROWS for i, char in enumerate(shifted)}
 LEFT_SHIFT, CONTROL, RELEASE = 0x2A, 0x1D, 0x80
 EXTENDED, PAUSE = 0xE0, 0xE1  # prefixes of keys that the PC/XT did not have, in both sets
 RELEASE_PREFIX: Final = 0xF0  # of set 2
@@ -68,12 +68,12 @@ def _key(key: str) -> bytes:
     if key in _SPECIAL:
         code = _SPECIAL[key]
         return code + code[:-1] + bytes((code[-1] | RELEASE,))
-    if key in _PLAIN:
-        return bytes((_PLAIN[key], _PLAIN[key] | RELEASE))
-    if key in _SHIFTED:
-        modifier, code = LEFT_SHIFT, bytes((_SHIFTED[key],))
-    elif key < " " and (letter := chr(ord(key) | 0x60)) in _PLAIN:
-        modifier, code = CONTROL, bytes((_PLAIN[letter],))
+    if key in PLAIN:
+        return bytes((PLAIN[key], PLAIN[key] | RELEASE))
+    if key in SHIFTED:
+        modifier, code = LEFT_SHIFT, bytes((SHIFTED[key],))
+    elif key < " " and (letter := chr(ord(key) | 0x60)) in PLAIN:
+        modifier, code = CONTROL, bytes((PLAIN[letter],))
     else:
         raise ValueError(f"there is no key for {key!r}")
     return bytes((modifier, *code, code[0] | RELEASE, modifier | RELEASE))
@@ -81,7 +81,7 @@ def _key(key: str) -> bytes:
 
 def has_key(char: str) -> bool:
     """Can this character be typed?"""
-    return char in _SPECIAL or char in _PLAIN or char in _SHIFTED or (char < " " and chr(ord(char) | 0x60) in _PLAIN)
+    return char in _SPECIAL or char in PLAIN or char in SHIFTED or (char < " " and chr(ord(char) | 0x60) in PLAIN)
 
 
 def in_set_2(codes: bytes) -> bytes:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from l4lab.errors import LabError
+
 
 def root() -> Path:
     """The lab's cache directory. It need not exist yet."""
@@ -21,6 +23,11 @@ def root() -> Path:
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     # The specification says that a relative path there is to be ignored.
     return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "l4lab"
+
+
+def unwritable(error: OSError) -> LabError:
+    """What to say when something cannot be written there."""
+    return LabError(f"cannot write to the cache {root()}: {error.strerror}; set L4LAB_CACHE to a directory of yours")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l4lab.errors import LabError
-from l4lab.guests import cache
+from l4lab.guests import cache, packaged
 from l4lab.guests.debian import Archive, Report
 from l4lab.guests.drivers import disk_archive
 from l4lab.guests.initrd import linux_initrd, recipe
@@ -58,20 +58,18 @@ class Listed:
 
 
 def listed() -> list[Listed]:
-    """Every guest that `get` knows."""
+    """Every guest that `get` knows; those that are a single file are in `packaged`."""
     return [Listed("linux", "Debian's Linux 6.1 for 32-bit PCs with a BusyBox shell", _linux_here())]
 
 
 def get(name: str, report: Report = lambda line: None) -> Guest:
     """The guest of that name, from the cache or obtained now; `report` is told what is going on."""
     if name not in (names := [guest.name for guest in listed()]):
-        raise LabError(f"there is no guest named {name!r}; there is: {', '.join(names)}")
+        raise LabError(f"there is no guest named {name!r}; there is: {', '.join((*names, *packaged.NAMES))}")
     try:
         return _linux_here() or _obtain_linux(report)
     except OSError as error:
-        raise LabError(
-            f"cannot write to the cache {cache.root()}: {error.strerror}; set L4LAB_CACHE to a directory of yours"
-        ) from error
+        raise cache.unwritable(error) from error
 
 
 def _linux_directory() -> Path:

@@ -7,14 +7,16 @@ Source: Linux, Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header". A
     512 bytes   | setup_sects sectors of 512 B  | syssize paragraphs of 16 bytes         |
          0x1f1 ^ the header begins                   payload_offset ^ counted from here
 
-We never run the setup code nor the unpacker: the payload is unpacked on the host and entered directly, which saves
-a guest some two thousand million instructions. Where it all goes in memory is for `linux.py`.
+Of Linux we run neither the setup code nor the unpacker: the payload is unpacked on the host and entered directly, which
+saves a guest some two thousand million instructions. Where it all goes in memory is for `linux.py`. Other programs in
+this format, and old kernels, tell of no payload; they begin with their setup code, in real mode: `linux_realmode.py`.
 """
 
 from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,6 +77,19 @@ class LinuxKernel:
         return elf
 
 
+def has_payload(image: bytes) -> bool:
+    """Does the header, if it is one, tell of a kernel inside that can be unpacked?"""
+    protocol, payload_length = (
+        int.from_bytes(image[at : at + size], "little") for at, size in ((0x206, 2), (0x24C, 4))
+    )
+    return protocol >= OLDEST_PROTOCOL and payload_length > 0
+
+
+def setup_size_of(image: bytes) -> int:
+    """Bytes of the boot sector and the setup code."""
+    return SECTOR * (1 + (image[HEADER_BEGIN] or 4))  # "if setup_sects is 0, the real value is 4"
+
+
 def parse(image: bytes, name: str = "the kernel") -> LinuxKernel:
     """The kernel in these bytes of a file, checked as far as can be without unpacking it."""
 
@@ -87,21 +102,26 @@ def parse(image: bytes, name: str = "the kernel") -> LinuxKernel:
     if protocol < OLDEST_PROTOCOL or not loadflags & LOADED_HIGH:
         told = f"{protocol >> 8}.{protocol & 0xFF:02}"
         raise LabError(f"{name} is too old a Linux kernel (boot protocol {told}, needed is 2.10); {_SUCH_AS}")
-    setup_size = SECTOR * (1 + (field(0x1F1, 1) or 4))  # "if setup_sects is 0, the real value is 4"
+    setup_size = setup_size_of(image)
     whole_size = setup_size + 16 * field(0x1F4, 4)
     if len(image) < whole_size:
         raise LabError(f"{name} is cut short: {len(image)} of {whole_size} bytes are there; {_AGAIN}")
     if field(0x236, 2) & KERNEL_64:
         raise LabError(f"{name} is a 64-bit kernel and this PC has 32 bits; {_SUCH_AS}")
+    version_begin = HEADER_JUMP + field(0x20E, 2)
+    version = image[version_begin:setup_size].split(b"\0", 1)[0].decode("latin-1")
+    if re.search(r"\bpae\b", version):  # the header has no field for this
+        raise LabError(
+            f"{name} is built for PAE ({version.split(' ')[0]}), and this PC's page tables have two levels; {_SUCH_AS}"
+        )
     payload_begin = setup_size + field(0x248, 4)
     payload_end = payload_begin + field(0x24C, 4)
     if payload_end > whole_size or payload_end - payload_begin <= 4:
         raise LabError(f"{name} is damaged: its payload lies outside of the file; {_AGAIN}")
-    version_begin = HEADER_JUMP + field(0x20E, 2)
     header_end = HEADER_JUMP + 2 + field(HEADER_JUMP + 1, 1)
     return LinuxKernel(
         name=name,
-        version=image[version_begin:setup_size].split(b"\0", 1)[0].decode("latin-1"),
+        version=version,
         protocol=protocol,
         setup_header=image[HEADER_BEGIN:header_end],
         payload=image[payload_begin:payload_end],

@@ -19,17 +19,23 @@ from l4lab.errors import LabError
 from l4lab.images import boot_params, elf
 from l4lab.images.boot_params import Region, RegionKind
 from l4lab.images.bzimage import LinuxKernel
+from l4lab.images.pieces import (
+    HIGH_RAM,
+    LARGEST_MEMORY,
+    LOW_RAM_END,
+    MIB,
+    PAGE,
+    Piece,
+    check_command_line,
+    check_fits,
+    check_memory,
+    mib,
+)
 from l4lab.words import PAddr
-
-KIB, MIB = 1 << 10, 1 << 20
-PAGE = 4 * KIB
-LARGEST_MEMORY = 2048 * MIB  # above, a 32-bit PC keeps its devices, and the monitor could not map it all
 
 GDT_AT = PAddr(0x6000)
 BOOT_PARAMS_AT = PAddr(0x10000)
 COMMAND_LINE_AT = PAddr(0x20000)
-LOW_RAM_END = PAddr(0x9FC00)
-HIGH_RAM = PAddr(1 * MIB)
 
 CODE_SELECTOR = 0x10  # __BOOT_CS
 DATA_SELECTOR = 0x18  # __BOOT_DS
@@ -37,20 +43,6 @@ FLAT_CODE = 0x00CF9A000000FFFF  # base 0, limit 4 GiB, 32-bit, execute and read,
 FLAT_DATA = 0x00CF92000000FFFF  # base 0, limit 4 GiB, 32-bit, read and write, ring 0
 CR0_PROTECTED = 0x11  # PE, and ET, which is always set; no paging
 EFLAGS_RESERVED = 0x2  # the bit that is always 1; interrupts are off
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Bytes that belong at a guest-physical address before the first instruction."""
-
-    address: PAddr
-    data: bytes
-    what: str  # for people: "kernel", "initrd", ...
-
-    @property
-    def end(self) -> PAddr:
-        """The first address after it."""
-        return PAddr(self.address + len(self.data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +71,7 @@ def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, s
     kernel_end = max(kernel.pref_address + kernel.init_size, *(segment.end for segment in program.segments))
     if kernel_begin < HIGH_RAM:
         raise LabError(f"{kernel.name} wants to be loaded below 1 MiB, as no Linux does; is it a Linux kernel?")
-    if kernel_end > memory:
-        raise LabError(
-            f"{kernel.name} needs {_mib(kernel_end)} MiB of memory and the guest has {memory // MIB}; "
-            f"give it more, such as --memory {2 * _mib(kernel_end)}"
-        )
+    check_fits(kernel.name, kernel_end, memory)
     pieces = [Piece(segment.paddr, segment.data, "kernel") for segment in program.segments if segment.data]
     ramdisk = PAddr(0)
     if initrd:
@@ -92,7 +80,7 @@ def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, s
     gdt = struct.pack("<4Q", 0, 0, FLAT_CODE, FLAT_DATA)
     zero_page = boot_params.build(kernel.setup_header, memory_map, COMMAND_LINE_AT, ramdisk, len(initrd or b""), screen)
     pieces += [
-        Piece(COMMAND_LINE_AT, _command_line(cmdline, kernel), "command line"),
+        Piece(COMMAND_LINE_AT, check_command_line(cmdline, kernel.cmdline_size, kernel.name), "command line"),
         Piece(BOOT_PARAMS_AT, zero_page, "boot_params"),
         Piece(GDT_AT, gdt, "GDT"),
     ]
@@ -107,11 +95,7 @@ def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, s
 
 
 def _memory_map(memory: int) -> list[Region]:
-    if not 2 * MIB <= memory <= LARGEST_MEMORY or memory % PAGE:
-        raise LabError(
-            f"a guest cannot have {memory} bytes of memory: it takes 2 to {LARGEST_MEMORY // MIB} MiB in whole pages; "
-            "try --memory 128"
-        )
+    check_memory(memory)
     return [
         Region(PAddr(0), LOW_RAM_END, RegionKind.RAM),
         Region(LOW_RAM_END, HIGH_RAM, RegionKind.RESERVED),
@@ -124,27 +108,11 @@ def _place_initrd(size: int, kernel: LinuxKernel, kernel_end: PAddr, memory: int
     highest_end = min(memory, kernel.initrd_addr_max + 1)
     begin = (highest_end - size) & ~(PAGE - 1)
     if begin < kernel_end:
-        needed = _mib(kernel_end + size + PAGE)
+        needed = mib(kernel_end + size + PAGE)
         if needed * MIB > min(LARGEST_MEMORY, kernel.initrd_addr_max + 1):
-            raise LabError(f"the initrd ({_mib(size)} MiB) is too large for {kernel.name}; make it smaller")
+            raise LabError(f"the initrd ({mib(size)} MiB) is too large for {kernel.name}; make it smaller")
         raise LabError(
-            f"the initrd ({_mib(size)} MiB) does not fit beside the kernel into {memory // MIB} MiB of memory; "
+            f"the initrd ({mib(size)} MiB) does not fit beside the kernel into {memory // MIB} MiB of memory; "
             f"give the guest more, such as --memory {2 * needed}"
         )
     return PAddr(begin)
-
-
-def _command_line(cmdline: str, kernel: LinuxKernel) -> bytes:
-    if not cmdline.isascii() or "\0" in cmdline:
-        raise LabError("the kernel's command line may hold ASCII characters only; correct --append")
-    if len(cmdline) > kernel.cmdline_size:
-        raise LabError(
-            f"the command line has {len(cmdline)} characters and {kernel.name} takes {kernel.cmdline_size}; "
-            "shorten --append"
-        )
-    return cmdline.encode("ascii") + b"\0"
-
-
-def _mib(size: int) -> int:
-    """Rounded up, to be shown."""
-    return -(-size // MIB)

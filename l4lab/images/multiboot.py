@@ -13,7 +13,8 @@ from typing import Final
 
 SIZE: Final = 88
 LOADER_NAME: Final = b"l4lab\0"
-_MEMORY, _MODULES, _MEMORY_MAP, _NAME = 1 << 0, 1 << 3, 1 << 6, 1 << 9  # flags: which fields count
+# flags: which fields count
+_MEMORY, _COMMAND_LINE, _MODULES, _MEMORY_MAP, _NAME = 1 << 0, 1 << 2, 1 << 3, 1 << 6, 1 << 9
 _LOW_END, _HIGH_BEGIN = 640 << 10, 1 << 20
 _AVAILABLE = 1
 
@@ -27,8 +28,9 @@ class Module:
     text: str
 
 
-def build_info(address: int, memory_end: int, modules: Sequence[Module]) -> bytes:
+def build_info(address: int, memory_end: int, modules: Sequence[Module], command_line: str | None = None) -> bytes:
     """The structure and all that it points to, to be put at `address`; RAM is what a PC has of it up to an end."""
+    flags = _MEMORY | _MODULES | _MEMORY_MAP | _NAME
     memory_map = b"".join(
         struct.pack("<IQQI", 20, begin, end - begin, _AVAILABLE)
         for begin, end in ((0, _LOW_END), (_HIGH_BEGIN, memory_end))
@@ -40,10 +42,15 @@ def build_info(address: int, memory_end: int, modules: Sequence[Module]) -> byte
     for module in modules:
         table += struct.pack("<4I", module.start, module.end, name_at + len(strings), 0)
         strings += module.text.encode() + b"\0"
+    command_line_at = 0
+    if command_line is not None:
+        flags |= _COMMAND_LINE
+        command_line_at = name_at + len(strings)
+        strings += command_line.encode() + b"\0"
     info = bytearray(SIZE)
     for offset, *words in (
-        (0, _MEMORY | _MODULES | _MEMORY_MAP | _NAME, _LOW_END >> 10, memory_end - _HIGH_BEGIN >> 10),
-        (20, len(modules), modules_at),
+        (0, flags, _LOW_END >> 10, memory_end - _HIGH_BEGIN >> 10),
+        (16, command_line_at, len(modules), modules_at),
         (44, len(memory_map), map_at),
         (64, name_at),
     ):

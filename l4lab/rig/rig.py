@@ -37,7 +37,7 @@ from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat, linux
+from l4lab.user.monitor import flat
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
@@ -100,8 +100,15 @@ class Rig:
     @classmethod
     def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None, hardware: Hardware = PLAIN) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest, hardware=hardware)
-        return cls(program, program.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        program = flat.program(guest)
+        program.hardware = hardware
+        return cls.for_guest(program, trace)
+
+    @classmethod
+    def for_guest(cls, program: GuestProgram, trace: Trace | None = None) -> Rig:
+        """A machine whose root task is this monitor; see `rig.booting` for one that boots an image."""
+        guest_memory = -(-program.memory_size // SUPERPAGE) * SUPERPAGE
+        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
 
     @classmethod
     def for_linux(
@@ -119,21 +126,19 @@ class Rig:
 
         `screen`: the kernel is told that there is one.
         """
-        from l4lab.images import bzimage
-        from l4lab.images.linux import plan
+        from l4lab.images.kinds import Kind
+        from l4lab.rig.booting import Options, guest_program
 
-        size = memory_mib << 20
-        ready = plan(bzimage.parse(image, name), initrd, append, size, screen)
-        guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
-        program = linux.program(ready, size, hardware)
-        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        options = Options(initrd, append, screen=screen)
+        program = guest_program(image, name, Kind.LINUX, options, memory_mib << 20)
+        program.hardware = hardware
+        return cls.for_guest(program, trace)
 
     @classmethod
     def restore(cls, path: Path | str, trace: Trace | None = None, disk: Image | None = None) -> Rig:
         """A machine whose root task is a monitor that goes on with a saved guest (see `save`)."""
         saved = savefile.read(path)
-        memory = -(-saved.memory_size // SUPERPAGE) * SUPERPAGE
-        rig = cls(GuestProgram.going_on(saved, disk), memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        rig = cls.for_guest(GuestProgram.going_on(saved, disk), trace)
         rig.console += saved.line
         rig.carried = len(saved.line)
         rig.run_until(TAKEN_OVER_BY, rig._guest_is_served)  # until then nobody listens to what is typed

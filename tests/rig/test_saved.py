@@ -18,6 +18,7 @@ from l4lab.rig.session import Script, Session, Status
 from l4lab.user.asm import assemble
 from l4lab.user.guests import tinyos
 from l4lab.user.guests.flat import COM1, ORIGIN, FlatGuest
+from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.outcome import End
 
 SECOND = 10**9
@@ -49,7 +50,7 @@ def moved(rig: Rig, file: Path) -> Rig:
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_guest_goes_on_wherever_it_was_saved(tmp_path: Path, stretches: list[int], shadowed: bool) -> None:
     """Saved at any moment, and again in the machine it went on in: does it say the same, and end by itself?"""
-    rig = Rig.for_flat_guest(tinyos.build(), shadow_paging=shadowed)
+    rig = Rig.for_flat_guest(tinyos.build(), hardware=Hardware(shadow_paging=shadowed))
     said = b""
     for stretch in stretches:
         rig.run(stretch)

@@ -14,5 +14,7 @@ A library of small parts, and a monitor put together from them. Built on system 
     interrupts   how an interrupt reaches the guest, whatever it is doing
     pc           the devices of the guest's PC
     monitor      the main loop; how it ends is an `outcome`
-    linux, flat  two guests: a Linux kernel; a small system of our own
+    linux, multiboot, flat    guests that begin in protected mode: what each starts with
+    realmode     guests that begin in real mode: boot disks, setup code, somebody else's BIOS
+    rom, bios, bios_call, bios_disk, bios_screen    the lab's BIOS: what lies in memory, and its services
 """

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
-from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.state import Start, flat_code, flat_data
 
@@ -16,6 +15,6 @@ def start_of(guest: FlatGuest) -> Start:
     return Start(eip=guest.entry, code=flat_code(CODE_SELECTOR), data=flat_data(DATA_SELECTOR))
 
 
-def program(guest: FlatGuest, memory_size: int = RAM_SIZE, hardware: Hardware = PLAIN) -> GuestProgram:
+def program(guest: FlatGuest, memory_size: int = RAM_SIZE) -> GuestProgram:
     """A monitor program that runs the guest."""
-    return GuestProgram(guest.pieces, start_of(guest), memory_size, hardware)
+    return GuestProgram(guest.pieces, start_of(guest), memory_size)

@@ -78,7 +78,7 @@ class Monitor:
         self.shadow_paging = shadow_paging
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
         self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
-        self.pc = Pc(self.now, memory_size, self._transmit, self.stop, disk, devices)
+        self.pc = Pc(self.now, memory_size, self.transmit, self.stop, disk, devices)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, self.now)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
@@ -259,7 +259,8 @@ class Monitor:
 
         self.l4.thread_control(KEYBOARD_IRQ, KEYBOARD_IRQ, pager=self.l4.my_id)
 
-    def _transmit(self, byte: int) -> None:
+    def transmit(self, byte: int) -> None:
+        """A byte to the console."""
         self.l4.port_out(CONSOLE, 1, byte)
 
     def _receive(self) -> None:
@@ -288,19 +289,23 @@ class GuestProgram:
         contents: Sequence[tuple[int, bytes]],
         start: Start | SavedGuest,
         memory_size: int,
-        hardware: Hardware = PLAIN,
+        attach: Callable[[Monitor], None] | None = None,
     ) -> None:
+        """`attach` gives a monitor what this guest needs of it beyond the usual."""
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
-        self.hardware = hardware
+        self.attach = attach
+        self.hardware = PLAIN  # of the guest's PC; may be changed before the program runs
         self.monitor: Monitor | None = None  # made anew each time the program runs, and at each reset
         self.outcome: Outcome | None = None  # how the guest ended; None while it runs
 
     @classmethod
     def going_on(cls, saved: SavedGuest, disk: Image | None = None) -> GuestProgram:
         """A program that goes on with a saved guest; one that had a disk needs the same again."""
-        return cls(saved.memory, saved, saved.memory_size, Hardware(saved.shadow_paging, disk))
+        program = cls(saved.memory, saved, saved.memory_size)
+        program.hardware = Hardware(saved.shadow_paging, disk)
+        return program
 
     def __call__(self, l4: L4) -> None:
         """The program."""
@@ -325,5 +330,7 @@ class GuestProgram:
         """One life of the guest, from power-on or reset on. What it does not load keeps what it holds, as RAM does."""
         self.monitor = monitor
         monitor.load(self.contents)
+        if self.attach is not None:
+            self.attach(monitor)
         monitor.run(self.start)
         return monitor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EFLAGS, EIP, ESI, ESP
+from l4lab.abi.frame import EAX, EBX, EDX, EFLAGS, EIP, ESI, ESP
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import CpuControls, ExitReason, ItemId
 from l4lab.abi.vm_state import CPU_REQUIRED, INITIAL_STATE
@@ -96,25 +96,41 @@ class Start:
     cr0: int = CR0_ET | CR0_PE
     esp: int = 0
     esi: int = 0
+    eax: int = 0
+    ebx: int = 0
+    edx: int = 0
     eflags: int = EFLAGS_START
     gdt: tuple[int, int] = (0, 0xFFFF)  # base, limit
 
     @classmethod
-    def real_mode(cls, segment: int, offset: int) -> Start:
-        """Real mode, at segment:offset."""
-        at = (segment, segment << 4, 0xFFFF, REAL_16)
-        return cls(offset, at, (0, 0, 0xFFFF, REAL_16), cr0=CR0_ET)
+    def real_mode(cls, segment: int, offset: int, data: int = 0, stack: int = 0, edx: int = 0) -> Start:
+        """Real mode, at segment:offset; `data` is the segment of all data and of the stack."""
+        code, others = ((value, value << 4, 0xFFFF, REAL_16) for value in (segment, data))
+        return cls(offset, code, others, cr0=CR0_ET, esp=stack, edx=edx)
+
+    @property
+    def general(self) -> dict[int, int]:
+        """The register frame, as far as it says anything."""
+        return {
+            EIP: self.eip, EFLAGS: self.eflags, ESI: self.esi, ESP: self.esp,
+            EAX: self.eax, EBX: self.ebx, EDX: self.edx,
+        }  # fmt: skip
+
+    @property
+    def segments(self) -> dict[ItemId, dict[int, int]]:
+        """All segment registers."""
+        return {item: dict(enumerate(self.code if item is ItemId.CS else self.data)) for item in vm.SEGMENTS}
 
     def registers(self) -> dict[ItemId, dict[int, int]]:
         """What has to be written into a virtual CPU that is in its first state (reference section 9.9)."""
         wanted: dict[ItemId, dict[int, int]] = {
-            ItemId.GPREGS: {EIP: self.eip, EFLAGS: self.eflags, ESI: self.esi, ESP: self.esp},
+            ItemId.GPREGS: self.general,
             # Masks of zero: both registers are the guest's own, and what it reads is what it wrote.
             ItemId.CREGS: {
                 vm.CR0: self.cr0, vm.CR0_SHADOW: self.cr0, vm.CR0_MASK: 0,
                 vm.CR4: 0, vm.CR4_SHADOW: 0, vm.CR4_MASK: 0,
             },
-            **{item: dict(enumerate(self.code if item is ItemId.CS else self.data)) for item in vm.SEGMENTS},
+            **self.segments,
             ItemId.GDTR: dict(enumerate(self.gdt)),
             ItemId.EXECCTRL: {vm.CPU_CONTROLS: CPU_CONTROLS, vm.EXCEPTION_BITMAP: EXCEPTIONS},
         }  # fmt: skip

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plans how a Multiboot kernel and its modules come into a guest's memory.
+
+Source: Multiboot Specification 0.6.96, sections 3.1 and 3.2. What the kernel finds in memory about itself is the
+information structure of `multiboot.py`. A misfit is a `LabError` that says what to change.
+
+    0x9000   information structure, if the kernel leaves room there; else behind the modules
+    kernel   where its ELF file or its header says
+    modules  on pages of their own, behind the kernel and above 1 MiB
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from l4lab.errors import LabError
+from l4lab.images import elf
+from l4lab.images.multiboot import Module, build_info
+from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece, check_command_line, check_fits, check_memory, gap_above
+from l4lab.words import PAddr
+
+MAGIC: Final = 0x1BADB002
+LOADED: Final = 0x2BADB002  # in EAX: a Multiboot loader was here
+SEARCHED: Final = 8192  # bytes of the file in which the header lies, on a multiple of four
+ADDRESSES_VALID: Final = 1 << 16
+KNOWN_DEMANDS: Final = 0b111  # flags 0..15 must be met: modules on pages, memory, a video mode (there is no screen)
+ALL_DEMANDS: Final = 0xFFFF
+
+INFO_AT: Final = 0x9000
+LONGEST_COMMAND_LINE: Final = 4095
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The Multiboot header, in the names of the specification."""
+
+    offset: int  # in the file
+    flags: int
+    header_addr: int
+    load_addr: int
+    load_end_addr: int
+    bss_end_addr: int
+    entry_addr: int
+
+
+@dataclass(frozen=True, slots=True)
+class MultibootPlan:
+    """Everything that has to be so when the kernel executes its first instruction. No two pieces overlap."""
+
+    pieces: tuple[Piece, ...]
+    entry: PAddr  # EIP; EAX is `LOADED`
+    info: PAddr  # EBX
+
+
+def find_header(image: bytes) -> Header | None:
+    """The header, if there is one."""
+    for offset in range(0, min(len(image), SEARCHED) - 11, 4):
+        magic, flags, checksum = struct.unpack_from("<3I", image, offset)
+        if magic == MAGIC and not (magic + flags + checksum) & 0xFFFF_FFFF:
+            fields = image[offset + 12 : offset + 32].ljust(20, b"\0")
+            return Header(offset, flags, *struct.unpack("<5I", fields))
+    return None
+
+
+def plan(
+    image: bytes, name: str, command_line: str | None, modules: Sequence[tuple[bytes, str]], memory: int
+) -> MultibootPlan:
+    """How this kernel starts on a guest with so many bytes of memory; modules are contents and command line.
+
+    A kernel that is given no command line finds its name there.
+    """
+    check_memory(memory)
+    header = find_header(image)
+    if header is None:
+        raise LabError(f"{name} has no Multiboot header in its first {SEARCHED} bytes; give another --kind")
+    if unknown := header.flags & ALL_DEMANDS & ~KNOWN_DEMANDS:
+        raise LabError(
+            f"{name} demands what no Multiboot loader knows (flags {unknown:#x}); give a kernel for Multiboot 1"
+        )
+    text = check_command_line(name if command_line is None else command_line, LONGEST_COMMAND_LINE, name)
+    kernel = _by_header(image, name, header) if header.flags & ADDRESSES_VALID else _by_elf(image, name)
+    for begin, end in kernel.areas:
+        check_fits(name, end, memory)
+        if begin < HIGH_RAM and end > LOW_RAM_END:
+            raise LabError(f"{name} wants to lie at {begin:#x}, where a PC has its adapters; link it to 1 MiB")
+
+    taken = list(kernel.areas)
+    pieces = list(kernel.pieces)
+    loaded = []
+    for data, string in modules:
+        at = gap_above(max(HIGH_RAM, *(end for _, end in taken)), len(data), ())
+        check_fits(f"{name} with its modules", at + len(data), memory)
+        pieces.append(Piece(PAddr(at), data, "module"))
+        loaded.append(Module(at, at + len(data), string))
+        taken.append((at, at + len(data)))
+
+    line = text[:-1].decode("ascii")
+    size = len(build_info(0, memory, loaded, line))
+    info = gap_above(INFO_AT, size, taken)
+    if info < HIGH_RAM and info + size > LOW_RAM_END:
+        info = gap_above(HIGH_RAM, size, taken)
+    check_fits(f"{name} with its modules", info + size, memory)
+    pieces.append(Piece(PAddr(info), build_info(info, memory, loaded, line), "information"))
+    return MultibootPlan(tuple(sorted(pieces, key=lambda piece: piece.address)), kernel.entry, PAddr(info))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """Where a kernel lies."""
+
+    pieces: tuple[Piece, ...]
+    areas: tuple[tuple[int, int], ...]  # begin and end in memory, zeroed data included
+    entry: PAddr
+
+
+def _by_elf(image: bytes, name: str) -> _Kernel:
+    program = elf.load(image, name)
+    segments = [segment for segment in program.segments if segment.memory_size]
+    areas = sorted((int(segment.paddr), int(segment.end)) for segment in segments)
+    if any(second[0] < first[1] for first, second in pairwise(areas)):
+        raise LabError(f"{name} has two segments at the same address; link it again")
+    entry = program.entry
+    for segment in segments:  # the file names the entry by its virtual address, and paging is off
+        if segment.vaddr <= entry < segment.vaddr + segment.memory_size:
+            return _Kernel(
+                tuple(Piece(s.paddr, s.data, "kernel") for s in segments if s.data),
+                tuple(areas),
+                PAddr(entry - segment.vaddr + segment.paddr),
+            )
+    raise LabError(f"{name} is to be entered at {entry:#x}, where it has nothing; link it again with an entry point")
+
+
+def _by_header(image: bytes, name: str, header: Header) -> _Kernel:
+    """By the address fields, whatever else the file may be."""
+    begin = header.offset - (header.header_addr - header.load_addr)
+    size = header.load_end_addr - header.load_addr if header.load_end_addr else len(image) - begin
+    end = max(header.bss_end_addr, header.load_addr + size)
+    if header.load_addr > header.header_addr or begin < 0 or size <= 0 or begin + size > len(image):
+        raise LabError(f"{name} is cut short or damaged: its Multiboot header tells addresses outside of the file")
+    if not header.load_addr <= header.entry_addr < end:
+        raise LabError(f"{name} is damaged: its Multiboot header tells an entry at {header.entry_addr:#x}, outside")
+    piece = Piece(PAddr(header.load_addr), image[begin : begin + size], "kernel")
+    return _Kernel((piece,), ((header.load_addr, end),), PAddr(header.entry_addr))

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's own BIOS, as it lies in memory: vectors, data area and code. Its services are answered in `bios`.
+
+Each interrupt vector leads to a stub of four bytes, VMCALL and IRET, so a service call becomes a VM exit whose EIP
+tells which one it is. What remains for code is what has to go on while the guest runs: the timer's tick, waiting, and
+the start. All other state of a BIOS lies in the guest's memory, where programs expect it.
+
+    0x00000  interrupt vectors      0xf0000  stubs, code, tables
+    0x00400  BIOS data area         0xffff0  the first instruction after a reset
+    0x07c00  boot sector
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import Final
+
+from l4lab.images.boot_params import Region, RegionKind
+from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece
+from l4lab.user.asm import Program, assemble
+from l4lab.words import PAddr
+
+SEGMENT: Final = 0xF000
+ROM_AT: Final = SEGMENT << 4
+ROM_SIZE: Final = 0x10000
+RESET: Final = 0xFFF0
+BOOT_AT: Final = 0x7C00
+
+STUB_SIZE: Final = 4
+TIMER, BOOTSTRAP, DISKETTE_TABLE = 0x08, 0x19, 0x1E  # vectors
+
+# The BIOS data area: what is told there of the machine, by address.
+EQUIPMENT, MEMORY_KB, KEYBOARD_FLAGS = 0x410, 0x413, 0x417
+KEYS_HEAD, KEYS_TAIL, KEYS = 0x41A, 0x41C, 0x41E  # the keyboard's ring buffer, 16 words, as offsets from 0x400
+KEYS_END: Final = KEYS + 32
+VIDEO_MODE, COLUMNS, CURSOR, VIDEO_PAGE, CRTC_PORT = 0x449, 0x44A, 0x450, 0x462, 0x463
+TICKS, MIDNIGHT, DISKS, LAST_ROW, CHARACTER_HEIGHT = 0x46C, 0x470, 0x475, 0x484, 0x485
+TICKS_A_DAY: Final = 0x1800B0
+TEXT_MODE, WIDTH, HEIGHT = 3, 80, 25  # the screen: colour text
+
+_SOURCE = """
+; --- one stub for each vector ---------------------------------------------------------------------
+stubs:
+{stubs}
+
+; --- the start: interrupt controllers, timer, and then whatever is to be booted -------------------
+post:   cli
+        cld
+        xor     ax, ax
+        mov     ds, ax
+        mov     es, ax
+        mov     ss, ax
+        mov     sp, 0x7c00
+        mov     al, 0x11                ; ICW1: edges, a cascade, ICW4 follows
+        out     0x20, al
+        out     0xa0, al
+        mov     al, 0x08                ; ICW2: IRQ 0 to 7 at vectors 08 to 0F, where PCs have them,
+        out     0x21, al
+        mov     al, 0x70                ;       IRQ 8 to 15 at 70 to 77
+        out     0xa1, al
+        mov     al, 0x04                ; ICW3: the second one hangs on IRQ 2
+        out     0x21, al
+        mov     al, 0x02
+        out     0xa1, al
+        mov     al, 0x01                ; ICW4: 8086
+        out     0x21, al
+        out     0xa1, al
+        mov     al, 0xf8                ; timer, keyboard and cascade are let through
+        out     0x21, al
+        mov     al, 0xff
+        out     0xa1, al
+        mov     al, 0x36                ; timer 0 counts 65536 in mode 3: 18.2 ticks a second
+        out     0x43, al
+        xor     al, al
+        out     0x40, al
+        out     0x40, al
+        sti
+        int     0x19
+
+; --- INT 08: a tick of the timer ------------------------------------------------------------------
+timer:  push    ds
+        push    ax
+        xor     ax, ax
+        mov     ds, ax
+        inc     dword ptr [TICKS]
+        cmp     dword ptr [TICKS], TICKS_A_DAY
+        jb      .day
+        mov     dword ptr [TICKS], 0
+        mov     byte ptr [MIDNIGHT], 1
+.day:   int     0x1c                    ; whoever wants to know
+        mov     al, 0x20
+        out     0x20, al
+        pop     ax
+        pop     ds
+        iret
+
+; --- a service that has nothing to say yet: ask again after the next interrupt --------------------
+wait16: sti
+        hlt
+        jmp     stubs + 4 * 0x16
+
+; --- INT 1E is no call: it is the address of this table of what a diskette drive is like -------------
+diskette: .byte 0xdf, 0x02, 0x25, 0x02, 18, 0x1b, 0xff, 0x6c, 0xf6, 0x0f, 0x08
+"""
+
+
+@cache
+def program() -> Program:
+    """The code of the ROM, at offset 0 of its segment."""
+    stubs = "\n".join("        vmcall\n        iret" for _ in range(256))
+    constants = {"TICKS": TICKS, "TICKS_A_DAY": TICKS_A_DAY, "MIDNIGHT": MIDNIGHT}
+    return assemble(_SOURCE.format(stubs=stubs), 0, 16, constants)
+
+
+def pieces(disk: int | None) -> list[Piece]:
+    """What the BIOS has in memory when the CPU begins; `disk` is the number of the one there is."""
+    code = program()
+    start = assemble(f"jmp {SEGMENT:#x}:{code.address('post'):#x}", RESET, 16).code
+    rom = code.code.ljust(RESET, b"\0") + start
+    vectors = [STUB_SIZE * number for number in range(256)]
+    vectors[TIMER] = code.address("timer")
+    vectors[DISKETTE_TABLE] = code.address("diskette")
+    return [
+        Piece(PAddr(0), b"".join(struct.pack("<HH", offset, SEGMENT) for offset in vectors), "vectors"),
+        Piece(PAddr(0x400), _data_area(disk), "data area"),
+        Piece(PAddr(ROM_AT), rom.ljust(ROM_SIZE, b"\0"), "BIOS"),
+    ]
+
+
+def _data_area(disk: int | None) -> bytes:
+    is_diskette = disk is not None and disk < 0x80
+    area = bytearray(0x100)
+    for address, form, value in (
+        (EQUIPMENT, "<H", 0x0222 | is_diskette),  # a serial port, colour text 80x25, a coprocessor, diskette drives?
+        (MEMORY_KB, "<H", LOW_RAM_END >> 10),
+        (0x400, "<H", 0x3F8),  # COM1
+        (0x40E, "<H", LOW_RAM_END >> 4),  # the segment of the extended data area
+        (KEYS_HEAD, "<H", KEYS - 0x400),
+        (KEYS_TAIL, "<H", KEYS - 0x400),
+        (0x480, "<H", KEYS - 0x400),
+        (0x482, "<H", KEYS_END - 0x400),
+        (VIDEO_MODE, "<B", TEXT_MODE),
+        (COLUMNS, "<H", WIDTH),
+        (0x44C, "<H", 0x1000),  # bytes of a page of the screen
+        (0x460, "<H", 0x0607),  # the cursor's lines
+        (CRTC_PORT, "<H", 0x3D4),
+        (DISKS, "<B", disk is not None and not is_diskette),
+        (LAST_ROW, "<B", HEIGHT - 1),
+        (CHARACTER_HEIGHT, "<B", 16),
+        (0x496, "<B", 0x10),  # a keyboard of 101 keys
+    ):
+        struct.pack_into(form, area, address - 0x400, value)
+    return bytes(area)
+
+
+def memory_map(memory: int) -> list[Region]:
+    """What INT 15, E820 tells."""
+    return [
+        Region(PAddr(0), LOW_RAM_END, RegionKind.RAM),
+        Region(LOW_RAM_END, PAddr(0xA0000), RegionKind.RESERVED),
+        Region(PAddr(ROM_AT), HIGH_RAM, RegionKind.RESERVED),
+        Region(HIGH_RAM, PAddr(memory), RegionKind.RAM),
+    ]

@@ -100,7 +100,7 @@ def boot(
     if restore is not None:
         if any(given is not None for given in (image, initrd, append, module, load)):
             raise LabError(
-                "a saved guest has its image in its memory; give --restore without image, and without what goes with one"
+                "a saved guest has its image in its memory; give --restore without image and its options"
             )
         rig = Rig.restore(restore, disk=on_disk)
         at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))

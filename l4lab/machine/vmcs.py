@@ -20,6 +20,7 @@ _SEGMENT_AT = {name: (e.ENV_SEGS + 24 * i) >> 2 for i, name in enumerate(SEGMENT
 _TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
 _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
 UNUSABLE = 1 << 16
+_BUSY = 1 << 1  # in the type of TR, which is always busy; the engine keeps it as LTR found it
 
 
 class Vmcs:
@@ -31,6 +32,7 @@ class Vmcs:
         self.block = block
         self.state = memoryview(context).cast("I")  # the CPU state wherever it is now; guestmode.py moves it
         self.stale = True  # control registers or segments were written: derived CPU flags must be computed again
+        self._unusable: dict[str, int] = {}  # attributes of segments that were loaded as unusable: the engine has none
         self.generation = -1  # of the second-level page tables that the TLB knows
         # controls (SDM vol. 3, chapter "Virtual-Machine Control Structures")
         self.pin_controls = 0
@@ -82,7 +84,11 @@ class Vmcs:
         at = _SEGMENT_AT[name]
         flags = self.state[at + 5]
         attributes = (flags >> 8 & 0xFF) | (flags >> 8 & 0xF000)
-        return self.state[at], self.state[at + 2], self.state[at + 4], attributes or UNUSABLE
+        if not attributes:
+            attributes = self._unusable.get(name, UNUSABLE)
+        elif name == "tr":
+            attributes |= _BUSY
+        return self.state[at], self.state[at + 2], self.state[at + 4], attributes
 
     def segment_base(self, name: str) -> int:
         """Only the base of a segment register."""
@@ -94,7 +100,12 @@ class Vmcs:
         self.state[at] = selector & 0xFFFF
         self.state[at + 2], self.state[at + 3] = base, 0
         self.state[at + 4] = limit
-        self.state[at + 5] = 0 if attributes & UNUSABLE else (attributes & 0xF0FF) << 8
+        if attributes & UNUSABLE:
+            self._unusable[name] = attributes & 0x1F0FF
+            attributes = 0
+        elif name == "tr":
+            attributes &= ~_BUSY
+        self.state[at + 5] = (attributes & 0xF0FF) << 8
         self.stale = True
 
     def table(self, name: str) -> tuple[int, int]:

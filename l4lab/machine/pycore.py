@@ -23,9 +23,11 @@ import ctypes
 from typing import Any
 
 from l4lab.machine import engine as e
-from l4lab.machine.delivery import Delivery, Event, Exit, Kind
+from l4lab.machine.delivery import KINDS, Delivery, Event, Fault, Kind, TaskSwitch
 from l4lab.machine.memory import Memory
+from l4lab.machine.mmu import NestedPageFault, PageFault
 
+_GENERAL_PROTECTION = 13
 _EXIT_RDTSC = e.VM_EXIT + 0x6E
 _PAGE_FAULTS = frozenset((14, e.VM_EXIT + 0x4E, e.VM_EXIT + 0x400))  # in the guest's tables or the host's
 _SINGLE_STEPS = frozenset((1, e.VM_EXIT + 0x41))
@@ -50,6 +52,7 @@ _ON_INTERRUPT = ctypes.CFUNCTYPE(None, _P, _U32, _P)
 _ON_INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _P)
 _ON_IN = ctypes.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
 _ON_OUT = ctypes.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
+_ON_SYSENTER = ctypes.CFUNCTYPE(None, _P, _P)
 _BETWEEN_BLOCKS = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _INT)
 # PYFUNCTYPE: as the native core, we keep Python's lock while the CPU runs.
 _EMU_START = ctypes.PYFUNCTYPE(_INT, _P, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
@@ -82,6 +85,7 @@ class PyCore:
             _ON_INVALID(self._on_invalid),
             _ON_IN(self._on_in),
             _ON_OUT(self._on_out),
+            _ON_SYSENTER(self._on_sysenter),
         )
         self._delivery = Delivery(memory, self._env, self.forget_code)
         # of the current run of the engine
@@ -104,7 +108,7 @@ class PyCore:
 
     @property
     def callbacks(self) -> tuple[int, ...]:
-        """Addresses to register with the engine: opaque, block (none), interrupt, invalid instruction, in, out."""
+        """What to register: opaque, block (none), interrupt, invalid instruction, in, out, SYSENTER."""
         return 0, 0, *(ctypes.cast(callback, _P).value or 0 for callback in self._callbacks)
 
     @property
@@ -156,6 +160,9 @@ class PyCore:
         self.pending = vector
         self._injection = (kind, error_code, length)
 
+    def go_on(self) -> None:
+        """Execute the instruction that the last run stopped before."""
+
     def set_window(self, on: bool) -> None:
         """Stop at the first instruction boundary at which an interrupt could be taken."""
         self._window = on
@@ -191,9 +198,20 @@ class PyCore:
         self._on_port(e.EVENT_OUT, port, size, value)
 
     def _on_port(self, event: int, port: int, size: int, value: int) -> None:
+        self._note_for_undoing(event)
+        self._info[e.INFO_PORT], self._info[e.INFO_SIZE], self._info[e.INFO_VALUE] = port, size, value
+
+    def _on_sysenter(self, uc: int, opaque: int) -> None:
+        """Nothing but EIP moves. A guest's is done by our caller; in a program it is a #GP."""
+        if self._env[_HFLAGS] & e.HF_GUEST:
+            self._note_for_undoing(e.EVENT_SYSENTER)
+        else:
+            self._note_for_undoing(_GENERAL_PROTECTION)
+
+    def _note_for_undoing(self, event: int) -> None:
+        """The instruction will complete before the engine stops, and be undone."""
         self._note(event, retired=False)
         self._direct = True
-        self._info[e.INFO_PORT], self._info[e.INFO_SIZE], self._info[e.INFO_VALUE] = port, size, value
         env = self._env
         self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _CC_SRC, _HFLAGS)]
 
@@ -280,10 +298,10 @@ class PyCore:
     def _happened(self, number: int) -> int | None:
         env = self._env
         if self._direct:
-            if number == 6:
-                self._tell(6, 0)
+            if number in (6, _GENERAL_PROTECTION):
+                self._tell(number, 0)
             return number
-        if number == _EXIT_RDTSC and self._native_time:
+        if number == _EXIT_RDTSC and self._native_time and not env[_EFLAGS] & _TF:
             return self._read_time()
         if number < e.VM_EXIT and env[_HFLAGS] & e.HF_GUEST:
             eip = env[_EIP]
@@ -330,19 +348,26 @@ class PyCore:
         vector, (kind, error_code, length) = self.pending, self._injection
         self.pending = -1
         eip = env[_EIP]
-        if kind == 0:
-            return self._deliver(Event(vector, Kind.EXTERNAL, 0, eip, eip))
-        if kind == 2:
-            return self._deliver(Event(vector, Kind.SOFTWARE, 0, eip, eip + length & 0xFFFFFFFF))
-        env[_OLD_EXCEPTION] = vector
-        return self._deliver(Event(vector, Kind.EXCEPTION, error_code, eip, eip))
+        back = eip + length & 0xFFFFFFFF if kind == e.KIND_SOFTWARE else eip
+        return self._deliver(Event(vector, KINDS[kind], error_code, eip, back, injected=True))
 
     def _deliver(self, event: Event) -> int | None:
-        result = self._delivery.deliver(event)
-        self._env[_IS_INT] = 0
-        if isinstance(result, Exit):
+        """Deliver it if it can be done simply, as the native core does; else it is for our caller."""
+        try:
+            self._delivery.attempt(event)
+        except NestedPageFault as problem:
+            result = self._delivery.exit_for(problem)
             self._tell(e.VM_EXIT + result.code, result.error_code)
             return e.VM_EXIT + result.code
+        except (PageFault, Fault, TaskSwitch):
+            self._delivery.forget()
+            info = self._info
+            info[e.INFO_VECTOR], info[e.INFO_ERROR_CODE] = event.vector, event.error_code
+            info[e.INFO_KIND], info[e.INFO_BACK] = KINDS.index(event.kind), event.back
+            info[e.INFO_INJECTED] = event.injected
+            return e.EVENT_DELIVER
+        finally:
+            self._env[_IS_INT] = 0
         return None
 
     def _before_software_interrupt(self, vector: int, behind: int) -> int:
@@ -361,7 +386,7 @@ class PyCore:
 
     def _store(self, at: int) -> None:
         env, frame = self._env, self._memory.u32[at : at + 10]
-        frame[0], frame[1] = env[_EIP], env[_EFLAGS]
+        frame[0], frame[1] = env[_EIP], env[_EFLAGS] & ~(_RF if env[_HFLAGS] & e.HF_GUEST else 0)
         for i in range(8):
             frame[2 + i] = env[14 - 2 * i]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from l4lab.machine import engine as e
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
-CR4_OSFXSR = 1 << 9
+CR4_DE, CR4_OSFXSR = 1 << 3, 1 << 9
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
 CR4_PSE = 1 << 4
@@ -20,6 +20,8 @@ _SEGMENT_AT = {name: (e.ENV_SEGS + 24 * i) >> 2 for i, name in enumerate(SEGMENT
 _TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
 _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
 UNUSABLE = 1 << 16
+DR7_ENABLE, DR7_GENERAL_DETECT = 0xFF, 1 << 13
+BLOCKED_BY_STI, BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI = 1, 2, 8
 _BUSY = 1 << 1  # in the type of TR, which is always busy; the engine keeps it as LTR found it
 
 
@@ -45,7 +47,11 @@ class Vmcs:
         self.virtual_apic = self.tpr_threshold = self.debugctl = 0
         # guest non-register state
         self.activity = 0
-        self.pending_debug = 0
+        self._pending_debug = 0
+        # DR6 and DR7 as the guest has them. The engine's own stay as after reset: it would keep breakpoints in
+        # structures outside the CPU state, and leaves the mark of a single step in DR6 whoever gets to hear of it.
+        self._debug_status, self._debug_control = _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET
+        self.watched = False  # a breakpoint is enabled in DR7
         # the event to deliver at the next entry
         self.entry_info = self.entry_error = self.entry_length = 0
         # what the last exit says
@@ -123,12 +129,30 @@ class Vmcs:
 
     def debug_register(self, number: int) -> int:
         """DR0..DR3, DR6 or DR7."""
-        return self.state[(e.ENV_DR >> 2) + 2 * number]
+        if number == 6:
+            return self._debug_status
+        return self._debug_control if number == 7 else self.state[(e.ENV_DR >> 2) + 2 * number]
 
     def set_debug_register(self, number: int, value: int) -> None:
         """Write a debug register."""
-        # Breakpoints in DR7 do not fire: the engine keeps them in structures of its own, outside the CPU state
-        self.state[(e.ENV_DR >> 2) + 2 * number] = value
+        if number == 6:
+            self._debug_status = value
+        elif number == 7:
+            self._debug_control = value
+            self.watched = bool(value & DR7_ENABLE)
+            self.stale = True
+        else:
+            self.state[(e.ENV_DR >> 2) + 2 * number] = value
+
+    @property
+    def pending_debug(self) -> int:
+        """Debug exceptions that wait for the next entry."""
+        return self._pending_debug
+
+    @pending_debug.setter
+    def pending_debug(self, value: int) -> None:
+        self._pending_debug = value
+        self.stale = True
 
     def sysenter(self, which: int) -> int:
         """SYSENTER_CS (0), SYSENTER_ESP (1) or SYSENTER_EIP (2)."""
@@ -140,13 +164,22 @@ class Vmcs:
 
     @property
     def interruptibility(self) -> int:
-        """Bit 0: events are blocked for one instruction. The engine does not tell STI from MOV SS; both show as STI."""
-        return self.state[e.ENV_HFLAGS >> 2] >> 3 & 1
+        """Bits 0, 1: events are blocked for one instruction, by STI or MOV SS; bit 3: NMIs, until IRET.
+
+        The engine does not tell STI from MOV SS. With IF clear it was not STI; else it is told as STI.
+        """
+        state = self.state
+        blocked = state[e.ENV_HFLAGS >> 2] >> 3 & 1
+        if blocked and not state[e.ENV_EFLAGS >> 2] & 1 << 9:
+            blocked = BLOCKED_BY_MOV_SS
+        return blocked | (BLOCKED_BY_NMI if state[e.ENV_HFLAGS2 >> 2] & e.HF2_NMI else 0)
 
     @interruptibility.setter
     def interruptibility(self, value: int) -> None:
         at = e.ENV_HFLAGS >> 2
         self.state[at] = self.state[at] & ~e.HF_INHIBIT_IRQ | (e.HF_INHIBIT_IRQ if value & 3 else 0)
+        at = e.ENV_HFLAGS2 >> 2
+        self.state[at] = self.state[at] & ~e.HF2_NMI | (e.HF2_NMI if value & BLOCKED_BY_NMI else 0)
 
     def derive_flags(self, eflags: int) -> None:
         """Compute what the engine derives from control registers and segments and expects to find ready-made."""

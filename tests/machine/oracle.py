@@ -23,7 +23,7 @@ from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestmode import HLT_EXITING, GuestMode
 from l4lab.machine.memory import Memory
-from l4lab.machine.vmcs import CR4_PSE, Vmcs
+from l4lab.machine.vmcs import CR4_PSE
 from l4lab.user.asm import Program, assemble
 
 # Guest-physical memory: 64 KiB.
@@ -55,8 +55,8 @@ def gate(selector: int, offset: int, access: int, count: int = 0) -> bytes:
 
 def tss(**values: int) -> bytes:
     """A 32-bit task-state segment, of which some registers are given."""
-    names = ("link esp0 ss0 esp1 ss1 esp2 ss2 cr3 eip eflags eax ecx edx ebx esp ebp esi edi").split()
-    names += "es cs ss ds fs gs ldt trap".split()
+    names = ["link", "esp0", "ss0", "esp1", "ss1", "esp2", "ss2", "cr3", "eip", "eflags", "eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"]
+    names += ["es", "cs", "ss", "ds", "fs", "gs", "ldt", "trap"]
     image = {"esp0": STACK_0 + 0xF00, "ss0": DATA_0, "cr3": DIRECTORY, "eflags": 2, "trap": 104 << 16, **values}
     return struct.pack("<26I", *(image.get(name, 0) for name in names))
 
@@ -97,7 +97,25 @@ def _memory() -> bytearray:
     put(TSS_B, tss(**segments, eip=HANDLERS + 0xA0, esp=STACK_0 + 0x800, eax=0xB0, ebx=0xB1, ebp=0xB2))
     put(
         TSS_16,
-        struct.pack("<22H", 0, 0xF00 + STACK_0, DATA_0, 0, 0, 0, 0, HANDLERS + 0xA1, 2, *range(1, 5), *(STACK_0 + 0x700, 6, 7, 8), DATA_0, CODE_0, DATA_0, DATA_0, 0),
+        struct.pack(
+            "<22H",
+            0,
+            0xF00 + STACK_0,
+            DATA_0,
+            0,
+            0,
+            0,
+            0,
+            HANDLERS + 0xA1,
+            2,
+            *range(1, 5),
+            *(STACK_0 + 0x700, 6, 7, 8),
+            DATA_0,
+            CODE_0,
+            DATA_0,
+            DATA_0,
+            0,
+        ),
     )
     put(DIRECTORY, struct.pack("<I", TABLE | 7))
     for page in range(SIZE >> 12):
@@ -119,6 +137,7 @@ class Case:
     bits: int = 32
     registers: dict[int, int] = field(default_factory=dict)  # by index in the register frame
     memory: dict[int, bytes] = field(default_factory=dict)  # what differs from everybody's
+    manual: dict[int, int] = field(default_factory=dict)  # words of memory at the end, by the SDM and not by QEMU
 
     @property
     def program(self) -> Program:
@@ -138,9 +157,7 @@ class Case:
             for vector in range(_VECTORS):
                 image[IDT + 4 * vector : IDT + 4 * vector + 4] = struct.pack("<2H", HANDLERS + vector, 0)
         frame = self.frame
-        image[START : START + 40] = struct.pack(
-            "<10I", *(frame[n] for n in _GENERAL), frame[EFLAGS], frame[ESP]
-        )
+        image[START : START + 40] = struct.pack("<10I", *(frame[n] for n in _GENERAL), frame[EFLAGS], frame[ESP])
         code = self.program.code
         image[CODE : CODE + len(code)] = code
         for at, data in self.memory.items():
@@ -157,8 +174,12 @@ class State:
     shut_down: bool = False
 
 
-def differences(ours: State, theirs: State) -> list[str]:
-    """What a person wants to read when they are not the same."""
+def differences(ours: State, theirs: State, manual: dict[int, int] | None = None) -> list[str]:
+    """What a person wants to read when they are not the same.
+
+    One deviation of QEMU 7.2 is known here: it never sets RF in the EFLAGS that a fault pushes, as the SDM has it
+    (vol. 3, "Masking Instruction Breakpoints"). Others are in `manual`.
+    """
     if ours.shut_down or theirs.shut_down:
         return [] if ours.shut_down == theirs.shut_down else [f"shut down: {ours.shut_down}, QEMU {theirs.shut_down}"]
     found = []
@@ -167,9 +188,14 @@ def differences(ours: State, theirs: State) -> list[str]:
         if mine != value:
             found.append(f"{name}: {_hex(mine)}, QEMU {_hex(value)}")
     for at in range(0, SIZE, 4):
-        if ours.memory[at : at + 4] != theirs.memory[at : at + 4]:
+        mine, value = (int.from_bytes(state.memory[at : at + 4], "little") for state in (ours, theirs))
+        value = (manual or {}).get(at, value)
+        if mine not in (value, value | _RF):
             found.append(f"[{at:#x}]: {ours.memory[at : at + 4].hex()}, QEMU {theirs.memory[at : at + 4].hex()}")
     return found[:40]
+
+
+_RF = 1 << 16
 
 
 def _usable(value: int | tuple[int, ...]) -> int | tuple[int, ...]:

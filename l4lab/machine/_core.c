@@ -483,6 +483,7 @@ static void on_interrupt(void *uc, uint32_t number, void *opaque)
             return;
         }
         c->delivery.under_way = false;
+        ENV(c, O_EIP, uint64_t) = c->delivery.at;
         ENV(c, O_EFLAGS, uint32_t) = (ENV(c, O_EFLAGS, uint32_t) & ~RF_MASK) | c->delivery.rf;
     }
     int is_int = ENV(c, O_IS_INT, int32_t) != 0;
@@ -570,7 +571,7 @@ static bool exec_interrupt(void *cpu, int request)
     bool injected = c->inject >= 0;
     if (injected) {
         int vector = c->inject, kind = c->inject_kind;
-        uint32_t eip = ENV(c, O_EIP, uint32_t), next = eip + (kind == KIND_SOFTWARE ? c->inject_length : 0);
+        uint32_t eip = ENV(c, O_EIP, uint32_t), next = eip + c->inject_length;
         c->inject = -1;
         if (!c->window)
             CPU(c, O_INTERRUPT_REQUEST, uint32_t) &= ~REQUEST;
@@ -588,8 +589,10 @@ static bool exec_interrupt(void *cpu, int request)
             ENV(c, O_IS_INT, int32_t) = kind == KIND_SOFTWARE;
             c->software_at = kind == KIND_SOFTWARE ? eip : 0;
             ENV(c, O_NEXT_EIP, uint64_t) = next;
-            if (kind == KIND_EXCEPTION)
+            if (kind == KIND_EXCEPTION) {
+                ENV(c, O_EIP, uint64_t) = next;
                 ENV(c, O_OLD_EXCEPTION, int32_t) = vector;      /* a fault while delivering it is a double fault */
+            }
             ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);
             ENV(c, O_IS_INT, int32_t) = 0;
             c->software_at = 0;

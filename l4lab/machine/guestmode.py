@@ -217,12 +217,10 @@ class GuestMode(GuestView):
 
     def _inject(self, vmcs: Vmcs, kind: int) -> None:
         """Order the event of the VM-entry interruption information."""
-        vector = vmcs.entry_info & 0xFF
         if kind == e.KIND_NMI:
             vmcs.interruptibility |= BLOCKED_BY_NMI
-        elif vmcs.entry_info >> 8 & 7 == PRIVILEGED_SOFTWARE:  # a trap, whose instruction is over
-            self._u32[(vmcs.frame >> 2) + EIP] += vmcs.entry_length
-        self._engine.inject(vector, kind, vmcs.entry_error, vmcs.entry_length)
+        length = vmcs.entry_length if vmcs.entry_info >> 8 & 4 else 0  # only instructions have one
+        self._engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, length)
 
     def withdraw(self) -> None:
         """Another CPU state is loaded: what was ordered for the last guest, an interrupt window above all, is void."""
@@ -301,6 +299,8 @@ class GuestMode(GuestView):
         self._u32[at + ESP] = env[_ENV_ESP]
         if result is None:
             return None
+        if result.code == TASK_SWITCH and kind is KINDS[e.KIND_EXCEPTION] and event.vector not in _NOT_RESTARTED:
+            self._u32[at + EFLAGS] |= _RF  # as the old task's TSS is to have it
         info[e.INFO_ERROR_CODE] = result.error_code
         return self._exit(vmcs, result.code)
 
@@ -528,9 +528,8 @@ class GuestMode(GuestView):
         if vmcs.exception_bitmap >> DEBUG & 1:
             vmcs.exit_info = VALID | PRIVILEGED_SOFTWARE << 8 | DEBUG
             return ExitReason.EXCEPTION_OR_NMI
-        self._u32[(vmcs.frame >> 2) + EIP] += vmcs.exit_length
+        self._engine.inject(DEBUG, e.KIND_EXCEPTION, 0, vmcs.exit_length)
         vmcs.exit_length = 0
-        self._engine.inject(DEBUG, e.KIND_EXCEPTION, 0, 0)
         return None
 
     # -- debugging of the guest's own ------------------------------------------------------------------------------

@@ -348,7 +348,7 @@ class PyCore:
         vector, (kind, error_code, length) = self.pending, self._injection
         self.pending = -1
         eip = env[_EIP]
-        back = eip + length & 0xFFFFFFFF if kind == e.KIND_SOFTWARE else eip
+        back = eip + length & 0xFFFFFFFF
         return self._deliver(Event(vector, KINDS[kind], error_code, eip, back, injected=True))
 
     def _deliver(self, event: Event) -> int | None:

@@ -13,18 +13,19 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
-from l4lab.abi.vm import ExitReason
+from l4lab.abi.vm import ExitReason, ItemId, TaskSwitch
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import HLT_EXITING, GuestMode
+from l4lab.machine.guestmode import HLT_EXITING, VALID, GuestMode
 from l4lab.machine.memory import Memory
 from l4lab.machine.vmcs import CR4_PSE
 from l4lab.user.asm import Program, assemble
+from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.taskswitch import switch_task
 
 # Guest-physical memory: 64 KiB.
 SIZE = 0x10000
@@ -55,7 +56,26 @@ def gate(selector: int, offset: int, access: int, count: int = 0) -> bytes:
 
 def tss(**values: int) -> bytes:
     """A 32-bit task-state segment, of which some registers are given."""
-    names = ["link", "esp0", "ss0", "esp1", "ss1", "esp2", "ss2", "cr3", "eip", "eflags", "eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"]
+    names = [
+        "link",
+        "esp0",
+        "ss0",
+        "esp1",
+        "ss1",
+        "esp2",
+        "ss2",
+        "cr3",
+        "eip",
+        "eflags",
+        "eax",
+        "ecx",
+        "edx",
+        "ebx",
+        "esp",
+        "ebp",
+        "esi",
+        "edi",
+    ]
     names += ["es", "cs", "ss", "ds", "fs", "gs", "ldt", "trap"]
     image = {"esp0": STACK_0 + 0xF00, "ss0": DATA_0, "cr3": DIRECTORY, "eflags": 2, "trap": 104 << 16, **values}
     return struct.pack("<26I", *(image.get(name, 0) for name in names))
@@ -272,11 +292,8 @@ class Guest:
         return State(registers, bytes(self.memory.u8[:SIZE]))
 
 
-Answer = Callable[[Guest, ExitReason], None]
-
-
-def run_here(kind: str, mode: str, case: Case, answer: Answer | None = None) -> State:
-    """The end of a case in a guest of ours; `answer` does what a monitor does about exits."""
+def run_here(kind: str, mode: str, case: Case) -> State:
+    """The end of a case in a guest of ours."""
     guest = Guest(kind, mode, case)
     while True:
         reason = guest.enter()
@@ -285,8 +302,73 @@ def run_here(kind: str, mode: str, case: Case, answer: Answer | None = None) -> 
         if reason is ExitReason.TRIPLE_FAULT:
             return State({}, b"", shut_down=True)
         assert reason is not None, f"no end at {guest.frame[EIP]:#x}"
-        assert answer is not None, f"{reason!r} at {guest.frame[EIP]:#x}"
-        answer(guest, reason)
+        switch_tasks(guest, reason)
+
+
+# What a monitor does, of the exits that the machine does not answer by itself.
+
+_GENERAL_ITEM = (EIP, EFLAGS, EDI, ESI, EBP, ESP, EBX, EDX, ECX, EAX)
+_DEBUG = (0, 1, 2, 3, 6, 7)
+
+
+class _Bytes:
+    """The guest's memory, as a monitor's window on it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def load(self, address: int, length: int) -> bytes:
+        return self.memory.read(address, length)
+
+    def store(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        self.memory.write(address, bytes(data))
+
+
+def items_of(guest: Guest) -> dict[ItemId, dict[int, int]]:
+    """A guest's registers as the register items of a message."""
+    vmcs = guest.vmcs
+    cr0, cr4 = vmcs.control_register(0), vmcs.control_register(4)
+    found: dict[ItemId, tuple[int, ...]] = {
+        ItemId.GPREGS: tuple(guest.frame[n] for n in _GENERAL_ITEM),
+        ItemId.CREGS: (cr0, cr0, 0, vmcs.control_register(2), vmcs.control_register(3), cr4, cr4, 0),
+        ItemId.DREGS: tuple(vmcs.debug_register(n) for n in _DEBUG),
+        ItemId.GDTR: vmcs.table("gdtr"),
+        **{ItemId[name]: vmcs.segment(name.lower()) for name in ("ES", "CS", "SS", "DS", "FS", "GS", "TR", "LDTR")},
+    }
+    return {item: dict(enumerate(values)) for item, values in found.items()}
+
+
+def switch_tasks(guest: Guest, reason: ExitReason) -> None:
+    """The monitor's part in a task switch."""
+    assert reason is ExitReason.TASK_SWITCH, f"{reason!r} at {guest.frame[EIP]:#x}"
+    vmcs = guest.vmcs
+    by_event = vmcs.idt_info & VALID and vmcs.idt_info >> 8 & 7 < 4
+    error = vmcs.idt_error if vmcs.idt_info & VALID and vmcs.idt_info & 1 << 11 else None
+    done = switch_task(
+        GuestMemory(_Bytes(guest.memory), SIZE, 0),
+        items_of(guest),
+        TaskSwitch.decode(vmcs.exit_qualification),
+        guest.frame[EIP] + (0 if by_event else vmcs.exit_length),
+        error,
+    )
+    for item, values in done.registers.items():
+        name = item.name.lower()
+        if item is ItemId.GPREGS:
+            for index, value in values.items():
+                guest.frame[_GENERAL_ITEM[index]] = value
+        elif item is ItemId.CREGS:
+            for index, number in ((0, 0), (4, 3)):
+                if index in values:
+                    vmcs.set_control_register(number, values[index])
+        elif item is ItemId.DREGS:
+            for index, value in values.items():
+                vmcs.set_debug_register(_DEBUG[index], value)
+        else:
+            vmcs.set_segment(name, *values.values())
+    if done.fault is not None:
+        code = done.fault.error_code
+        vmcs.entry_info = VALID | (0 if code is None else 1 << 11) | 3 << 8 | done.fault.vector
+        vmcs.entry_error = code or 0
 
 
 # -- there

@@ -7,6 +7,8 @@ import struct
 
 from .oracle import (
     ABSENT,
+    B,
+    TSS_B,
     CALL_GATE,
     CALL_GATE_16,
     CODE,
@@ -258,7 +260,49 @@ CASES: dict[str, Case] = {
     "break, go on with rf": Case(
         f"mov eax, at\n mov dr0, eax\n mov eax, 0x402\n mov dr7, eax\n at: inc ebx\n {END}",
         memory=idt(1, gate(CODE_0, CODE + 0x400, 0x8E)) | {CODE + 0x400: b"\x81\x4c\x24\x08\x00\x00\x01\x00\xcf"},
+        manual={0x9FEC: 2},  # INC has cleared RF before INT pushes it; QEMU clears it when the translated block ends
     ),
+    # task switches
+    "jump to a task": Case(f"{LTR}\n .byte 0xea\n .long 0\n .word {B}"),
+    "call a task": Case(f"{LTR}\n mov ecx, 77\n stc\n .byte 0x9a\n .long 0\n .word {B}"),
+    "call a task through memory": Case(f"{LTR}\n mov word ptr [{HIGH + 4}], {B}\n .byte 0xff, 0x1d\n .long {HIGH}"),
+    "call through a task gate": Case(f"{LTR}\n .byte 0x9a\n .long 0\n .word {TASK_GATE}"),
+    "jump through a task gate in ring 3": Case(ring_3(f".byte 0xea\n .long 0\n .word {TASK_GATE | 3}")),
+    "call a task in ring 3 that is not for it": Case(ring_3(f".byte 0x9a\n .long 0\n .word {B | 3}")),
+    "interrupt through a task gate": Case(f"{LTR}\n int 0x42", memory=idt(0x42, gate(B, 0, 0xE5))),
+    "interrupt of ring 3 through a task gate": Case(ring_3("int 0x42"), memory=idt(0x42, gate(B, 0, 0xE5))),
+    "interrupt through a task gate not for ring 3": Case(ring_3("int 0x42"), memory=idt(0x42, gate(B, 0, 0x85))),
+    "fault through a task gate": Case(f"{LTR}\n ud2", memory=idt(6, gate(B, 0, 0x85))),
+    "fault with a code through a task gate": Case(f"{LTR}\n mov eax, 0x300\n mov ds, eax", memory=idt(13, gate(B, 0, 0x85))),
+    "double fault through a task gate": Case(f"{PAGING}\n {LTR}\n mov esp, 0x400000\n push 1", memory=idt(8, gate(B, 0, 0x85))),
+    "task gate to a busy task": Case(f"{LTR}\n int 0x42", memory=idt(0x42, gate(0x28, 0, 0xE5))),
+    "task gate to nothing": Case(f"{LTR}\n int 0x42", memory=idt(0x42, gate(0x300, 0, 0xE5))),
+    "jump to a busy task": Case(f"{LTR}\n .byte 0xea\n .long 0\n .word 0x28"),
+    "jump to a task not present": Case(f"{LTR}\n .byte 0xea\n .long 0\n .word {B}", memory={GDT + B: descriptor(0, 0x67, 9)}),
+    "jump to a task too small": Case(f"{LTR}\n .byte 0xea\n .long 0\n .word {B}", memory={GDT + B: descriptor(TSS_B, 0x66, 0x89)}),
+    "call a task and return": Case(
+        f"{LTR}\n mov ecx, 77\n .byte 0x9a\n .long 0\n .word {B}\n inc ecx\n {END}",
+        memory={TSS_B: tss(es=DATA_0, cs=CODE_0, ss=DATA_0, ds=DATA_0, eip=CODE + 0x400, esp=STACK_0 + 0x800), CODE + 0x400: b"\x40\xcf"},
+    ),
+    "call a task twice": Case(
+        f"{LTR}\n .byte 0x9a\n .long 0\n .word {B}\n .byte 0x9a\n .long 0\n .word {B}\n {END}",
+        memory={TSS_B: tss(es=DATA_0, cs=CODE_0, ss=DATA_0, ds=DATA_0, eip=CODE + 0x400, esp=STACK_0 + 0x800), CODE + 0x400: b"\x40\xcf\x43\xcf"},
+    ),
+    "call a task of ring 3": Case(
+        f"{LTR}\n .byte 0x9a\n .long 0\n .word {B}",
+        memory={TSS_B: tss(es=DATA_3, cs=CODE_3, ss=DATA_3, ds=DATA_3, eip=CODE + 0x400, esp=STACK_3 + 0x800), CODE + 0x400: b"\xcd\x41"},
+    ),
+    "call a task of virtual-8086 mode": Case(
+        f"{LTR}\n .byte 0x9a\n .long 0\n .word {B}",
+        memory={TSS_B: tss(es=0x700, cs=0x500, ss=0xA00, ds=0x700, eip=0x400, esp=0x800, eflags=VM | IOPL_3 | 2), CODE + 0x400: b"\xcd\x41"},
+    ),
+    "call a task with paging": Case(f"{PAGING}\n {LTR}\n .byte 0x9a\n .long 0\n .word {B}"),
+    "iret with nt and no task": Case(f"push {NT | 2}\n popfd\n {LTR}\n iretd"),
+    "a task's bad stack": Case(
+        f"{LTR}\n .byte 0xea\n .long 0\n .word {B}",
+        memory={TSS_B: tss(es=DATA_0, cs=CODE_0, ss=DATA_3, ds=DATA_0, eip=CODE + 0x400, esp=STACK_0 + 0x800)} | idt(10, gate(TASK_GATE, 0, 0x8E)),
+    ),
+    "iret from v8086 with nt": Case(v8086("iret", VM | IOPL_3 | NT | 2)),
     # flags and arithmetic that traps depend on
     "ac without am": Case(f"push {AC | 2}\n popfd\n pushfd\n pop eax\n {END}"),
     "rf in frames": Case("sti\n ud2"),

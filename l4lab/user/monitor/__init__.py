@@ -9,6 +9,7 @@ A library of small parts, and a monitor put together from them. Built on system 
     memory       the guest's memory: a window of the monitor's own
     paging       the guest's own page tables, walked
     cpuid, msrs, control, ports    what the CPU would have done, one exit reason each
+    taskswitch   task switches by task-state segments, which VT-x leaves to its monitor
     beyond       what an instruction does where there is no memory
     exits        which part answers which exit
     interrupts   how an interrupt reaches the guest, whatever it is doing

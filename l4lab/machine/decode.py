@@ -128,6 +128,16 @@ def accesses(code: bytes, bits: int) -> tuple[Access, ...]:
     return tuple(touched)
 
 
+def special_instructions(code: bytes, bits: int) -> list[int]:
+    """Where in a block of code there is INS, IRET, or a far jump or call."""
+    found = []
+    for address, _, mnemonic, _ in _disassembler(bits).disasm_lite(code, 0):
+        name = mnemonic.split()[-1]
+        if name in ("ljmp", "lcall", "iret", "iretd") or name in ("insb", "insw", "insd"):
+            found.append(address)
+    return found
+
+
 def disassemble(code: bytes, address: int, bits: int = 32, count: int = 16) -> list[tuple[int, bytes, str]]:
     """Up to `count` instructions as (address, bytes, text); a byte that is none is shown as `db`."""
     lines: list[tuple[int, bytes, str]] = []

@@ -203,16 +203,13 @@ class Delivery:
         return Event(second, Kind.EXCEPTION, error_code, at, at)
 
     def _note(self, event: Event) -> None:
-        """The control block names the event in delivery, the first one if several came on top of each other."""
+        """The control block names the event in delivery: what an exit half-way has interrupted."""
         u32 = self._memory.u32
-        at = self._block(_B_EVENT)
-        if u32[at] & _EVENT_VALID:
-            return
         note = event.vector | event.kind.value << 8 | _EVENT_VALID
         if event.kind is Kind.EXCEPTION and event.vector in HAS_ERROR_CODE and self._env[e.ENV_CR >> 2] & _PE:
             note |= _EVENT_HAS_ERROR
             u32[self._block(_B_EVENT_ERROR)] = event.error_code
-        u32[at] = note
+        u32[self._block(_B_EVENT)] = note
 
     # -- protected mode (SDM, "Exception or Interrupt Procedures" and "Error Code") ------------------------------------
 
@@ -226,8 +223,8 @@ class Delivery:
         if kind != _TASK_GATE:
             if kind not in (_INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
                 raise Fault(GENERAL_PROTECTION, gate_error)
-            if event.kind is Kind.SOFTWARE and high >> 13 & 3 < cpl:
-                raise Fault(GENERAL_PROTECTION, gate_error)
+        if event.kind is Kind.SOFTWARE and high >> 13 & 3 < cpl:
+            raise Fault(GENERAL_PROTECTION, gate_error)
         if not high & _PRESENT:
             raise Fault(NOT_PRESENT, gate_error)
         if kind == _TASK_GATE:
@@ -406,6 +403,10 @@ class Delivery:
             cr3 = env[(e.ENV_CR >> 2) + 6]
             return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse)
         return host_walk(memory, nested, pse, True)(linear, access, False)
+
+    def physical(self, linear: int) -> int:
+        """Physical address behind a linear one, for reading; PageFault or NestedPageFault."""
+        return self._physical(linear, READ)
 
     def _pieces(self, linear: int, size: int, access: int) -> list[tuple[int, int]]:
         """Physical address and length of each part; all are there before the first is touched."""

@@ -57,6 +57,7 @@ TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
 HF2_NMI = 1 << 2  # NMIs are blocked until IRET
 
+_EVERYWHERE = 1, 0  # bounds of a hook: begin > end
 _FUNCTIONS = (
     "uc_emu_start",
     "uc_emu_stop",
@@ -176,12 +177,37 @@ def new_unicorn() -> Any:
 
 def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     """Make the core for `uc` and register its callbacks."""
-    from unicorn import UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR
+    from unicorn import (
+        UC_HOOK_BLOCK,
+        UC_HOOK_CODE,
+        UC_HOOK_EDGE_GENERATED,
+        UC_HOOK_INSN,
+        UC_HOOK_INSN_INVALID,
+        UC_HOOK_INTR,
+    )
     from unicorn.unicorn_py3.unicorn import uclib
     from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSENTER
 
     functions = function_addresses()
     core: Any
+
+    def add_hook(event: int, callback: int, begin: int, end: int, *instruction: Any) -> None:
+        hook = ctypes.c_size_t(0)
+        status = uclib.uc_hook_add(
+            ctypes.c_void_p(handle_of(uc)),
+            ctypes.byref(hook),
+            ctypes.c_int(event),
+            ctypes.c_void_p(callback),
+            ctypes.c_void_p(core.callbacks[0]),
+            ctypes.c_uint64(begin),
+            ctypes.c_uint64(end),
+            *instruction,
+        )
+        if status:
+            raise LabError(
+                f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4"
+            )
+
     if kind == "native":
         native = _native_core()
         assert native is not None
@@ -189,8 +215,9 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     else:
         from l4lab.machine.pycore import PyCore
 
-        core = PyCore(handle_of(uc), ram, functions)
-    opaque, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter = core.callbacks
+        core = PyCore(handle_of(uc), ram, functions, functools.partial(add_hook, UC_HOOK_CODE))
+        add_hook(UC_HOOK_EDGE_GENERATED, core.on_new_block, *_EVERYWHERE)
+    _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter = core.callbacks
     for event, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
         (UC_HOOK_INTR, on_interrupt, None),
@@ -199,24 +226,8 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         (UC_HOOK_INSN, on_out, UC_X86_INS_OUT),
         (UC_HOOK_INSN, on_sysenter, UC_X86_INS_SYSENTER),
     ):
-        if not callback:  # the core in Python counts by other means
-            continue
-        hook = ctypes.c_size_t(0)
-        extra = () if instruction is None else (ctypes.c_int(instruction),)
-        status = uclib.uc_hook_add(
-            ctypes.c_void_p(handle_of(uc)),
-            ctypes.byref(hook),
-            ctypes.c_int(event),
-            ctypes.c_void_p(callback),
-            ctypes.c_void_p(opaque),
-            ctypes.c_uint64(1),  # begin > end: everywhere
-            ctypes.c_uint64(0),
-            *extra,
-        )
-        if status:
-            raise LabError(
-                f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4"
-            )
+        if callback:  # the core in Python counts by other means
+            add_hook(event, callback, *_EVERYWHERE, *(() if instruction is None else (ctypes.c_int(instruction),)))
     return core
 
 

@@ -20,9 +20,11 @@ This file does not import `unicorn`; it is handed the addresses of its functions
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 from l4lab.machine import engine as e
+from l4lab.machine.decode import special_instructions
 from l4lab.machine.delivery import KINDS, Delivery, Event, Fault, Kind, TaskSwitch
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
@@ -35,6 +37,9 @@ _TF, _IF, _RF, _ARITHMETIC = 1 << 8, 1 << 9, 1 << 16, 0x8D5  # OF SF ZF AF PF CF
 _REQUEST = 1 << 11  # of CPUState.interrupt_request: one that the engine itself never sets
 _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translated as any other
 _NONE = 0xFFFFFFFF
+_TRANSLATE_AGAIN = -99  # an event of our own: the next block has been thrown away
+_VM, _NT, _CODE_IS_32_BITS_WIDE = 1 << 17, 1 << 14, 1 << 4
+_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\xea\xcf\xff")  # without one of these a block has no such instruction
 _STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
 _CLASS_WORDS = 64  # of the engine's table of functions that we look through
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
@@ -53,6 +58,16 @@ _ON_INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _P)
 _ON_IN = ctypes.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
 _ON_OUT = ctypes.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
 _ON_SYSENTER = ctypes.CFUNCTYPE(None, _P, _P)
+_ON_CODE = ctypes.CFUNCTYPE(None, _P, ctypes.c_uint64, _U32, _P)
+
+
+class _NewBlock(ctypes.Structure):
+    """What the engine says of a block that it has just translated."""
+
+    _fields_ = (("pc", ctypes.c_uint64), ("instructions", ctypes.c_uint16), ("size", ctypes.c_uint16))
+
+
+_ON_NEW_BLOCK = ctypes.CFUNCTYPE(None, _P, ctypes.POINTER(_NewBlock), ctypes.POINTER(_NewBlock), _P)
 _BETWEEN_BLOCKS = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _INT)
 # PYFUNCTYPE: as the native core, we keep Python's lock while the CPU runs.
 _EMU_START = ctypes.PYFUNCTYPE(_INT, _P, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
@@ -64,8 +79,16 @@ _OF_RANGE = ctypes.PYFUNCTYPE(None, _P, ctypes.c_uint64, ctypes.c_uint64)
 class PyCore:
     """Drives one engine; see `Engine` for what the methods mean to the rest of the machine."""
 
-    def __init__(self, handle: int, memory: Memory, functions: dict[str, int]) -> None:
-        """`handle`: the engine's; `functions`: addresses of the functions it exports, by name."""
+    def __init__(
+        self, handle: int, memory: Memory, functions: dict[str, int], call_before: Callable[[int, int, int], None]
+    ) -> None:
+        """`handle`: the engine's; `functions`: addresses of the functions it exports, by name.
+
+        `call_before(function, first, last)` has the engine call a function before instructions at these addresses.
+        """
+        self._call_before = call_before
+        self._looked_at: set[int] = set()  # linear addresses of instructions to stop before
+        self._go_on = False
         self._uc = handle
         self._memory = memory
         self._cpu = cpu = ctypes.c_uint64.from_address(handle + e.UC_CPU).value
@@ -87,6 +110,9 @@ class PyCore:
             _ON_OUT(self._on_out),
             _ON_SYSENTER(self._on_sysenter),
         )
+        self._on_new_block = _ON_NEW_BLOCK(self._find_special)
+        self._on_special = _ON_CODE(self._stop_before)
+        self.on_new_block = ctypes.cast(self._on_new_block, _P).value or 0
         self._delivery = Delivery(memory, self._env, self.forget_code)
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
@@ -162,6 +188,7 @@ class PyCore:
 
     def go_on(self) -> None:
         """Execute the instruction that the last run stopped before."""
+        self._go_on = True
 
     def set_window(self, on: bool) -> None:
         """Stop at the first instruction boundary at which an interrupt could be taken."""
@@ -215,6 +242,54 @@ class PyCore:
         env = self._env
         self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _CC_SRC, _HFLAGS)]
 
+    def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
+        """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need it?
+
+        That is INS, which writes before it asks for the port, and task switches, which should be exits. They are to be
+        stopped before; the block is translated again, with a call in front of each of them.
+        """
+        env = self._env
+        if not env[_HFLAGS] & e.HF_GUEST:
+            return
+        linear, size = block[0].pc, block[0].size
+        try:
+            code = bytes(self._delivery.read(linear + i & 0xFFFFFFFF, 1) for i in range(size))
+        except (PageFault, NestedPageFault):
+            return
+        if _SPECIAL_BYTES.isdisjoint(code):
+            return
+        found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
+        new = [at for at in (linear + offset & 0xFFFFFFFF for offset in found) if at not in self._looked_at]
+        for at in new:
+            self._looked_at.add(at)
+            self._call_before(ctypes.cast(self._on_special, _P).value or 0, at, at)
+        if new:
+            physical = self._delivery.physical(linear)
+            self.forget_code(physical, physical + size)
+            if self._number is None:
+                self._note(_TRANSLATE_AGAIN, retired=True)
+
+    def _stop_before(self, uc: int, linear: int, size: int, opaque: int) -> None:
+        """One of those instructions is next."""
+        env = self._env
+        if self._number is not None or not env[_HFLAGS] & e.HF_GUEST:
+            return
+        if self._go_on:
+            self._go_on = False
+            return
+        try:
+            code = bytes(self._delivery.read(linear + i & 0xFFFFFFFF, 1) for i in range(size))
+        except (PageFault, NestedPageFault):
+            return
+        opcode = code.lstrip(bytes(_PREFIXES))[:1]
+        if opcode not in (b"\x6c", b"\x6d"):
+            if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & _VM:
+                return
+            if opcode == b"\xcf" and not env[_EFLAGS] & _NT:
+                return
+        self._note(e.EVENT_BEFORE, retired=False)
+        self._direct = True
+
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
         self._executed = self._counter.value - (0 if retired else 1)
@@ -260,6 +335,7 @@ class PyCore:
                 if event is None and self.cycles >= deadline:
                     event = e.EVENT_WINDOW if self._window_open() else e.EVENT_BUDGET
         self._store(frame >> 2)
+        self._go_on = False
         return e.EVENT_BUDGET if event is None else event
 
     def _window_open(self) -> bool:
@@ -289,7 +365,7 @@ class PyCore:
             self._info[e.INFO_UC_ERROR] = error
             return e.EVENT_ERROR
         self.retired += self._executed
-        if number == e.EVENT_WINDOW:
+        if number in (e.EVENT_WINDOW, _TRANSLATE_AGAIN):
             return None
         if self._port_state is not None:
             self._undo(self._port_state)

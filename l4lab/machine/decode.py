@@ -128,13 +128,17 @@ def accesses(code: bytes, bits: int) -> tuple[Access, ...]:
     return tuple(touched)
 
 
+_PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
+
+
 def special_instructions(code: bytes, bits: int) -> list[int]:
     """Where in a block of code there is INS, IRET, or a far jump or call."""
     found = []
-    for address, _, mnemonic, _ in _disassembler(bits).disasm_lite(code, 0):
-        name = mnemonic.split()[-1]
-        if name in ("ljmp", "lcall", "iret", "iretd") or name in ("insb", "insw", "insd"):
-            found.append(address)
+    for at, size, _, _ in _disassembler(bits).disasm_lite(code, 0):
+        instruction = code[at : at + size].lstrip(_PREFIXES)
+        far = len(instruction) > 1 and instruction[0] == 0xFF and instruction[1] >> 3 & 7 in (3, 5)
+        if far or instruction[:1] in (b"\x6c", b"\x6d", b"\x9a", b"\xea", b"\xcf"):
+            found.append(at)
     return found
 
 

@@ -220,9 +220,8 @@ class Delivery:
         kind = high >> 8 & 31
         from_v8086 = bool(env[e.ENV_EFLAGS >> 2] & _VM)
         cpl = env[e.ENV_HFLAGS >> 2] & e.HF_CPL
-        if kind != _TASK_GATE:
-            if kind not in (_INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
-                raise Fault(GENERAL_PROTECTION, gate_error)
+        if kind not in (_TASK_GATE, _INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
+            raise Fault(GENERAL_PROTECTION, gate_error)
         if event.kind is Kind.SOFTWARE and high >> 13 & 3 < cpl:
             raise Fault(GENERAL_PROTECTION, gate_error)
         if not high & _PRESENT:

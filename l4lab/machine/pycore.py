@@ -281,6 +281,8 @@ class PyCore:
             code = bytes(self._delivery.read(linear + i & 0xFFFFFFFF, 1) for i in range(size))
         except (PageFault, NestedPageFault):
             return
+        if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
+            return  # another program has been here, or another page
         opcode = code.lstrip(bytes(_PREFIXES))[:1]
         if opcode not in (b"\x6c", b"\x6d"):
             if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & _VM:

@@ -9,6 +9,7 @@ hidden parts, and memory. Every handler is a HLT at an address of its own, so EI
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 import subprocess
@@ -238,14 +239,24 @@ _FRAME, _REGION, _BLOCK, _HOST_DIRECTORY, _HOST_TABLE = 0x30000, 0x31000, 0x3500
 _ENOUGH = 100_000
 
 
+@functools.cache
+def _machine(kind: str) -> tuple[Memory, Engine, GuestMode]:
+    """One for all guests of a core: making it takes longer than most cases."""
+    memory = Memory(_ROOM)
+    engine = Engine(memory, kind)
+    return memory, engine, GuestMode(memory, engine, _REGION)
+
+
 class Guest:
     """A guest in its first state. `mode` names how guest-physical memory is translated."""
 
     def __init__(self, kind: str, mode: str, case: Case) -> None:
         assert mode == "nested"
-        self.memory = memory = Memory(_ROOM)
-        self.engine = Engine(memory, kind)
-        self.mode = GuestMode(memory, self.engine, _REGION)
+        self.memory, self.engine, self.mode = _machine(kind)
+        memory = self.memory
+        self.engine.swap(bytearray(e.ENV_SIZE), self.engine.reset_state)
+        self.mode.withdraw()
+        self.engine.forget_all_code()
         memory.u32[_HOST_DIRECTORY >> 2] = _HOST_TABLE | 7
         for page in range(SIZE >> 12):
             memory.u32[(_HOST_TABLE >> 2) + page] = page << 12 | 7

@@ -571,7 +571,9 @@ static bool exec_interrupt(void *cpu, int request)
     bool injected = c->inject >= 0;
     if (injected) {
         int vector = c->inject, kind = c->inject_kind;
-        uint32_t eip = ENV(c, O_EIP, uint32_t), next = eip + c->inject_length;
+        uint32_t eip = ENV(c, O_EIP, uint32_t), next = eip;
+        if (kind == KIND_EXCEPTION || kind == KIND_SOFTWARE)
+            next += c->inject_length;
         c->inject = -1;
         if (!c->window)
             CPU(c, O_INTERRUPT_REQUEST, uint32_t) &= ~REQUEST;

@@ -410,7 +410,7 @@ def _guest_events(b: _Bench) -> None:
     _expect("instructions retired", 3, b.engine.retired - b.retired)
     for vector, kind, back in ((0x20, 0, 0), (13, 1, 0), (0x22, 2, 2)):
         b.memory.u32[_FRAME >> 2] = _GUEST_CODE
-        b.engine.inject(vector, kind, 0, 2)
+        b.engine.inject(vector, kind, 0, back)
         before = b.engine.cycles
         _expect(f"the event after injecting {vector:#x}", e.VM_EXIT + 0x78, b.run(100))
         _expect("EIP", hex(_HANDLER + vector), hex(b.frame(0)))
@@ -419,7 +419,20 @@ def _guest_events(b: _Bench) -> None:
         _expect("the address pushed", hex(_GUEST_CODE + back), hex(pushed))
 
 
+def _guest_specials(b: _Bench) -> None:
+    """The engine stops before INS of a guest when asked to, wherever in a block it is."""
+    b.enter_guest(b"\x40\x40\x6c\x40")  # inc ax, inc ax, insb, inc ax
+    b.memory.u32[_FRAME >> 2] = _GUEST_CODE
+    for retired in (2, 0):
+        before = b.engine.retired
+        _expect("the event", e.EVENT_BEFORE, b.run(100))
+        _expect("EIP", hex(_GUEST_CODE + 2), hex(b.frame(0)))
+        _expect("instructions retired", retired, b.engine.retired - before)
+    b.engine.go_on()
+    _expect("the event after going on", e.EVENT_IN, b.run(100))
+
+
 _CHECKS: tuple[Callable[[_Bench], None], ...] = (
     *(_registers, _events, _ports, _segments, _system_registers, _interrupt_window, _memory, _contexts),
-    *(_guest_state, _guest_events),
+    *(_guest_state, _guest_events, _guest_specials),
 )

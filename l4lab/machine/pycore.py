@@ -426,7 +426,7 @@ class PyCore:
         vector, (kind, error_code, length) = self.pending, self._injection
         self.pending = -1
         eip = env[_EIP]
-        back = eip + length & 0xFFFFFFFF
+        back = eip + length & 0xFFFFFFFF if kind in (e.KIND_EXCEPTION, e.KIND_SOFTWARE) else eip
         return self._deliver(Event(vector, KINDS[kind], error_code, eip, back, injected=True))
 
     def _deliver(self, event: Event) -> int | None:

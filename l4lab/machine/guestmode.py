@@ -39,9 +39,9 @@ RDTSC, RDPMC, CPUID, RSM, INVD, PAUSE, HLT, INVLPG, MSR, TASK_SWITCH, SHUTDOWN =
     *(0x6E, 0x6F, 0x72, 0x73, 0x76, 0x77, 0x78, 0x79, 0x7C, 0x7D, 0x7F),
 )
 VMRUN, VMMCALL, SKINIT, MONITOR, MWAIT, WBINVD, NESTED_FAULT = 0x80, 0x81, 0x86, 0x8A, 0x8B, 0x89, 0x400
-SOFTWARE, ICEBP = 0x75, 0x7E  # INT n, INT3, INTO; INT1
+SOFTWARE = 0x75  # INT n, INT3, INTO
 _FIRST = 0x60  # the exit code of bit 0 of the intercept word
-_ALWAYS = (RDTSC, CPUID, INVD, WBINVD, MSR, TASK_SWITCH, SHUTDOWN, RSM, ICEBP, *range(VMRUN, SKINIT + 1))
+_ALWAYS = (RDTSC, CPUID, INVD, WBINVD, MSR, TASK_SWITCH, SHUTDOWN, RSM, *range(VMRUN, SKINIT + 1))
 
 # CPU-based controls (SDM, table "Definitions of Primary Processor-Based VM-Execution Controls").
 WINDOW, TSC_OFFSETTING = 1 << 2, 1 << 3
@@ -364,8 +364,6 @@ class GuestMode(GuestView):
             return ExitReason.INVLPG
         if code == MSR:
             return ExitReason.WRMSR if self._engine.info[e.INFO_ERROR_CODE] else ExitReason.RDMSR
-        if code == ICEBP:
-            return self._int1(vmcs)
         if VMRUN <= code <= SKINIT:  # AMD's own instructions do not exist on this CPU
             return self._raise(vmcs, UNDEFINED)
         raise RuntimeError(f"AMD exit code {code:#x} was not asked for")
@@ -559,6 +557,7 @@ class GuestMode(GuestView):
         """MOV to or from a debug register: an exit in any ring if asked for; else DR4..DR7 are kept by us."""
         from_register, number = instruction.opcode[-1] == 0x21, instruction.control
         if vmcs.cpu_controls & MOV_DR_EXITING:
+            vmcs.exit_length = instruction.length
             vmcs.exit_qualification = number | (16 if from_register else 0) | instruction.register << 8
             return ExitReason.DR_ACCESS
         vmcs.exit_length = 0
@@ -661,7 +660,7 @@ class GuestMode(GuestView):
 
     def _invalid_opcode(self, vmcs: Vmcs) -> ExitReason | None:
         """What the engine does not know: VMX instructions and MONITOR exit, any other is the guest's own #UD."""
-        return self._vmx_instruction(vmcs) or self._monitor_or_wait(vmcs)
+        return self._vmx_instruction(vmcs) or self._rare_instruction(vmcs)
 
     def _vmx_instruction(self, vmcs: Vmcs) -> ExitReason | None:
         found = vmx_instruction(self.read_code(vmcs, MAX_LENGTH), self.bits(vmcs))
@@ -674,9 +673,12 @@ class GuestMode(GuestView):
         vmcs.instruction_info = found.information
         return found.reason
 
-    def _monitor_or_wait(self, vmcs: Vmcs) -> ExitReason | None:
-        """MONITOR and MWAIT, in ring 0: exits if asked for; else nothing, as if what is waited for had happened."""
+    def _rare_instruction(self, vmcs: Vmcs) -> ExitReason | None:
+        """INT1; MONITOR and MWAIT in ring 0: exits if asked for, else as if what is waited for had happened."""
         instruction = self._instruction(vmcs)
+        if instruction.opcode == b"\xf1":
+            vmcs.exit_length = instruction.length
+            return self._int1(vmcs)
         control = {"monitor": MONITOR_EXITING, "mwait": MWAIT_EXITING}.get(instruction.name)
         if control is None or vmcs.state[_CPL] & e.HF_CPL:
             return self._raise(vmcs, UNDEFINED)

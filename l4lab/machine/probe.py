@@ -419,6 +419,18 @@ def _guest_events(b: _Bench) -> None:
         _expect("the address pushed", hex(_GUEST_CODE + back), hex(pushed))
 
 
+def _guest_nmi(b: _Bench) -> None:
+    """Whether NMIs are blocked is a bit of the CPU state, which IRET clears."""
+    b.enter_guest(b"\xfd\xcf")  # STD, because the engine keeps DF in a word of its own close by
+    b.memory.write(b.frame(5), struct.pack("<3H", _GUEST_CODE, 0, 2))
+    b.memory.u32[_FRAME >> 2] = _GUEST_CODE
+    b.engine.env32[e.ENV_HFLAGS2 >> 2] |= e.HF2_NMI
+    b.run(1)
+    _expect("all but GIF, HIF and NMI", 0, b.word(e.ENV_HFLAGS2) & ~7)
+    b.run(1)
+    _expect("blocking by NMI", 0, b.word(e.ENV_HFLAGS2) & e.HF2_NMI)
+
+
 def _guest_specials(b: _Bench) -> None:
     """The engine stops before INS of a guest when asked to, wherever in a block it is."""
     b.enter_guest(b"\x40\x40\x6c\x40")  # inc ax, inc ax, insb, inc ax
@@ -434,5 +446,5 @@ def _guest_specials(b: _Bench) -> None:
 
 _CHECKS: tuple[Callable[[_Bench], None], ...] = (
     *(_registers, _events, _ports, _segments, _system_registers, _interrupt_window, _memory, _contexts),
-    *(_guest_state, _guest_events, _guest_specials),
+    *(_guest_state, _guest_events, _guest_nmi, _guest_specials),
 )

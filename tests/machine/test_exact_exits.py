@@ -227,7 +227,9 @@ def test_mov_dr_exits_before_privilege_is_checked(kind: str) -> None:
             assert (R.HLT, HANDLERS + 13) == (guest.enter(), guest.frame[EIP])
 
 
-@pytest.mark.parametrize(("port", "iopl", "exits"), [(0x10, 0, True), (0x11, 0, False), (0x11, 3, True), (0x400, 0, False)])
+@pytest.mark.parametrize(
+    ("port", "iopl", "exits"), [(0x10, 0, True), (0x11, 0, False), (0x11, 3, True), (0x400, 0, False)]
+)
 def test_the_permission_map_of_ports_comes_first(kind: str, port: int, iopl: int, exits: bool) -> None:
     """In ring 3: does a port exit only if IOPL or the TSS allow it, and is it a #GP otherwise?"""
     guest = Guest(kind, f"mov dx, {port}\n at: in al, dx")
@@ -242,7 +244,10 @@ def test_the_permission_map_of_ports_comes_first(kind: str, port: int, iopl: int
 
 def test_sysenter_and_sysexit(kind: str) -> None:
     """Does SYSENTER reach ring 0 as its registers say, with IF clear, and SYSEXIT get back?"""
-    guest = Guest(kind, "sysenter\n .space 14, 0x90\n kernel: mov ebx, esp\n mov edx, there\n mov ecx, 0x7777\n sysexit\n there: int3")
+    guest = Guest(
+        kind,
+        "sysenter\n .space 14, 0x90\n kernel: mov ebx, esp\n mov edx, there\n mov ecx, 0x7777\n sysexit\n there: int3",
+    )
     in_ring_3(guest)
     for register, value in enumerate((CODE_0, STACK + 0x700, guest.program.address("kernel"))):
         guest.vmcs.set_sysenter(register, value)
@@ -292,7 +297,9 @@ def test_ins_has_not_touched_its_destination(kind: str) -> None:
     assert b"\x5a" * 8 == guest.memory.read(DATA, 8)
 
 
-@pytest.mark.parametrize(("source", "write"), [("inc dword ptr [X]", 2), ("cmp dword ptr [X], 1", 1), ("xchg [X], eax", 2)])
+@pytest.mark.parametrize(
+    ("source", "write"), [("inc dword ptr [X]", 2), ("cmp dword ptr [X], 1", 1), ("xchg [X], eax", 2)]
+)
 def test_what_is_read_and_written_is_a_write(kind: str, source: str, write: int) -> None:
     """Is a missing page told as written where the instruction would have written it, too?"""
     guest = Guest(kind, source.replace("X", str(MISSING)))

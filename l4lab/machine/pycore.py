@@ -243,7 +243,7 @@ class PyCore:
         self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _CC_SRC, _HFLAGS)]
 
     def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
-        """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need it?
+        """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need?
 
         That is INS, which writes before it asks for the port, and task switches, which should be exits. They are to be
         stopped before; the block is translated again, with a call in front of each of them.
@@ -445,7 +445,7 @@ class PyCore:
             info[e.INFO_INJECTED] = event.injected
             return e.EVENT_DELIVER
         finally:
-            self._env[_IS_INT] = 0
+            self._env[_IS_INT], self._env[_OLD_EXCEPTION] = 0, _NONE
         return None
 
     def _before_software_interrupt(self, vector: int, behind: int) -> int:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: E501 - a program is a line, so that the table can be read
 """Programs on which guest mode is compared with QEMU's CPU, by name. Each ends in a handler, which is a HLT."""
 
 from __future__ import annotations
@@ -7,8 +8,6 @@ import struct
 
 from .oracle import (
     ABSENT,
-    B,
-    TSS_B,
     CALL_GATE,
     CALL_GATE_16,
     CODE,
@@ -34,11 +33,13 @@ from .oracle import (
     TABLE,
     TASK_GATE,
     TSS_A,
+    TSS_B,
+    B,
     Case,
     descriptor,
     gate,
     tss,
-)  # fmt: skip
+)
 
 END = "int 0x40"
 LTR = "mov ax, 0x28\n ltr ax"

@@ -2,8 +2,8 @@
 """Guest mode against QEMU's CPU: the same programs end in the same registers, hidden parts and memory, on both cores.
 
 QEMU 7.2 is no authority where it differs from the SDM. What it does otherwise is said where the tests allow for it:
-RF in the frames of faults in `oracle.differences`; single words in `Case.manual`. The limits of segments neither checks.
-General detect (DR7.GD) and the EXT bit of error codes it does not have; `test_guestmode.py` looks at what is ours.
+RF in the frames of faults in `oracle.differences`; words in `Case.manual`. Limits of segments neither checks.
+General detect (DR7.GD) and the EXT bit of error codes it does not have; `test_exact_exits.py` looks at what is ours.
 """
 
 from __future__ import annotations

@@ -157,6 +157,14 @@ class Delivery:
         self.attempts -= 1
         self._memory.u32[self._block(_B_EVENT)] = 0
 
+    def note_page_fault(self, fault: PageFault, exiting: int) -> None:
+        """The address goes to CR2, or into the control block where the exception ends the guest's run."""
+        if exiting >> PAGE_FAULT & 1:
+            u32 = self._memory.u32
+            u32[self._block(_B_EXIT_INFO_2)], u32[self._block(_B_EXIT_INFO_2 + 4)] = fault.address, 0
+        else:
+            self._set64(e.ENV_CR + 16, fault.address)
+
     def exit_for(self, problem: NestedPageFault) -> Exit:
         """The exit that a missing page of the second level is."""
         u32 = self._memory.u32
@@ -175,10 +183,7 @@ class Delivery:
         intercepted = self.exiting
         if isinstance(problem, PageFault):
             vector, error_code = PAGE_FAULT, problem.error_code
-            if intercepted >> PAGE_FAULT & 1:
-                u32[self._block(_B_EXIT_INFO_2)], u32[self._block(_B_EXIT_INFO_2 + 4)] = problem.address, 0
-            else:
-                self._set64(e.ENV_CR + 16, problem.address)
+            self.note_page_fault(problem, intercepted)
         else:
             assert isinstance(problem, Fault)
             vector, error_code = problem.vector, problem.error_code

@@ -437,7 +437,9 @@ class PyCore:
             result = self._delivery.exit_for(problem)
             self._tell(e.VM_EXIT + result.code, result.error_code)
             return e.VM_EXIT + result.code
-        except (PageFault, Fault, TaskSwitch):
+        except (PageFault, Fault, TaskSwitch) as problem:
+            if isinstance(problem, PageFault):  # has left its mark in the native core when that gives up
+                self._delivery.note_page_fault(problem, self._env[e.ENV_INTERCEPT_EXCEPTIONS >> 2])
             self._delivery.forget()
             info = self._info
             info[e.INFO_VECTOR], info[e.INFO_ERROR_CODE] = event.vector, event.error_code

@@ -398,19 +398,32 @@ class Delivery:
 
     # -- guest memory, as ring 0 reaches it ----------------------------------------------------------------------------
 
-    def _physical(self, linear: int, access: int) -> int:
+    def _physical(self, linear: int, access: int, set_ad: bool = True) -> int:
         env, memory = self._env, self._memory
         cr0 = env[e.ENV_CR >> 2]
         nested = env[e.ENV_NESTED_CR3 >> 2]
         pse = bool(env[(e.ENV_CR >> 2) + 8] & _PSE)
         if cr0 & _PG:
             cr3 = env[(e.ENV_CR >> 2) + 6]
-            return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse)
-        return host_walk(memory, nested, pse, True)(linear, access, False)
+            return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse, set_ad=set_ad)
+        return host_walk(memory, nested, pse, set_ad)(linear, access, False)
 
-    def physical(self, linear: int) -> int:
-        """Physical address behind a linear one, for reading; PageFault or NestedPageFault."""
-        return self._physical(linear, READ)
+    def where(self, linear: int) -> int:
+        """Physical address behind a linear one, without a mark in the tables; PageFault or NestedPageFault."""
+        return self._physical(linear & 0xFFFFFFFF, READ, set_ad=False)
+
+    def peek(self, linear: int, size: int) -> bytes:
+        """Memory at a linear address, shorter where a page is missing; nobody notices."""
+        data = bytearray()
+        while len(data) < size:
+            at = linear + len(data)
+            try:
+                physical = self.where(at)
+            except (PageFault, NestedPageFault):
+                break
+            length = min(size - len(data), PAGE_SIZE - at % PAGE_SIZE)
+            data += self._memory.u8[physical : physical + length]
+        return bytes(data)
 
     def _pieces(self, linear: int, size: int, access: int) -> list[tuple[int, int]]:
         """Physical address and length of each part; all are there before the first is touched."""

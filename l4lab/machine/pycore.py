@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from l4lab.machine import engine as e
-from l4lab.machine.decode import special_instructions
+from l4lab.machine.decode import MAX_LENGTH, special_instructions
 from l4lab.machine.delivery import KINDS, Delivery, Event, Fault, Kind, TaskSwitch
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
@@ -251,11 +251,9 @@ class PyCore:
         env = self._env
         if not env[_HFLAGS] & e.HF_GUEST:
             return
-        linear, size = block[0].pc, block[0].size
-        try:
-            code = bytes(self._delivery.read(linear + i & 0xFFFFFFFF, 1) for i in range(size))
-        except (PageFault, NestedPageFault):
-            return
+        linear = block[0].pc
+        size = min(block[0].size, MAX_LENGTH * block[0].instructions)  # the size of one that faults may be anything
+        code = self._delivery.peek(linear, size)
         if _SPECIAL_BYTES.isdisjoint(code):
             return
         found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
@@ -264,8 +262,9 @@ class PyCore:
             self._looked_at.add(at)
             self._call_before(ctypes.cast(self._on_special, _P).value or 0, at, at)
         if new:
-            physical = self._delivery.physical(linear)
-            self.forget_code(physical, physical + size)
+            for at in new:
+                physical = self._delivery.where(at)
+                self.forget_code(physical, physical + 1)
             if self._number is None:
                 self._note(_TRANSLATE_AGAIN, retired=True)
 
@@ -277,10 +276,7 @@ class PyCore:
         if self._go_on:
             self._go_on = False
             return
-        try:
-            code = bytes(self._delivery.read(linear + i & 0xFFFFFFFF, 1) for i in range(size))
-        except (PageFault, NestedPageFault):
-            return
+        code = self._delivery.peek(linear, min(size, MAX_LENGTH))
         if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
             return  # another program has been here, or another page
         opcode = code.lstrip(bytes(_PREFIXES))[:1]

@@ -303,6 +303,10 @@ class Guest:
         return State(registers, bytes(self.memory.u8[:SIZE]))
 
 
+class BeyondMemory(Exception):
+    """The program used more memory than there is here; QEMU has some."""
+
+
 def run_here(kind: str, mode: str, case: Case) -> State:
     """The end of a case in a guest of ours."""
     guest = Guest(kind, mode, case)
@@ -310,6 +314,8 @@ def run_here(kind: str, mode: str, case: Case) -> State:
         reason = guest.enter()
         if reason is ExitReason.HLT:
             return guest.state
+        if reason is ExitReason.EPT_VIOLATION:
+            raise BeyondMemory(f"{guest.vmcs.guest_physical:#x}")
         if reason is ExitReason.TRIPLE_FAULT:
             return State({}, b"", shut_down=True)
         assert reason is not None, f"no end at {guest.frame[EIP]:#x}"

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, ESI
 
-from .oracle import CODE_0, DATA, DATA_3, HIGH, MISSING, SMALL, STACK_0, Case, Qemu, differences, run_here
+from .oracle import CODE_0, DATA, DATA_3, HIGH, MISSING, SMALL, STACK_0, BeyondMemory, Case, Qemu, differences, run_here
 from .oracle_cases import CASES, END, PAGING, VM, ring_3, v8086
 
 KINDS = ("native", "python")
@@ -58,7 +58,7 @@ INSTRUCTIONS = (
         "xadd [esi], eax",
     ),
     *("cmpxchg [edi], edx", "bswap ecx", "movzx eax, byte ptr [esi]", "movsx ebx, word ptr [edi]", "setc al"),
-    *("enter 8, 0", "leave", "int3", "into", "int 0x41", "hlt", "clts", "mov eax, cr0", "mov ebx, cr3", "smsw cx"),
+    *("enter 8, 0", "leave", "int3", "into", "int 0x41", "clts", "mov eax, cr0", "mov ebx, cr3", "smsw cx"),
     *("mov eax, ds", "lar eax, ecx", "lsl edx, ebx", "verr ax", "sldt ecx", "str ebx", "mov ds, eax", "mov fs, ecx"),
     *("arpl ax, bx", "ud2", "div ebx", "lock add [esi], eax", "jecxz over", "loop over", "call over", "xlatb"),
 )
@@ -84,20 +84,25 @@ def programs(draw: st.DrawFn) -> Case:
             eip = ".byte 0xcd, 0x40"
             words = [line for line in body if line in _SIXTEEN]
             source = v8086("\n ".join([*words, eip]), VM | draw(st.sampled_from((2, 0x3002))))
-        case "step":
+        case "step":  # STI keeps QEMU, and not the CPU of the SDM, from the step behind it
+            source = source.replace("sti\n", "nop\n")
             source = f"pushfd\n or dword ptr [esp], 0x100\n popfd\n {source}"
     return Case(source, registers=registers)
 
 
 _SIXTEEN = frozenset(
-    ("movsb", "stosw", "lodsd", "rep movsb", "cld", "std", "cli", "sti", "lahf", "sahf", "cbw", "int3", "hlt", "ud2")
+    ("movsb", "stosw", "lodsd", "rep movsb", "cld", "std", "cli", "sti", "lahf", "sahf", "cbw", "int3", "ud2")
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
 @given(case=programs())
 def test_any_program_ends_as_in_qemu(qemu: Qemu, case: Case) -> None:
     """Do odd instructions on odd values, in every mode, leave what they leave in QEMU?"""
+    try:
+        ours = [run_here(kind, MODE, case) for kind in KINDS]
+    except BeyondMemory:
+        reject()
     theirs = qemu.run(case)
-    for kind in KINDS:
-        assert [] == differences(run_here(kind, MODE, case), theirs), kind
+    for state in ours:
+        assert [] == differences(state, theirs)

@@ -99,9 +99,7 @@ def boot(
     on_disk = None if disk is None else map_disk(disk)
     if restore is not None:
         if any(given is not None for given in (image, initrd, append, module, load)):
-            raise LabError(
-                "a saved guest has its image in its memory; give --restore without image and its options"
-            )
+            raise LabError("a saved guest has its image in its memory; give --restore without image and its options")
         rig = Rig.restore(restore, disk=on_disk)
         at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
     if image is None:

@@ -49,8 +49,7 @@ _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
     **dict.fromkeys(range(ExitReason.VMCALL, ExitReason.VMXON + 1), attrgetter("instruction_info")),
 }
 _REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
-_VALID, _TYPE = 1 << 31, 7 << 8  # of an event
-_NMI = entrycheck.NMI << 8
+_VALID = 1 << 31  # of an event
 _WINDOW = CpuControls.INTERRUPT_WINDOW_EXITING
 _DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
 _DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
@@ -126,11 +125,8 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     retired = k.machine.engine.retired if waiting else 0
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
     k.now = k.clock.cycles
-    if waiting:
-        if not vmcs.entry_info & _VALID:
-            k.counters.injections += 1
-        elif vmcs.entry_info & _TYPE == _NMI:
-            vmcs.block_nmi(False)  # it was not its turn yet
+    if waiting and not vmcs.entry_info & _VALID:
+        k.counters.injections += 1
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
@@ -162,8 +158,6 @@ def _prepare(k: Kernel, thread: Tcb, vmcs: Vmcs) -> bool:
                 return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
             thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
             return False
-    elif vmcs.entry_info & _TYPE == _NMI:
-        vmcs.block_nmi(True)
     vmcs.accepted()
     vmcs.activity = entrycheck.ACTIVE
     return True
@@ -238,7 +232,7 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
                 page_fault(k, thread, vtlb.missing, vtlb.missing_write)
                 return True
             else:
-                vmcs.exit_error = vtlb.error_code
+                machine.guest.is_guest_fault(vmcs, vtlb.error_code)
                 if vmcs.exception_bitmap >> _PAGE_FAULT & 1:
                     fault(k, thread, vmcs, reason)
                     return True

@@ -33,17 +33,18 @@
 #endif
 
 /* What run() returns when it is not an exception (0..255) or a VM exit (256 + AMD exit code). */
-enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EVENT_OUT = -5, EVENT_NONE = -100 };
+enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EVENT_OUT = -5, EVENT_DELIVER = -6,
+       EVENT_BEFORE = -7, EVENT_SYSENTER = -8, EVENT_NONE = -100 };
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
 enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
-       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, FUNCTIONS };
+       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, F_LOAD, FUNCTIONS };
 
 /* Offsets into private structures, likewise. */
 enum {
     O_CPU, O_ENV, O_CFLAGS, O_INTERRUPT_REQUEST, O_EXCEPTION_INDEX, O_CLASS,  /* from uc, from cpu (the last five) */
     O_EIP, O_EFLAGS, O_HFLAGS, O_SEGS, O_CR, O_ERROR_CODE, O_IS_INT, O_NEXT_EIP, O_OLD_EXCEPTION, /* from env */
-    O_TR, O_VMCB,
+    O_TR, O_VMCB, O_IDT,
     ENV_SIZE,
     TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT,   /* from a TranslationBlock */
     TLB_TABLES,                                                               /* backwards from env */
@@ -54,10 +55,19 @@ enum {
 enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
 enum { LOOK_BLOCKS = 256, LONGEST_RUN_MS = 100, YIELD_MS = 5 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
-enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9 };
+enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9, NT_MASK = 1 << 14,
+       RF_MASK = 1 << 16, VM_MASK = 1 << 17, CR0_PE = 1 };
 enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
+enum { CF_SEEN = 1 << 20, CF_SPECIAL = 1 << 21 };  /* ours: bits of a block's flags that the engine has no use for */
+enum { KERNEL_ACCESS = 2, TASK_GATE = 5 };
 enum { SINGLE_STEP = 1, EXIT_SINGLE_STEP = 0x100 + 0x41, BLOCK_EVENT = 0xA8, DESCRIPTOR_PRESENT = 1 << 15 };
-enum { TYPE_EXTERNAL = 0, TYPE_SOFTWARE = 4 };
+enum { TYPE_EXTERNAL = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFTWARE = 4, GENERAL_PROTECTION = 13 };
+enum { KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI };
+static const int type_of_kind[] = {TYPE_EXTERNAL, TYPE_EXCEPTION, TYPE_SOFTWARE, TYPE_NMI};
+#define EVENT_HAS_ERROR ((uint32_t)1 << 11)
+#define WITH_ERROR_CODE ((uint32_t)(1 << 8 | 0x1F << 10 | 1 << 17) & ~(uint32_t)(1 << 9))
+#define EXIT_NESTED_FAULT (0x100 + 0x400)
+#define NO_FAULTS ((uint32_t)(1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 18))  /* traps, NMI, aborts */
 #define EVENT_VALID ((uint32_t)1 << 31)
 enum { INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR, INFO_WORDS };
 
@@ -67,6 +77,7 @@ typedef void (*cpu_fn)(void *);
 typedef void (*hard_interrupt_fn)(void *, int, int);
 typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
 typedef void (*flush_page_fn)(void *, uint64_t);
+typedef uint32_t (*load_fn)(void *, uint64_t, int, uintptr_t);
 typedef void (*reset_dirty_fn)(void *, uint64_t, uint64_t);
 
 typedef struct Core {
@@ -88,6 +99,9 @@ typedef struct Core {
     bool paused;                /* that time has come */
     uint64_t software_at;       /* EIP of the INT n that is being delivered, or 0 */
     int split;                  /* the next block was ordered shorter by us, not by self-modification */
+    int64_t cut;                /* order it to have so many instructions at most, if not 0 */
+    bool pass;                  /* the instruction that we stopped before may be executed now */
+    struct { bool under_way, injected; int vector, kind; uint32_t error, at, back, rf; } delivery;
     uint8_t *last;              /* the block that began last, or NULL */
     /* of all runs */
     uint64_t retired, deliveries, charged;  /* their sum is the clock */
@@ -96,7 +110,7 @@ typedef struct Core {
     int native_time;            /* RDTSC in guest mode gives the clock plus `time_offset`, without an exit */
     uint64_t time_offset;
     int inject;                 /* deliver this event first: vector, or -1 */
-    int inject_kind;            /* 0 external interrupt, 1 exception, 2 software interrupt */
+    int inject_kind;            /* KIND_... */
     uint32_t inject_error, inject_length;
     uint32_t info[INFO_WORDS];
 } Core;
@@ -231,6 +245,80 @@ static bool taken_long(Core *c)
     return c->paused;
 }
 
+/* Instructions that the engine does not do as we need them: it switches tasks without a VM exit, and INS has written its
+ * destination before it asks for the port. So we stop before INS in any guest, before a far jump, call or return that may
+ * be a task switch, and let Python look. They are looked for when a block begins for the first time. */
+enum { NOTHING, PORT_INPUT, FAR_TRANSFER, INTERRUPT_RETURN };
+
+static uint8_t code_byte(const Core *c, const uint8_t *tb, uint64_t linear)
+{
+    int page = (linear ^ FIELD(tb, c->off[TB_PC], const uint64_t)) >> 12 != 0;
+    uint64_t at = FIELD(tb, c->off[TB_PAGES] + 8 * page, const uint64_t) + (linear & 0xFFF);
+    return at < c->ram_size ? c->ram[at] : 0;
+}
+
+static int classify(const Core *c, const uint8_t *tb, uint64_t at)
+{
+    for (int i = 0; i < 15; i++, at++)
+        switch (code_byte(c, tb, at)) {
+        case 0x26: case 0x2E: case 0x36: case 0x3E: case 0x64: case 0x65: case 0x66: case 0x67: case 0xF0: case 0xF2: case 0xF3:
+            continue;
+        case 0x6C: case 0x6D:
+            return PORT_INPUT;
+        case 0x9A: case 0xEA:
+            return FAR_TRANSFER;
+        case 0xCF:
+            return INTERRUPT_RETURN;
+        case 0xFF: {
+            int operation = code_byte(c, tb, at + 1) >> 3 & 7;
+            return operation == 3 || operation == 5 ? FAR_TRANSFER : NOTHING;
+        }
+        default:
+            return NOTHING;
+        }
+    return NOTHING;
+}
+
+/* The first such instruction of the block and, in `kind`, what it is. */
+static int64_t special_instruction(const Core *c, const uint8_t *tb, int *kind)
+{
+    int64_t count = FIELD(tb, c->off[TB_ICOUNT], const uint16_t);
+    for (int64_t i = 0; i < count; i++) {
+        uint64_t at = 0;
+        walk_block(c, tb, ~(uint64_t)0, i + 1, &at);
+        if ((*kind = classify(c, tb, at)) != NOTHING)
+            return i;
+    }
+    return -1;
+}
+
+/* A block that has one, or is new. True if we have stopped: before the instruction, or to have the block cut there. */
+static bool stop_before(Core *c, uint8_t *tb)
+{
+    uint32_t *flags = &FIELD(tb, c->off[TB_CFLAGS], uint32_t);
+    int kind = NOTHING;
+    if (!(*flags & CF_SEEN))
+        *flags |= special_instruction(c, tb, &kind) < 0 ? CF_SEEN : CF_SEEN | CF_SPECIAL;
+    if (!(*flags & CF_SPECIAL) || !(ENV(c, O_HFLAGS, uint32_t) & HF_GUEST))
+        return false;
+    int64_t index = special_instruction(c, tb, &kind);
+    uint64_t eflags = ENV(c, O_EFLAGS, uint64_t);
+    if (kind == NOTHING)        /* overwritten since; the engine will notice */
+        return false;
+    if (kind != PORT_INPUT && (!(ENV(c, O_CR, uint64_t) & CR0_PE) || eflags & VM_MASK))
+        return false;
+    if (kind == INTERRUPT_RETURN && !(eflags & NT_MASK))
+        return false;
+    if (index == 0 && c->pass) {
+        c->pass = false;
+        return false;
+    }
+    c->last = NULL;
+    c->cut = index;
+    stop(c, index == 0 ? EVENT_BEFORE : EVENT_BUDGET);
+    return true;
+}
+
 static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
 {
     Core *c = opaque;
@@ -262,6 +350,8 @@ static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
         stop(c, EVENT_BUDGET);
         return;
     }
+    if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & (CF_SEEN | CF_SPECIAL)) != CF_SEEN && stop_before(c, tb))
+        return;
     c->left -= count;
     c->retired += count;
     c->last = tb;
@@ -282,22 +372,79 @@ static void forget_unusable_tss(Core *c)
     }
 }
 
-/* The event in delivery, as the control block names it, where the engine would name it wrongly: it takes an external
- * interrupt for an exception, and gives INT 13 an error code. */
-static void name_event(Core *c, int type, int vector)
+/* Note the event in delivery in the control block, where it is found if a missing page ends the guest's run half-way.
+ * The engine would name some wrongly: an external interrupt an exception, and INT 13 one with an error code. */
+static void name_event(Core *c, int type, int vector, uint32_t error)
 {
-    FIELD(c->ram, ENV(c, O_VMCB, uint32_t) + BLOCK_EVENT, uint32_t) = EVENT_VALID | (uint32_t)type << 8 | (uint32_t)vector;
+    uint8_t *event = c->ram + ENV(c, O_VMCB, uint32_t) + BLOCK_EVENT;
+    bool has_error = type == TYPE_EXCEPTION && WITH_ERROR_CODE >> vector & 1 && ENV(c, O_CR, uint64_t) & CR0_PE;
+    FIELD(event, 0, uint32_t) = EVENT_VALID | (has_error ? EVENT_HAS_ERROR : 0) | (uint32_t)type << 8 | (uint32_t)vector;
+    if (has_error)
+        FIELD(event, 4, uint32_t) = error;
+}
+
+/* An event is about to be delivered, for one cycle. False if Python is to do it: the gate is a task gate. */
+static bool begin_delivery(Core *c, int kind, int vector, uint32_t error, uint32_t at, uint32_t back)
+{
+    c->left -= 1;               /* so that a guest which only faults cannot stop the clock */
+    c->deliveries += 1;
+    c->delivery.under_way = true;
+    c->delivery.kind = kind;
+    c->delivery.vector = vector;
+    c->delivery.error = error;
+    c->delivery.at = at;
+    c->delivery.back = back;
+    c->delivery.rf = ENV(c, O_EFLAGS, uint32_t) & RF_MASK;
+    forget_unusable_tss(c);
+    name_event(c, type_of_kind[kind], vector, error);
+    uint8_t *idt = c->env + c->off[O_IDT];
+    if (!(ENV(c, O_CR, uint64_t) & CR0_PE) || (uint32_t)vector * 8 + 7 > FIELD(idt, 16, uint32_t))
+        return true;
+    uint32_t gate = FIELD(idt, 8, uint32_t) + (uint32_t)vector * 8;
+    load_fn load = (load_fn)c->fn[F_LOAD];      /* as the engine will: may leave by longjmp */
+    load(c->env, gate, KERNEL_ACCESS, 0);
+    return (load(c->env, gate + 4, KERNEL_ACCESS, 0) >> 8 & 31) != TASK_GATE;
+}
+
+/* What is simple and frequent the engine delivers; where it failed, or the gate is a task gate, Python begins anew. */
+static void hand_over_delivery(Core *c)
+{
+    c->left += 1;
+    c->deliveries -= 1;
+    c->delivery.under_way = false;
+    ENV(c, O_EIP, uint64_t) = c->delivery.at;
+    ENV(c, O_EFLAGS, uint32_t) = (ENV(c, O_EFLAGS, uint32_t) & ~RF_MASK) | c->delivery.rf;
+    ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
+    ENV(c, O_IS_INT, int32_t) = 0;
+    FIELD(c->ram, ENV(c, O_VMCB, uint32_t) + BLOCK_EVENT, uint32_t) = 0;
+    c->software_at = 0;
+    c->last = NULL;
+    c->info[INFO_VECTOR] = c->delivery.vector;
+    c->info[INFO_ERROR_CODE] = c->delivery.error;
+    c->info[INFO_IS_INT] = c->delivery.kind;
+    c->info[INFO_VALUE] = c->delivery.back;
+    c->info[INFO_SIZE] = c->delivery.injected;
+    stop(c, EVENT_DELIVER);
 }
 
 /* Deliver an exception through the guest's IDT, as the CPU would; the engine knows how but leaves it to its user. */
 static void deliver(Core *c)
 {
-    c->left -= 1;               /* so that a guest which only faults cannot stop the clock */
-    c->deliveries += 1;
-    forget_unusable_tss(c);
-    if (ENV(c, O_IS_INT, int32_t))
-        name_event(c, TYPE_SOFTWARE, CPU(c, O_EXCEPTION_INDEX, int32_t));
+    int vector = CPU(c, O_EXCEPTION_INDEX, int32_t);
+    bool is_int = ENV(c, O_IS_INT, int32_t);
+    uint32_t eip = ENV(c, O_EIP, uint32_t);
+    c->delivery.injected = false;
+    if (!begin_delivery(c, is_int ? KIND_SOFTWARE : KIND_EXCEPTION, vector, ENV(c, O_ERROR_CODE, uint32_t),
+                        is_int ? (uint32_t)c->software_at : eip, eip)) {
+        hand_over_delivery(c);
+        return;
+    }
+    if (is_int)
+        ENV(c, O_EFLAGS, uint32_t) &= ~RF_MASK; /* the engine clears it at the end of a block only */
+    else if (!(NO_FAULTS >> vector & 1))
+        ENV(c, O_EFLAGS, uint32_t) |= RF_MASK;  /* in the frame that is pushed, not behind it */
     ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);    /* may leave by longjmp when the delivery faults itself */
+    c->delivery.under_way = false;
     ENV(c, O_IS_INT, int32_t) = 0;              /* the engine would move EIP by it at the next VM exit */
     c->software_at = 0;
     if (c->left <= 0)
@@ -331,13 +478,22 @@ static bool read_time(Core *c)
 static void on_interrupt(void *uc, uint32_t number, void *opaque)
 {
     Core *c = opaque;
+    if (c->delivery.under_way) {
+        if (number != EXIT_NESTED_FAULT) {
+            hand_over_delivery(c);
+            return;
+        }
+        c->delivery.under_way = false;
+        ENV(c, O_EIP, uint64_t) = c->delivery.at;
+        ENV(c, O_EFLAGS, uint32_t) = (ENV(c, O_EFLAGS, uint32_t) & ~RF_MASK) | c->delivery.rf;
+    }
     int is_int = ENV(c, O_IS_INT, int32_t) != 0;
     if (number >= 0x100)
         ENV(c, O_IS_INT, int32_t) = is_int = 0;
     if (c->software_at)         /* a fault or an exit while INT n was delivered: it is at INT n */
         ENV(c, O_EIP, uint64_t) = c->software_at;
     c->software_at = 0;
-    if (number == EXIT_RDTSC && c->native_time && read_time(c))
+    if (number == EXIT_RDTSC && c->native_time && !(ENV(c, O_EFLAGS, uint32_t) & TF_MASK) && read_time(c))
         return;
     bool stepped = (number == SINGLE_STEP || number == EXIT_SINGLE_STEP) && ENV(c, O_EFLAGS, uint64_t) & TF_MASK;
     if (!is_int && !stepped)    /* a single-step trap comes after the instruction, even where that jumps to itself */
@@ -393,6 +549,18 @@ static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *opaq
     on_port(opaque, EVENT_OUT, port, size, value);
 }
 
+/* SYSENTER, which the engine leaves to its user: a guest's is done in Python; in a program it is a #GP. */
+static void on_sysenter(void *uc, void *opaque)
+{
+    Core *c = opaque;
+    take_back(c, linear_eip(c));
+    bool guest = ENV(c, O_HFLAGS, uint32_t) & HF_GUEST;
+    c->info[INFO_VECTOR] = GENERAL_PROTECTION;
+    c->info[INFO_ERROR_CODE] = c->info[INFO_IS_INT] = 0;
+    stop(c, guest ? EVENT_SYSENTER : GENERAL_PROTECTION);
+    ((cpu_fn)c->fn[F_LOOP_EXIT])(c->cpu);
+}
+
 /* Stands in for the engine's own: called between blocks while interrupt_request is set. */
 static bool exec_interrupt(void *cpu, int request)
 {
@@ -403,31 +571,36 @@ static bool exec_interrupt(void *cpu, int request)
         return false;
     bool injected = c->inject >= 0;
     if (injected) {
-        int vector = c->inject;
+        int vector = c->inject, kind = c->inject_kind;
+        uint32_t eip = ENV(c, O_EIP, uint32_t), next = eip;
+        if (kind == KIND_EXCEPTION || kind == KIND_SOFTWARE)
+            next += c->inject_length;
         c->inject = -1;
         if (!c->window)
             CPU(c, O_INTERRUPT_REQUEST, uint32_t) &= ~REQUEST;
-        c->left -= 1;
-        c->deliveries += 1;
         c->last = NULL;
-        forget_unusable_tss(c);
-        if (c->inject_kind == 0) {
-            name_event(c, TYPE_EXTERNAL, vector);
+        c->delivery.injected = true;
+        if (!begin_delivery(c, kind, vector, c->inject_error, eip, next)) {
+            hand_over_delivery(c);
+            return true;
+        }
+        if (kind == KIND_EXTERNAL || kind == KIND_NMI)
             ((hard_interrupt_fn)c->fn[F_HARD_INTERRUPT])(c->env, vector, 1);
-        } else {
+        else {
             CPU(c, O_EXCEPTION_INDEX, int32_t) = vector;
             ENV(c, O_ERROR_CODE, uint32_t) = c->inject_error;
-            ENV(c, O_IS_INT, int32_t) = c->inject_kind == 2;
-            c->software_at = c->inject_kind == 2 ? ENV(c, O_EIP, uint64_t) : 0;
-            ENV(c, O_NEXT_EIP, uint64_t) = (uint32_t)(ENV(c, O_EIP, uint64_t) + c->inject_length);
-            if (c->inject_kind == 2)
-                name_event(c, TYPE_SOFTWARE, vector);
-            if (c->inject_kind == 1)
+            ENV(c, O_IS_INT, int32_t) = kind == KIND_SOFTWARE;
+            c->software_at = kind == KIND_SOFTWARE ? eip : 0;
+            ENV(c, O_NEXT_EIP, uint64_t) = next;
+            if (kind == KIND_EXCEPTION) {
+                ENV(c, O_EIP, uint64_t) = next;
                 ENV(c, O_OLD_EXCEPTION, int32_t) = vector;      /* a fault while delivering it is a double fault */
+            }
             ((cpu_fn)c->fn[F_DO_INTERRUPT])(c->cpu);
             ENV(c, O_IS_INT, int32_t) = 0;
             c->software_at = 0;
         }
+        c->delivery.under_way = false;
     }
     if (injected && c->left <= 0)
         stop(c, EVENT_BUDGET);
@@ -450,6 +623,8 @@ static void store_frame(Core *c, uint32_t *frame)
 {
     frame[0] = (uint32_t)ENV(c, O_EIP, uint64_t);
     frame[1] = (uint32_t)ENV(c, O_EFLAGS, uint64_t);
+    if (ENV(c, O_HFLAGS, uint32_t) & HF_GUEST)
+        frame[1] &= ~RF_MASK;   /* it is about one instruction: who looks at each, in Python, keeps it */
     for (int i = 0; i < 8; i++)
         frame[2 + i] = (uint32_t)FIELD(c->env, 8 * (7 - i), uint64_t);
 }
@@ -475,8 +650,10 @@ static PyObject *core_run(Core *c, PyObject *args)
     ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
     ENV(c, O_IS_INT, int32_t) = 0;
     c->software_at = 0;
+    c->delivery.under_way = false;
     while (c->left > 0 && c->event == EVENT_NONE) {
         c->last = NULL;
+        c->cut = 0;
         if (c->inject >= 0 || c->window)
             CPU(c, O_INTERRUPT_REQUEST, uint32_t) |= REQUEST;
         int error = ((emu_start_fn)c->fn[F_EMU_START])(c->uc, (uint32_t)ENV(c, O_EIP, uint64_t), 0, 0, 0);
@@ -487,6 +664,8 @@ static PyObject *core_run(Core *c, PyObject *args)
         } else if (c->event == EVENT_BUDGET && c->left > 0 && !c->paused) {
             c->event = EVENT_NONE;                              /* the next block is too long: have it cut */
             CPU(c, O_CFLAGS, uint32_t) = c->left < 0x7000 ? (uint32_t)c->left : 0x7000;
+            if (c->cut && c->cut < c->left)
+                CPU(c, O_CFLAGS, uint32_t) = (uint32_t)c->cut;
             c->split = 1;
         } else if (c->event == EVENT_NONE) {
             c->info[INFO_UC_ERROR] = 0xFFFE;                    /* it came back for no reason of ours */
@@ -495,6 +674,7 @@ static PyObject *core_run(Core *c, PyObject *args)
     }
     if (c->event == EVENT_NONE)
         c->event = EVENT_BUDGET;
+    c->pass = false;
     CPU(c, O_CFLAGS, uint32_t) = 0xFFFFFFFF;
     store_frame(c, frame);
     if (PyErr_CheckSignals())                                   /* nobody else looks while compiled code runs */
@@ -598,6 +778,12 @@ static PyObject *core_inject(Core *c, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_go_on(Core *c, PyObject *unused)
+{
+    c->pass = true;
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_set_window(Core *c, PyObject *value)
 {
     c->window = PyObject_IsTrue(value);
@@ -671,7 +857,7 @@ static PyObject *get_pending(Core *c, void *unused) { return PyLong_FromLong(c->
 
 static PyObject *get_info(Core *c, void *unused)
 {
-    return PyMemoryView_FromMemory((char *)c->info, sizeof c->info, PyBUF_READ);
+    return PyMemoryView_FromMemory((char *)c->info, sizeof c->info, PyBUF_WRITE);
 }
 
 static PyObject *get_env(Core *c, void *unused)
@@ -681,9 +867,10 @@ static PyObject *get_env(Core *c, void *unused)
 
 static PyObject *get_callbacks(Core *c, void *unused)
 {
-    return Py_BuildValue("(KKKKKK)", (unsigned long long)(uintptr_t)c, (unsigned long long)(uintptr_t)on_block,
+    return Py_BuildValue("(KKKKKKK)", (unsigned long long)(uintptr_t)c, (unsigned long long)(uintptr_t)on_block,
                          (unsigned long long)(uintptr_t)on_interrupt, (unsigned long long)(uintptr_t)on_invalid,
-                         (unsigned long long)(uintptr_t)on_in, (unsigned long long)(uintptr_t)on_out);
+                         (unsigned long long)(uintptr_t)on_in, (unsigned long long)(uintptr_t)on_out,
+                         (unsigned long long)(uintptr_t)on_sysenter);
 }
 
 static PyMethodDef methods[] = {
@@ -696,6 +883,7 @@ static PyMethodDef methods[] = {
     {"code_at", (PyCFunction)core_code_at, METH_O, "code_at(linear): bytes of the instruction just fetched there, or none"},
     {"set_cr3", (PyCFunction)core_set_cr3, METH_O, "set_cr3(address): load CR3, flush the TLB"},
     {"inject", (PyCFunction)core_inject, METH_VARARGS, "inject(vector, kind, error, length): deliver before the next instruction"},
+    {"go_on", (PyCFunction)core_go_on, METH_NOARGS, "go_on(): execute the instruction that the last run stopped before"},
     {"set_time", (PyCFunction)core_set_time, METH_VARARGS, "set_time(native, offset): how a guest's RDTSC is answered"},
     {"set_window", (PyCFunction)core_set_window, METH_O, "set_window(on): stop when an interrupt could be taken"},
     {NULL, NULL, 0, NULL}};

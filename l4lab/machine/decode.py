@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_LENGTH = 15  # bytes of an IA-32 instruction
 REGISTERS = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")  # in the CPU's numbering
@@ -27,6 +27,8 @@ class Instruction:
     memory: tuple[str, str, str, int, int] | None
     operand_size: int
     address_size: int
+    register_field: int  # of its ModRM byte: for some opcodes part of them
+    modifies: bool  # its memory operand is read and written: where it may not be written, that is a write
 
 
 @functools.cache
@@ -46,6 +48,7 @@ def decode(code: bytes, bits: int = 32) -> Instruction | None:
         return None
     register = control = 0
     memory = None
+    modifies = False
     for operand in found.operands:
         if operand.type == 1:  # a register
             name = found.reg_name(operand.reg)
@@ -55,6 +58,7 @@ def decode(code: bytes, bits: int = 32) -> Instruction | None:
                 control = int(name[2:])
         elif operand.type == 3:  # memory
             m = operand.mem
+            modifies = operand.access & 3 == 3
             memory = (
                 found.reg_name(m.segment) or "",
                 found.reg_name(m.base) or "",
@@ -72,7 +76,70 @@ def decode(code: bytes, bits: int = 32) -> Instruction | None:
         memory=memory,
         operand_size=found.operands[0].size if found.operands else 0,
         address_size=found.addr_size,
+        register_field=found.modrm >> 3 & 7,
+        modifies=modifies,
     )
+
+
+class Access(NamedTuple):
+    """Memory that an instruction reads or writes, in registers as they are before it."""
+
+    segment: str
+    base: str
+    scaled: str
+    scale: int
+    displacement: int
+    size: int
+    writes: bool
+    mask: int  # of the offset
+    on_stack: bool  # then the stack's width decides instead
+
+
+_PUSHES = {"push": 1, "call": 1, "pushf": 1, "pushfd": 1, "pushaw": 8, "pushal": 8, "enter": 1, "lcall": 2}
+_POPS = {"pop": 1, "ret": 1, "popf": 1, "popfd": 1, "popaw": 8, "popal": 8, "retf": 2, "iret": 3, "iretd": 3}
+_NO_ACCESS = frozenset(("lea", "nop", "invlpg", "prefetch", "prefetchw", "prefetchnta", "clflush"))
+
+
+@functools.lru_cache(maxsize=4096)
+def accesses(code: bytes, bits: int) -> tuple[Access, ...]:
+    """What memory the first instruction of `code` touches, but for descriptor tables and task-state segments."""
+    found = next(_disassembler(bits).disasm(code, 0, 1), None)
+    if found is None:
+        return ()
+    name = found.mnemonic.split()[-1]
+    mask = 0xFFFF if found.addr_size == 2 else 0xFFFFFFFF
+    touched: list[Access] = []
+    for operand in found.operands:
+        if operand.type == 3 and name not in _NO_ACCESS:
+            m = operand.mem
+            base, index = found.reg_name(m.base) or "", found.reg_name(m.index) or ""
+            segment = found.reg_name(m.segment) or ("ss" if base in ("esp", "ebp", "bp") else "ds")
+            writes = bool(operand.access & 2)
+            touched.append(Access(segment, base, index, m.scale, m.disp, operand.size, writes, mask, False))
+    # The size of a stack slot is the operand size: 66 in front turns it around.
+    width = (2 if found.prefix[2] == 0x66 else 4) if bits == 32 else (4 if found.prefix[2] == 0x66 else 2)
+    if name in _PUSHES:
+        size = width * _PUSHES[name]
+        touched.append(Access("ss", "esp", "", 1, -size, size, True, mask, True))
+    elif name in _POPS:
+        touched.append(Access("ss", "esp", "", 1, 0, width * _POPS[name], False, mask, True))
+    elif name == "leave":
+        touched.append(Access("ss", "ebp", "", 1, 0, width, False, mask, True))
+    return tuple(touched)
+
+
+_PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
+
+
+def special_instructions(code: bytes, bits: int) -> list[int]:
+    """Where in a block of code there is INS, IRET, or a far jump or call."""
+    found = []
+    for at, size, _, _ in _disassembler(bits).disasm_lite(code, 0):
+        instruction = code[at : at + size].lstrip(_PREFIXES)
+        far = len(instruction) > 1 and instruction[0] == 0xFF and instruction[1] >> 3 & 7 in (3, 5)
+        if far or instruction[:1] in (b"\x6c", b"\x6d", b"\x9a", b"\xea", b"\xcf"):
+            found.append(at)
+    return found
 
 
 def disassemble(code: bytes, address: int, bits: int = 32, count: int = 16) -> list[tuple[int, bytes, str]]:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Delivering an event to a guest: what the CPU does between an exception and the first instruction of its handler.
 
-Source: Intel SDM vol. 3, chapter "Interrupt and Exception Handling". The native core lets the engine do this; where
-there is none, this file does the same to the engine's CPU state and the guest's memory, step by step, and the tests
-hold the two together. So it is also the place to read what happens:
+Source: Intel SDM vol. 3, chapter "Interrupt and Exception Handling". This file does it to the engine's CPU state
+and the guest's memory, step by step. So it is also the place to read what happens:
 
     vector -> gate in the IDT -> code segment of the handler -> (more privileged? then its stack, from the TSS)
            -> the frame is pushed -> flags, CS:EIP and SS:ESP are loaded
@@ -18,9 +17,9 @@ What the frame looks like, highest address first, in words of 32 bits (16 bits f
 Each step can fail, which is an exception itself; one on top of another is a double fault, one more shuts the CPU down.
 A page that the second-level tables miss ends the guest's run half-way: the event stays noted in the control block.
 
-As the engine has it, and other than the manual: no EXT bit in error codes; a stack segment that is not present is #TS;
-limits of stack and code segment are not checked; accessed bits of descriptors are not set. A task gate is refused: it
-is an exit to the monitor, as every task switch is under VT-x.
+The native core has the engine do what is frequent and simple, and comes here for the rest: task gates, which are an
+exit to the monitor, as every task switch is under VT-x, and whatever faults on its way. As the engine has it, and other
+than the manual: limits of stack and code segment are not checked; accessed bits of descriptors are not set.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ EXIT_EXCEPTION, EXIT_TASK_SWITCH, EXIT_SHUTDOWN, EXIT_NESTED_FAULT = 0x40, 0x7D,
 _B_EXIT_INFO_1, _B_EXIT_INFO_2, _B_EVENT, _B_EVENT_ERROR = 0x78, 0x80, 0xA8, 0xAC  # in the control block
 _EVENT_VALID, _EVENT_HAS_ERROR = 1 << 31, 1 << 11
 
-DOUBLE_FAULT, INVALID_TSS, NOT_PRESENT, GENERAL_PROTECTION, PAGE_FAULT = 8, 10, 11, 13, 14
+DOUBLE_FAULT, INVALID_TSS, NOT_PRESENT, STACK_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 8, 10, 11, 12, 13, 14
+_NO_FAULTS = frozenset((1, 2, 3, 4, DOUBLE_FAULT, 18))  # traps, NMI, aborts: executing the instruction again is no use
 HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
 _NONE = 0xFFFFFFFF  # in ENV_OLD_EXCEPTION: no exception is being delivered
@@ -49,8 +49,10 @@ _HF_CS32, _HF_SS32, _HF_ADDSEG = 1 << 4, 1 << 5, 1 << 6
 
 # The high word of a descriptor or gate. The engine keeps it as the flags of a loaded segment.
 _PRESENT, _SEGMENT, _CODE, _CONFORMING, _WRITABLE, _BIG, _PAGES = (1 << n for n in (15, 12, 11, 10, 9, 22, 23))
+_TSS_32, _TSS_32_LIMIT, _TSS_16_LIMIT = 1 << 11, 103, 43
 _TASK_GATE, _INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32 = 5, 6, 7, 14, 15
 _IN_IDT = 2  # bit of an error code: the index is that of a gate
+_EXTERNAL = 1  # and that the program did not ask for the event in whose delivery it happened
 
 _ES, _CS, _SS, _DS, _FS, _GS = range(6)
 _ESP = 4  # in the engine's order of general registers
@@ -60,8 +62,12 @@ class Kind(Enum):
     """Where an event comes from; the values are the control block's types of events."""
 
     EXTERNAL = 0  # no error code, no privilege check
+    NMI = 2  # likewise
     EXCEPTION = 3
     SOFTWARE = 4  # INT n, INT3, INTO: the gate's DPL decides who may
+
+
+KINDS = (Kind.EXTERNAL, Kind.EXCEPTION, Kind.SOFTWARE, Kind.NMI)  # as the engine's cores number them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Event:
     error_code: int
     at: int
     back: int
+    injected: bool = False  # a monitor's wish, or one that began in an earlier run: EFLAGS are pushed as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class Exit:
     error_code: int = 0
 
 
-class _Fault(Exception):
+class Fault(Exception):
     """A step of the delivery failed with this exception."""
 
     def __init__(self, vector: int, error_code: int) -> None:
@@ -92,7 +99,7 @@ class _Fault(Exception):
         self.error_code = error_code
 
 
-class _TaskSwitch(Exception):
+class TaskSwitch(Exception):
     """The gate is a task gate to this TSS."""
 
     def __init__(self, selector: int) -> None:
@@ -109,21 +116,17 @@ class Delivery:
         self._env = env
         self._wrote = wrote
         self.attempts = 0
+        self.exiting = 0  # the exceptions that end the guest's run, a bit for each
 
     def deliver(self, event: Event) -> Exit | None:
         """Deliver `event` or whatever comes of it; None when the guest stands at the first instruction of a handler."""
         env = self._env
+        double = event.vector in _CONTRIBUTORY or event.vector in (PAGE_FAULT, DOUBLE_FAULT)
+        env[e.ENV_OLD_EXCEPTION >> 2] = event.vector if event.kind is Kind.EXCEPTION and double else _NONE
         while True:
-            self.attempts += 1
-            _forget_unusable_tss(env)
-            self._note(event)
             try:
-                if env[e.ENV_CR >> 2] & _PE:
-                    self._protected_mode(event)
-                else:
-                    self._real_mode(event)
-            except (NestedPageFault, PageFault, _Fault, _TaskSwitch) as problem:
-                env[e.ENV_EIP >> 2] = event.at
+                self.attempt(event)
+            except (NestedPageFault, PageFault, Fault, TaskSwitch) as problem:
                 after = self._after(problem, event)
                 if isinstance(after, Exit):
                     env[e.ENV_OLD_EXCEPTION >> 2] = _NONE
@@ -131,29 +134,62 @@ class Delivery:
                 event = after
             else:
                 env[e.ENV_OLD_EXCEPTION >> 2] = _NONE
-                self._memory.u32[self._block(_B_EVENT)] &= ~_EVENT_VALID
                 return None
+
+    def attempt(self, event: Event) -> None:
+        """Deliver just this event. What prevents it is raised, and the guest is where it was."""
+        env = self._env
+        self.attempts += 1
+        _forget_unusable_tss(env)
+        self._note(event)
+        try:
+            if env[e.ENV_CR >> 2] & _PE:
+                self._protected_mode(event)
+            else:
+                self._real_mode(event)
+        except Exception:
+            env[e.ENV_EIP >> 2] = event.at
+            raise
+        self._memory.u32[self._block(_B_EVENT)] &= ~_EVENT_VALID
+
+    def forget(self) -> None:
+        """It is to be delivered from the beginning, by somebody else."""
+        self.attempts -= 1
+        self._memory.u32[self._block(_B_EVENT)] = 0
+
+    def note_page_fault(self, fault: PageFault, exiting: int) -> None:
+        """The address goes to CR2, or into the control block where the exception ends the guest's run."""
+        if exiting >> PAGE_FAULT & 1:
+            u32 = self._memory.u32
+            u32[self._block(_B_EXIT_INFO_2)], u32[self._block(_B_EXIT_INFO_2 + 4)] = fault.address, 0
+        else:
+            self._set64(e.ENV_CR + 16, fault.address)
+
+    def exit_for(self, problem: NestedPageFault) -> Exit:
+        """The exit that a missing page of the second level is."""
+        u32 = self._memory.u32
+        address = problem.address & 0xFFFFFFFF  # which a page of 4 MB may lie beyond (PSE-36)
+        u32[self._block(_B_EXIT_INFO_2)], u32[self._block(_B_EXIT_INFO_2 + 4)] = address, 0
+        return Exit(EXIT_NESTED_FAULT, problem.error_code)
 
     # -- what a failed delivery becomes --------------------------------------------------------------------------------
 
     def _after(self, problem: Exception, event: Event) -> Event | Exit:
         u32 = self._memory.u32
-        if isinstance(problem, _TaskSwitch):
+        if isinstance(problem, TaskSwitch):
             u32[self._block(_B_EXIT_INFO_1)] = problem.selector
             return Exit(EXIT_TASK_SWITCH)
         if isinstance(problem, NestedPageFault):
-            u32[self._block(_B_EXIT_INFO_2)], u32[self._block(_B_EXIT_INFO_2 + 4)] = problem.address, 0
-            return Exit(EXIT_NESTED_FAULT, problem.error_code)
-        intercepted = self._env[e.ENV_INTERCEPT_EXCEPTIONS >> 2]
+            return self.exit_for(problem)
+        intercepted = self.exiting
         if isinstance(problem, PageFault):
             vector, error_code = PAGE_FAULT, problem.error_code
-            if intercepted >> PAGE_FAULT & 1:
-                u32[self._block(_B_EXIT_INFO_2)], u32[self._block(_B_EXIT_INFO_2 + 4)] = problem.address, 0
-            else:
-                self._set64(e.ENV_CR + 16, problem.address)
+            self.note_page_fault(problem, intercepted)
         else:
-            assert isinstance(problem, _Fault)
+            assert isinstance(problem, Fault)
             vector, error_code = problem.vector, problem.error_code
+            if event.kind is not Kind.SOFTWARE:
+                error_code |= _EXTERNAL  # it was no INT n of the program that met it
         if intercepted >> vector & 1:
             return Exit(EXIT_EXCEPTION + vector, error_code)
         return self._escalate(vector, error_code, event.at)
@@ -166,21 +202,20 @@ class Delivery:
         serious = second in _CONTRIBUTORY
         if (first in _CONTRIBUTORY and serious) or (first == PAGE_FAULT and (serious or second == PAGE_FAULT)):
             second, error_code = DOUBLE_FAULT, 0
+            if self.exiting >> DOUBLE_FAULT & 1:
+                return Exit(EXIT_EXCEPTION + DOUBLE_FAULT)
         if serious or second in (PAGE_FAULT, DOUBLE_FAULT):
             self._env[e.ENV_OLD_EXCEPTION >> 2] = second
         return Event(second, Kind.EXCEPTION, error_code, at, at)
 
     def _note(self, event: Event) -> None:
-        """The control block names the event in delivery, the first one if several came on top of each other."""
+        """The control block names the event in delivery: what an exit half-way has interrupted."""
         u32 = self._memory.u32
-        at = self._block(_B_EVENT)
-        if u32[at] & _EVENT_VALID:
-            return
         note = event.vector | event.kind.value << 8 | _EVENT_VALID
         if event.kind is Kind.EXCEPTION and event.vector in HAS_ERROR_CODE and self._env[e.ENV_CR >> 2] & _PE:
             note |= _EVENT_HAS_ERROR
             u32[self._block(_B_EVENT_ERROR)] = event.error_code
-        u32[at] = note
+        u32[self._block(_B_EVENT)] = note
 
     # -- protected mode (SDM, "Exception or Interrupt Procedures" and "Error Code") ------------------------------------
 
@@ -191,15 +226,15 @@ class Delivery:
         kind = high >> 8 & 31
         from_v8086 = bool(env[e.ENV_EFLAGS >> 2] & _VM)
         cpl = env[e.ENV_HFLAGS >> 2] & e.HF_CPL
-        if kind != _TASK_GATE:
-            if kind not in (_INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
-                raise _Fault(GENERAL_PROTECTION, gate_error)
-            if event.kind is Kind.SOFTWARE and high >> 13 & 3 < cpl:
-                raise _Fault(GENERAL_PROTECTION, gate_error)
+        if kind not in (_TASK_GATE, _INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
+            raise Fault(GENERAL_PROTECTION, gate_error)
+        if event.kind is Kind.SOFTWARE and high >> 13 & 3 < cpl:
+            raise Fault(GENERAL_PROTECTION, gate_error)
         if not high & _PRESENT:
-            raise _Fault(NOT_PRESENT, gate_error)
+            raise Fault(NOT_PRESENT, gate_error)
         if kind == _TASK_GATE:
-            raise _TaskSwitch(low >> 16)
+            self.check_task(low >> 16)
+            raise TaskSwitch(low >> 16)
 
         selector, offset = low >> 16, high & 0xFFFF0000 | low & 0xFFFF
         code = self._code_segment(selector, cpl)
@@ -210,7 +245,7 @@ class Delivery:
             stack_base, stack_flags = _base(stack), stack[1]
         else:
             if from_v8086:  # a handler for it must run in ring 0
-                raise _Fault(GENERAL_PROTECTION, selector & 0xFFFC)
+                raise Fault(GENERAL_PROTECTION, selector & 0xFFFC)
             stack = None
             esp = env[_ESP * 2]
             stack_base, stack_flags = env[_segment(_SS) + 2], env[_segment(_SS) + 5]
@@ -238,19 +273,30 @@ class Delivery:
     def _gate(self, vector: int, error_code: int) -> tuple[int, int]:
         table = e.ENV_IDT >> 2
         if vector * 8 + 7 > self._env[table + 4]:
-            raise _Fault(GENERAL_PROTECTION, error_code)
+            raise Fault(GENERAL_PROTECTION, error_code)
         at = self._env[table + 2] + vector * 8
         return self.read(at, 4), self.read(at + 4, 4)
 
     def _code_segment(self, selector: int, cpl: int) -> tuple[int, int]:
         if selector & 0xFFFC == 0:
-            raise _Fault(GENERAL_PROTECTION, 0)
-        found = self._descriptor(selector)
+            raise Fault(GENERAL_PROTECTION, 0)
+        found = self.descriptor(selector)
         if found is None or not found[1] & _SEGMENT or not found[1] & _CODE or found[1] >> 13 & 3 > cpl:
-            raise _Fault(GENERAL_PROTECTION, selector & 0xFFFC)
+            raise Fault(GENERAL_PROTECTION, selector & 0xFFFC)
         if not found[1] & _PRESENT:
-            raise _Fault(NOT_PRESENT, selector & 0xFFFC)
+            raise Fault(NOT_PRESENT, selector & 0xFFFC)
         return found
+
+    def check_task(self, selector: int, *, returning: bool = False) -> None:
+        """Is it the selector of a TSS that may be switched to? IRET goes back to a busy one. (SDM, "Task Switching")"""
+        bad = INVALID_TSS if returning else GENERAL_PROTECTION
+        found = None if selector & 4 else self.descriptor(selector)
+        if found is None or found[1] >> 8 & 0x17 != (3 if returning else 1):
+            raise Fault(bad, selector & 0xFFFC)
+        if not found[1] & _PRESENT:
+            raise Fault(NOT_PRESENT, selector & 0xFFFC)
+        if _limit(found) < (_TSS_32_LIMIT if found[1] & _TSS_32 else _TSS_16_LIMIT):
+            raise Fault(INVALID_TSS, selector & 0xFFFC)
 
     def _stack_from_tss(self, privilege: int) -> tuple[int, int]:
         """SS and ESP for a privilege level, from the TSS that TR names, of 32 or of 16 bits."""
@@ -259,7 +305,7 @@ class Delivery:
         wide = env[at + 5] >> 11 & 1
         entry = privilege * 4 + 2 << wide
         if entry + (4 << wide) - 1 > env[at + 4]:
-            raise _Fault(INVALID_TSS, env[at] & 0xFFFC)
+            raise Fault(INVALID_TSS, env[at] & 0xFFFC)
         base = env[at + 2]
         if wide:
             esp = self.read(base + entry, 4)
@@ -268,25 +314,31 @@ class Delivery:
         return self.read(base + entry + 2, 2), esp
 
     def _stack_segment(self, selector: int, privilege: int) -> tuple[int, int]:
-        error = _Fault(INVALID_TSS, selector & 0xFFFC)
+        error = Fault(INVALID_TSS, selector & 0xFFFC)
         if selector & 0xFFFC == 0 or selector & 3 != privilege:
             raise error
-        found = self._descriptor(selector)
+        found = self.descriptor(selector)
         if found is None or found[1] >> 13 & 3 != privilege:
             raise error
-        if found[1] & (_SEGMENT | _CODE | _WRITABLE | _PRESENT) != _SEGMENT | _WRITABLE | _PRESENT:
+        if found[1] & (_SEGMENT | _CODE | _WRITABLE) != _SEGMENT | _WRITABLE:
             raise error
+        if not found[1] & _PRESENT:
+            raise Fault(STACK_FAULT, selector & 0xFFFC)
         return found
 
     def _frame(self, event: Event, new_stack: bool, from_v8086: bool) -> list[int]:
         """The words to push, first one first."""
         env = self._env
-        words = []
+        words: list[int] = []
         if new_stack:
             registers = (_GS, _FS, _DS, _ES, _SS) if from_v8086 else (_SS,)
             words += [env[_segment(register)] for register in registers]
             words.append(env[_ESP * 2])
-        words += [env[e.ENV_EFLAGS >> 2], env[_segment(_CS)], event.back]
+        eflags = env[e.ENV_EFLAGS >> 2]
+        if not event.injected:
+            restarts = event.kind is Kind.EXCEPTION and event.vector not in _NO_FAULTS
+            eflags = eflags | _RF if restarts else eflags & ~_RF
+        words += [eflags, env[_segment(_CS)], event.back]
         if event.kind is Kind.EXCEPTION and event.vector in HAS_ERROR_CODE:
             words.append(event.error_code)
         return words
@@ -298,7 +350,7 @@ class Delivery:
         env = self._env
         table = e.ENV_IDT >> 2
         if event.vector * 4 + 3 > env[table + 4]:
-            raise _Fault(GENERAL_PROTECTION, event.vector * 8 | _IN_IDT)
+            raise Fault(GENERAL_PROTECTION, event.vector * 8 | _IN_IDT)
         at = env[table + 2] + event.vector * 4
         offset, selector = self.read(at, 2), self.read(at + 2, 2)
         esp, base = env[_ESP * 2], env[_segment(_SS) + 2]
@@ -336,7 +388,7 @@ class Delivery:
             flags |= _HF_ADDSEG
         env[e.ENV_HFLAGS >> 2] = flags
 
-    def _descriptor(self, selector: int) -> tuple[int, int] | None:
+    def descriptor(self, selector: int) -> tuple[int, int] | None:
         """Both words of a descriptor in the GDT or LDT; None beyond the table's end."""
         table = (e.ENV_LDT if selector & 4 else e.ENV_GDT) >> 2
         index = selector & ~7
@@ -347,7 +399,7 @@ class Delivery:
 
     # -- guest memory, as ring 0 reaches it ----------------------------------------------------------------------------
 
-    def _physical(self, linear: int, access: int) -> int:
+    def _physical(self, linear: int, access: int, set_ad: bool = True) -> int:
         env, memory = self._env, self._memory
         cr0 = env[e.ENV_CR >> 2]
         nested = env[e.ENV_NESTED_CR3 >> 2]
@@ -355,9 +407,26 @@ class Delivery:
         if cr0 & _PG:
             cr3 = env[(e.ENV_CR >> 2) + 6]
             if not env[(e.ENV_HFLAGS >> 2) + 1] & e.HF2_NESTED:  # shadow tables: there is no second level
-                return walk(memory, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse)
-            return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse)
-        return host_walk(memory, nested, pse, True)(linear, access, False)
+                return walk(memory, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse, set_ad=set_ad)
+            return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse, set_ad=set_ad)
+        return host_walk(memory, nested, pse, set_ad)(linear, access, False)
+
+    def where(self, linear: int) -> int:
+        """Physical address behind a linear one, without a mark in the tables; PageFault or NestedPageFault."""
+        return self._physical(linear & 0xFFFFFFFF, READ, set_ad=False)
+
+    def peek(self, linear: int, size: int) -> bytes:
+        """Memory at a linear address, shorter where a page is missing; nobody notices."""
+        data = bytearray()
+        while len(data) < size:
+            at = linear + len(data)
+            try:
+                physical = self.where(at)
+            except (PageFault, NestedPageFault):
+                break
+            length = min(size - len(data), PAGE_SIZE - at % PAGE_SIZE)
+            data += self._memory.u8[physical : physical + length]
+        return bytes(data)
 
     def _pieces(self, linear: int, size: int, access: int) -> list[tuple[int, int]]:
         """Physical address and length of each part; all are there before the first is touched."""

@@ -28,13 +28,20 @@ EVENT_ERROR = -2  # the engine gave up; `info` has its error number
 EVENT_WINDOW = -3  # an interrupt could be taken now (asked for by set_window)
 EVENT_IN = -4  # IN or INS, before it happens
 EVENT_OUT = -5  # OUT or OUTS, before it happens
+EVENT_DELIVER = -6  # an event of a guest could not simply be delivered; `info` has it: see `INFO_KIND`
+EVENT_BEFORE = -7  # before INS, or a far jump, call or return that may switch tasks; go_on() lets it happen
+EVENT_SYSENTER = -8  # SYSENTER of a guest, before it happens
+# What can be injected, and what INFO_KIND says of an event that waits to be delivered.
+KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI = range(4)
 VM_EXIT = 0x100  # added to AMD's exit code
 
 # Words of `info`.
 INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR = range(7)
+# Of an event to be delivered: what it is, the EIP that is to be pushed, and whether it was injected.
+INFO_KIND, INFO_BACK, INFO_INJECTED = INFO_IS_INT, INFO_VALUE, INFO_SIZE
 
 # CPUX86State of Unicorn 2.1.4, in bytes. Registers are 8 bytes wide, EAX ECX EDX EBX ESP EBP ESI EDI from offset 0.
-ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_HFLAGS = 128, 136, 152, 168, 176
+ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 152, 168, 176, 180
 ENV_SEGS, ENV_LDT, ENV_TR, ENV_GDT, ENV_IDT = 184, 328, 352, 376, 400  # 24 bytes each: selector, base, limit, flags
 ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808, 4816
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
@@ -52,8 +59,9 @@ UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; k
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
-ENV_HFLAGS2, HF2_NMI_MASK, HF2_NESTED = 180, 1 << 2, 1 << 6  # the latter: the CPU walks the second-level tables
+HF2_NMI, HF2_NESTED = 1 << 2, 1 << 6  # NMIs are blocked until IRET; the CPU walks the second-level tables
 
+_EVERYWHERE = 1, 0  # bounds of a hook: begin > end
 _FUNCTIONS = (
     "uc_emu_start",
     "uc_emu_stop",
@@ -65,6 +73,7 @@ _FUNCTIONS = (
     "tb_invalidate_phys_range_x86_64",
     "tlb_reset_dirty_x86_64",
     "tlb_flush_page_x86_64",
+    "cpu_ldl_mmuidx_ra_x86_64",
 )
 
 
@@ -100,6 +109,7 @@ class Engine:
         self.code_at = core.code_at  # code_at(linear): the instruction's bytes if the TLB still has its page, else b""
         self.forget_code = core.forget_code  # forget_code(begin, end): Python wrote there; the engine cannot see it
         self.inject = core.inject  # inject(vector, kind, error_code, length)
+        self.go_on = core.go_on  # go_on(): the next run executes the instruction that the last one stopped before
         self.set_window = core.set_window
         self.set_time = core.set_time  # set_time(native, offset): may a guest read the clock without an exit?
 
@@ -173,12 +183,37 @@ def new_unicorn() -> Any:
 
 def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     """Make the core for `uc` and register its callbacks."""
-    from unicorn import UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR
+    from unicorn import (
+        UC_HOOK_BLOCK,
+        UC_HOOK_CODE,
+        UC_HOOK_EDGE_GENERATED,
+        UC_HOOK_INSN,
+        UC_HOOK_INSN_INVALID,
+        UC_HOOK_INTR,
+    )
     from unicorn.unicorn_py3.unicorn import uclib
-    from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT
+    from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSENTER
 
     functions = function_addresses()
     core: Any
+
+    def add_hook(event: int, callback: int, begin: int, end: int, *instruction: Any) -> None:
+        hook = ctypes.c_size_t(0)
+        status = uclib.uc_hook_add(
+            ctypes.c_void_p(handle_of(uc)),
+            ctypes.byref(hook),
+            ctypes.c_int(event),
+            ctypes.c_void_p(callback),
+            ctypes.c_void_p(core.callbacks[0]),
+            ctypes.c_uint64(begin),
+            ctypes.c_uint64(end),
+            *instruction,
+        )
+        if status:
+            raise LabError(
+                f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4"
+            )
+
     if kind == "native":
         native = _native_core()
         assert native is not None
@@ -186,33 +221,19 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     else:
         from l4lab.machine.pycore import PyCore
 
-        core = PyCore(handle_of(uc), ram, functions)
-    opaque, on_block, on_interrupt, on_invalid, on_in, on_out = core.callbacks
+        core = PyCore(handle_of(uc), ram, functions, functools.partial(add_hook, UC_HOOK_CODE))
+        add_hook(UC_HOOK_EDGE_GENERATED, core.on_new_block, *_EVERYWHERE)
+    _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter = core.callbacks
     for event, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
         (UC_HOOK_INTR, on_interrupt, None),
         (UC_HOOK_INSN_INVALID, on_invalid, None),
         (UC_HOOK_INSN, on_in, UC_X86_INS_IN),
         (UC_HOOK_INSN, on_out, UC_X86_INS_OUT),
+        (UC_HOOK_INSN, on_sysenter, UC_X86_INS_SYSENTER),
     ):
-        if not callback:  # the core in Python counts by other means
-            continue
-        hook = ctypes.c_size_t(0)
-        extra = () if instruction is None else (ctypes.c_int(instruction),)
-        status = uclib.uc_hook_add(
-            ctypes.c_void_p(handle_of(uc)),
-            ctypes.byref(hook),
-            ctypes.c_int(event),
-            ctypes.c_void_p(callback),
-            ctypes.c_void_p(opaque),
-            ctypes.c_uint64(1),  # begin > end: everywhere
-            ctypes.c_uint64(0),
-            *extra,
-        )
-        if status:
-            raise LabError(
-                f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4"
-            )
+        if callback:  # the core in Python counts by other means
+            add_hook(event, callback, *_EVERYWHERE, *(() if instruction is None else (ctypes.c_int(instruction),)))
     return core
 
 
@@ -237,7 +258,7 @@ def _offsets() -> tuple[int, ...]:
             ENV_NEXT_EIP,
             ENV_OLD_EXCEPTION,
         ),
-        *(ENV_TR, ENV_VM_VMCB),
+        *(ENV_TR, ENV_VM_VMCB, ENV_IDT),
         ENV_SIZE,
         *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
         TLB_TABLES,

@@ -133,7 +133,7 @@ def _segments(v: Vmcs, eflags: int, written: int) -> str:
 def _segment(name: str, limit: int, attributes: int, stack_dpl: int, protected: bool) -> str:
     """A segment register that is in use, outside virtual-8086 mode."""
     kind, dpl = attributes & 15, attributes >> 5 & 3
-    if not attributes & _PRESENT or not attributes & _DATA_OR_CODE:
+    if attributes & UNUSABLE or not attributes & _PRESENT or not attributes & _DATA_OR_CODE:
         return f"{name} is not a code or data segment that is present"
     if not _granularity_fits(limit, attributes):
         return f"limit and granularity of {name} do not go together"

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import struct
 
-from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
+from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
 from l4lab.abi.vm import ExitReason
+from l4lab.machine import breakpoints as bp
 from l4lab.machine import engine as e
-from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
+from l4lab.machine.decode import MAX_LENGTH, Instruction
+from l4lab.machine.delivery import KINDS, Delivery, Event, Fault
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
-from l4lab.machine.vmcs import CR0_PE, CR0_PG, Vmcs
+from l4lab.machine.vmcs import CR0_PE, CR0_PG, CR4_DE, DR7_GENERAL_DETECT, Vmcs
+from l4lab.machine.vmxinfo import vmx_instruction
 
 REGION_FRAMES = 4  # what the kernel gives the CPU for guest mode: host save area, permission maps
 _STUB, _SAVE_AREA, _MSR_MAP = 0, 1, 2  # frames of that region; the map takes two
@@ -62,17 +65,16 @@ VALID, ERROR_CODE_VALID = 1 << 31, 1 << 11
 WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _KIND = {
     EXTERNAL: 0,
-    NMI: 0,
+    NMI: 3,
     HARDWARE_EXCEPTION: 1,
     SOFTWARE_INTERRUPT: 2,
-    PRIVILEGED_SOFTWARE: 2,
+    PRIVILEGED_SOFTWARE: 1,  # INT1: no privilege check
     SOFTWARE_EXCEPTION: 2,
 }
 
 # The engine's control block (VMCB): offsets of what we use.
-_B_CR_INTERCEPT, _B_INTERCEPT, _B_IOPM, _B_MSRPM, _B_ASID, _B_EXIT_INFO_2, _B_NESTED_ON, _B_EVENT, _B_NESTED_CR3 = (
-    *(0x00, 0x0C, 0x40, 0x48, 0x58, 0x80, 0x90, 0xA8, 0xB0),
-)
+_B_INTERCEPT, _B_IOPM, _B_MSRPM, _B_ASID, _B_EXIT_INFO_1, _B_EXIT_INFO_2 = 0x0C, 0x40, 0x48, 0x58, 0x78, 0x80
+_B_NESTED_ON, _B_EVENT, _B_NESTED_CR3 = 0x90, 0xA8, 0xB0
 _B_SAVE = 0x400
 
 _SIMPLE = {
@@ -84,20 +86,17 @@ _SIMPLE = {
     MWAIT: ExitReason.MWAIT,
     MONITOR: ExitReason.MONITOR,
 }
-# VMX instructions, by opcode and the reg field of the byte after it where that decides.
-_VMX = {
-    b"\x0f\x01\xc1": ExitReason.VMCALL,
-    b"\x0f\x01\xc2": ExitReason.VMLAUNCH,
-    b"\x0f\x01\xc3": ExitReason.VMRESUME,
-    b"\x0f\x01\xc4": ExitReason.VMXOFF,
-}
-_VMX_OPERAND = {
-    (b"\x0f\x78", None): ExitReason.VMREAD,
-    (b"\x0f\x79", None): ExitReason.VMWRITE,
-    (b"\x0f\xc7", 6): ExitReason.VMPTRLD,
-    (b"\x0f\xc7", 7): ExitReason.VMPTRST,
-}
-_FRAME_INDEX = {"eax": EAX, "ecx": ECX, "edx": EDX, "ebx": EBX, "esp": ESP, "ebp": EBP, "esi": ESI, "edi": EDI}
+_TF, _IF, _IOPL, _RF, _VM = 1 << 8, 1 << 9, 3 << 12, 1 << 16, 1 << 17  # of EFLAGS
+_WIDE_STACK = 1 << 5  # of HFLAGS
+_DR_ZERO = {6: 1 << 12, 7: 0xD800}  # reserved bits
+_ENV_ESP = 8  # a word of the engine's CPU state
+_CPL = e.ENV_HFLAGS >> 2
+DEBUG, UNDEFINED, DOUBLE_FAULT, NOT_PRESENT, GENERAL_PROTECTION, PAGE_FAULT, MACHINE_CHECK = 1, 6, 8, 11, 13, 14, 18
+_NOT_RESTARTED = frozenset((DEBUG, BREAKPOINT, OVERFLOW, DOUBLE_FAULT, MACHINE_CHECK))  # traps and aborts leave RF
+_DR_SPECIAL = 0xF0 | 0xF0 << 16  # DR4..DR7, read and written: ours to keep, see Vmcs
+_DEBUG_EVENT: int = e.VM_EXIT + EXCEPTION + DEBUG
+_CALL, _IRET, _JUMP, _GATE = (source << 30 for source in range(4))  # of a task switch
+_IO_MAP = 0x66  # in a TSS: where its I/O permission map begins
 
 
 class GuestMode(GuestView):
@@ -108,6 +107,8 @@ class GuestMode(GuestView):
         super().__init__(memory, engine)
         self._region = region
         self._template: bytes | None = None
+        self._delivery = Delivery(memory, engine.env32, engine.forget_code)
+        self._debug = 0  # bits of DR6 for the debug exception that is on its way
         self._set = (-1, 0)  # controls and time offset as the engine was told last
         memory.fill(region + _MSR_MAP * PAGE_SIZE, 2 * PAGE_SIZE, 0xFF)  # every MSR access exits
 
@@ -181,26 +182,28 @@ class GuestMode(GuestView):
         engine = self._engine
         frame = vmcs.frame
         run = engine.run
+        vmcs.idt_info = vmcs.exit_info = vmcs.exit_error = vmcs.exit_length = 0
+        vmcs.exit_qualification = vmcs.guest_linear = 0
         if vmcs.stale:
             self._derive(vmcs)
         if (vmcs.cpu_controls, vmcs.tsc_offset) != self._set:
             self._obey_controls(vmcs)
-        vmcs.idt_info = vmcs.exit_info = vmcs.exit_error = vmcs.exit_length = 0
-        vmcs.exit_qualification = vmcs.guest_linear = 0
         injected = vmcs.entry_info
         if injected & VALID:
-            began = engine.retired, engine.deliveries + 1
+            began = engine.retired, self._u32[(frame >> 2) + EIP]
             kind = _KIND.get(vmcs.entry_info >> 8 & 7)
             if kind is None:
                 return ExitReason.ENTRY_FAILURE_GUEST_STATE  # there are no events of such a type
-            engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, vmcs.entry_length)
+            self._inject(vmcs, kind)
         for _ in range(MOST_ROUNDS):
-            event = run(frame, deadline)
+            event = self._run_watched(vmcs, deadline) if vmcs.watched else run(frame, deadline)
             if vmcs.entry_info & VALID:
                 if engine.pending_injection < 0:
                     vmcs.entry_info &= ~VALID
                 else:
                     engine.inject(-1, 0, 0, 0)  # it waits in the VMCS until the next entry
+                    if vmcs.entry_info >> 8 & 7 == NMI:
+                        vmcs.block_nmi(False)
             if event == e.EVENT_BUDGET:
                 return None
             reason = self._translate(vmcs, event)
@@ -209,12 +212,19 @@ class GuestMode(GuestView):
             if reason is not None:
                 if self._u32[vmcs.block + _B_EVENT >> 2] & VALID:
                     self._note_interrupted_delivery(vmcs)
-                    if injected & VALID and began == (engine.retired, engine.deliveries):
+                    if injected & VALID and began == (engine.retired, self._u32[(frame >> 2) + EIP]):
                         vmcs.idt_info = injected  # the engine does not know all types
                 return reason
             if vmcs.stale:
                 self._derive(vmcs)
         return None
+
+    def _inject(self, vmcs: Vmcs, kind: int) -> None:
+        """Order the event of the VM-entry interruption information."""
+        if kind == e.KIND_NMI:
+            vmcs.block_nmi(True)
+        length = vmcs.entry_length if vmcs.entry_info >> 8 & 4 else 0  # only instructions have one
+        self._engine.inject(vmcs.entry_info & 0xFF, kind, vmcs.entry_error, length)
 
     def withdraw(self) -> None:
         """Another CPU state is loaded: what was ordered for the last guest, an interrupt window above all, is void."""
@@ -235,9 +245,12 @@ class GuestMode(GuestView):
             intercept |= 1 << SOFTWARE - _FIRST
         state[e.ENV_INTERCEPT >> 2], state[(e.ENV_INTERCEPT >> 2) + 1] = intercept & 0xFFFFFFFF, intercept >> 32
         state[e.ENV_INTERCEPT_CR >> 2] = self._cr_intercepts(vmcs)
-        state[e.ENV_INTERCEPT_DR >> 2] = 0xFFFFFFFF if vmcs.cpu_controls & MOV_DR_EXITING else 0
-        exceptions = vmcs.exception_bitmap & ~4 | (1 << PAGE_FAULT if vmcs.shadowed else 0)
-        state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = exceptions
+        exceptions = vmcs.exceptions_that_exit | 1 << DEBUG
+        if vmcs.cpu_controls & MOV_DR_EXITING:
+            exceptions |= 1 << GENERAL_PROTECTION  # which MOV DR raises in ring 3, but the exit goes first
+        detect = vmcs.debug_register(7) & DR7_GENERAL_DETECT or vmcs.cpu_controls & MOV_DR_EXITING
+        state[e.ENV_INTERCEPT_DR >> 2] = 0x00FF00FF if detect else _DR_SPECIAL
+        state[e.ENV_INTERCEPT_EXCEPTIONS >> 2] = exceptions & ~4
         self._engine.flush_tlb()
 
     def _obey_controls(self, vmcs: Vmcs) -> None:
@@ -271,10 +284,34 @@ class GuestMode(GuestView):
         self._u32[at] = 0
         vector, amd_type = event & 0xFF, event >> 8 & 7
         kind = {0: EXTERNAL, 2: NMI, 3: HARDWARE_EXCEPTION, 4: SOFTWARE_INTERRUPT}[amd_type]
-        if kind == SOFTWARE_INTERRUPT and vector in (3, 4):
-            kind = SOFTWARE_EXCEPTION
+        if kind == SOFTWARE_INTERRUPT:
+            instruction = self._instruction(vmcs)
+            if instruction.name in ("int3", "into"):
+                kind = SOFTWARE_EXCEPTION
+            vmcs.exit_length = instruction.length
         vmcs.idt_info = VALID | kind << 8 | vector | (event & ERROR_CODE_VALID)
         vmcs.idt_error = self._u32[at + 1]
+
+    def _deliver(self, vmcs: Vmcs) -> ExitReason | None:
+        """An event whose delivery is not simple: it goes through a task gate, or something faults on its way."""
+        info, env, delivery = self._engine.info, self._engine.env32, self._delivery
+        eip, kind = env[e.ENV_EIP >> 2], KINDS[info[e.INFO_KIND]]
+        event = Event(
+            info[e.INFO_VECTOR], kind, info[e.INFO_ERROR_CODE], eip, info[e.INFO_BACK], bool(info[e.INFO_INJECTED])
+        )
+        delivery.exiting = vmcs.exceptions_that_exit
+        before = delivery.attempts
+        result = delivery.deliver(event)
+        self._engine.charge(delivery.attempts - before)
+        at = vmcs.frame >> 2
+        self._u32[at + EIP], self._u32[at + EFLAGS] = env[e.ENV_EIP >> 2], env[e.ENV_EFLAGS >> 2]
+        self._u32[at + ESP] = env[_ENV_ESP]
+        if result is None:
+            return None
+        if result.code == TASK_SWITCH and kind is KINDS[e.KIND_EXCEPTION] and event.vector not in _NOT_RESTARTED:
+            self._u32[at + EFLAGS] |= _RF  # as the old task's TSS is to have it
+        info[e.INFO_ERROR_CODE] = result.error_code
+        return self._exit(vmcs, result.code)
 
     # -- exits ---------------------------------------------------------------------------------------------------
 
@@ -285,21 +322,32 @@ class GuestMode(GuestView):
             vmcs.exit_length = self._instruction(vmcs).length
             return simple
         if event in (e.EVENT_IN, e.EVENT_OUT):
-            return self._port_exit(vmcs, event == e.EVENT_IN)
+            info = self._engine.info
+            return self._port_exit(vmcs, event == e.EVENT_IN, info[e.INFO_PORT], info[e.INFO_SIZE])
+        if event >= e.VM_EXIT:
+            return self._exit(vmcs, event - e.VM_EXIT)
         if event == e.EVENT_WINDOW:
             return ExitReason.INTERRUPT_WINDOW
-        if event == 6:
+        if event == e.EVENT_DELIVER:
+            return self._deliver(vmcs)
+        if event == e.EVENT_BEFORE:
+            return self._before(vmcs)
+        if event == e.EVENT_SYSENTER:
+            return self._sysenter(vmcs)
+        if event == UNDEFINED:
             return self._invalid_opcode(vmcs)
-        if event < e.VM_EXIT:
-            raise RuntimeError(f"engine event {event}, error {self._engine.info[e.INFO_UC_ERROR]:#x} in guest mode")
-        code = event - e.VM_EXIT
+        raise RuntimeError(f"engine event {event}, error {self._engine.info[e.INFO_UC_ERROR]:#x} in guest mode")
+
+    def _exit(self, vmcs: Vmcs, code: int) -> ExitReason | None:
+        """The VT-x exit for one of AMD's; None if the guest may simply go on."""
         if code == NESTED_FAULT:
             vmcs.guest_physical = self._u32[vmcs.block + _B_EXIT_INFO_2 >> 2]
             error = self._engine.info[e.INFO_ERROR_CODE]
-            vmcs.exit_qualification = 2 if error & 2 else 1
+            is_write = error & 2 or (not error & 16 and self._instruction(vmcs).modifies)
+            vmcs.exit_qualification = 2 if is_write else 1
             return ExitReason.EPT_VIOLATION
         if EXCEPTION <= code < EXCEPTION + 32:
-            return self._exception_exit(vmcs, code - EXCEPTION)
+            return self._exception(vmcs, code - EXCEPTION)
         if code == SHUTDOWN:
             return ExitReason.TRIPLE_FAULT
         if code == RDTSC:
@@ -309,6 +357,9 @@ class GuestMode(GuestView):
             return ExitReason.RDTSC
         if code < EXCEPTION:
             return self._register_exit(vmcs, code)
+        if code == TASK_SWITCH:
+            vmcs.exit_qualification = self._u32[vmcs.block + _B_EXIT_INFO_1 >> 2] & 0xFFFF | _GATE
+            return ExitReason.TASK_SWITCH
         instruction = self._instruction(vmcs)
         vmcs.exit_length = instruction.length
         if code == SOFTWARE:
@@ -322,18 +373,16 @@ class GuestMode(GuestView):
             return ExitReason.INVLPG
         if code == MSR:
             return ExitReason.WRMSR if self._engine.info[e.INFO_ERROR_CODE] else ExitReason.RDMSR
-        if code == TASK_SWITCH:
-            vmcs.exit_qualification = self._u32[vmcs.block + 0x78 >> 2] & 0xFFFF
-            return ExitReason.TASK_SWITCH
         if VMRUN <= code <= SKINIT:  # AMD's own instructions do not exist on this CPU
-            return self._raise(vmcs, 6)
+            return self._raise(vmcs, UNDEFINED)
         raise RuntimeError(f"AMD exit code {code:#x} was not asked for")
 
-    def _port_exit(self, vmcs: Vmcs, is_in: bool) -> ExitReason:
-        info = self._engine.info
+    def _port_exit(self, vmcs: Vmcs, is_in: bool, port: int, size: int) -> ExitReason | None:
+        if vmcs.state[_CPL] & e.HF_CPL and not self._port_allowed(vmcs, port, size):
+            return self._raise(vmcs, GENERAL_PROTECTION, 0)
         instruction = self._instruction(vmcs)
         opcode = instruction.opcode[0]
-        qualification = info[e.INFO_PORT] << 16 | info[e.INFO_SIZE] - 1 | (8 if is_in else 0)
+        qualification = port << 16 | size - 1 | (8 if is_in else 0)
         if opcode & 0xFC == 0x6C:  # INS, OUTS
             qualification |= 16 | (32 if instruction.repeat else 0)
             frame = vmcs.frame >> 2
@@ -351,23 +400,63 @@ class GuestMode(GuestView):
         vmcs.exit_length = instruction.length
         return ExitReason.IO_INSTRUCTION
 
-    def _exception_exit(self, vmcs: Vmcs, vector: int) -> ExitReason | None:
-        if vector == 6:
+    def _port_allowed(self, vmcs: Vmcs, port: int, size: int) -> bool:
+        """May a program of this guest, outside ring 0, use these ports? (SDM vol. 1, "I/O Permission Bit Map")"""
+        eflags = self._u32[(vmcs.frame >> 2) + EFLAGS]
+        if not eflags & _VM and vmcs.state[_CPL] & e.HF_CPL <= (eflags & _IOPL) >> 12:
+            return True
+        _, base, limit, attributes = vmcs.segment("tr")
+        if attributes & 0x8D != 0x89 or limit < _IO_MAP + 1:  # only a 32-bit TSS has a map
+            return False
+        try:
+            at = self._delivery.read(base + _IO_MAP, 2) + (port >> 3)
+            if at + 1 > limit:
+                return False
+            return not self._delivery.read(base + at, 2) >> (port & 7) & (1 << size) - 1
+        except (PageFault, NestedPageFault):
+            return False
+
+    def _exception(self, vmcs: Vmcs, vector: int) -> ExitReason | None:
+        """An exception that the engine stopped for: for the monitor, or for us, or the guest's after all."""
+        if vector == DEBUG:
+            bits, self._debug = self._debug, 0
+            return self._debug_exception(vmcs, bits or bp.SINGLE_STEP)
+        if vector == UNDEFINED:
             reason = self._vmx_instruction(vmcs)
             if reason is not None:
                 return reason
-        kind = SOFTWARE_EXCEPTION if vector in (3, 4) else HARDWARE_EXCEPTION
+        error = self._engine.info[e.INFO_ERROR_CODE]
+        if vector == GENERAL_PROTECTION and vmcs.cpu_controls & MOV_DR_EXITING and not error:
+            instruction = self._instruction(vmcs)
+            if instruction.opcode in (b"\x0f\x21", b"\x0f\x23") and vmcs.control_register(0) & CR0_PE:
+                return self._debug_access(vmcs, instruction)
+        if not vmcs.exceptions_that_exit >> vector & 1:
+            return self._raise(vmcs, vector, error)
+        return self._exception_exit(vmcs, vector)
+
+    def _exception_exit(self, vmcs: Vmcs, vector: int) -> ExitReason:
+        kind = SOFTWARE_EXCEPTION if vector in (BREAKPOINT, OVERFLOW) else HARDWARE_EXCEPTION
         vmcs.exit_info = VALID | kind << 8 | vector
         if vector in WITH_ERROR_CODE and vmcs.control_register(0) & CR0_PE:
             vmcs.exit_info |= ERROR_CODE_VALID
             vmcs.exit_error = self._engine.info[e.INFO_ERROR_CODE]
-        if vector == 14:
+        if vector == PAGE_FAULT:
             vmcs.exit_qualification = self._u32[vmcs.block + _B_EXIT_INFO_2 >> 2]
-        elif vector == 1:
-            vmcs.exit_qualification = vmcs.debug_register(6) & 0x600F
+            if vmcs.shadowed:  # most of them are no faults of the guest's: see `is_guest_fault`
+                return ExitReason.EXCEPTION_OR_NMI
+            self.is_guest_fault(vmcs, vmcs.exit_error)
         if kind == SOFTWARE_EXCEPTION:
-            vmcs.exit_length = 1
+            vmcs.exit_length = self._instruction(vmcs).length
+        if vector not in _NOT_RESTARTED:
+            self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF  # as the frame of the exception would have had it
         return ExitReason.EXCEPTION_OR_NMI
+
+    def is_guest_fault(self, vmcs: Vmcs, error: int) -> None:
+        """The page fault that exited is the guest's own. Its error code, and the flags as its frame would have them."""
+        if error & 0x12 == 0 and self._instruction(vmcs).modifies:
+            error |= 2
+        vmcs.exit_error = error
+        self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF
 
     def _software_interrupt(self, vmcs: Vmcs, instruction: Instruction) -> ExitReason | None:
         """INT3 and INTO are exceptions, which the bitmap covers; INT n goes on to the guest."""
@@ -379,16 +468,160 @@ class GuestMode(GuestView):
             if not code:  # executed out of the TLB, and the tables do not lead there any more
                 return self._raise(vmcs, 13, 0)
             vector = code[-1]
-        self._engine.inject(vector, _KIND[SOFTWARE_INTERRUPT], 0, instruction.length)
+        vmcs.exit_length = 0
+        self._engine.inject(vector, e.KIND_SOFTWARE, 0, instruction.length)
         return None
+
+    # -- instructions that the engine leaves to us -----------------------------------------------------------------
+
+    def _before(self, vmcs: Vmcs) -> ExitReason | None:
+        """The guest is about to execute INS, or a far jump, call or return that may be a task switch."""
+        instruction = self._instruction(vmcs)
+        opcode = instruction.opcode[0]
+        at = vmcs.frame >> 2
+        if opcode in (0x6C, 0x6D):
+            count = self._u32[at + ECX] & (0xFFFF if instruction.address_size == 2 else 0xFFFFFFFF)
+            if count or not instruction.repeat:
+                size = 1 if opcode == 0x6C else instruction.operand_size
+                return self._port_exit(vmcs, True, self._u32[at + EDX] & 0xFFFF, size)
+            self._engine.go_on()
+            return None
+        try:
+            switch = self._task_switch(vmcs, instruction)
+        except Fault as fault:
+            return self._raise(vmcs, fault.vector, fault.error_code)
+        except (PageFault, NestedPageFault):
+            switch = None  # as the engine is about to find out, too
+        if switch is None:
+            self._engine.go_on()
+            return None
+        vmcs.exit_qualification = switch
+        vmcs.exit_length = instruction.length
+        return ExitReason.TASK_SWITCH
+
+    def _task_switch(self, vmcs: Vmcs, instruction: Instruction) -> int | None:
+        """Selector and source if it switches tasks, which is an exit; all checks come before (SDM, "Task Switches")."""
+        delivery = self._delivery
+        code = self.read_code(vmcs, instruction.length)
+        if instruction.opcode[0] == 0xCF:
+            selector = delivery.read(vmcs.segment("tr")[1], 2)
+            delivery.check_task(selector, returning=True)
+            return selector | _IRET
+        if instruction.opcode[0] == 0xFF:
+            source = _CALL if instruction.register_field == 3 else _JUMP
+            width = 2 if instruction.operand_size == 4 else 4
+            selector = delivery.read(self._effective_address(vmcs, instruction) + width, 2)
+        else:
+            source = _CALL if instruction.opcode[0] == 0x9A else _JUMP
+            selector = code[-2] | code[-1] << 8
+        found = delivery.descriptor(selector) if selector & 0xFFFC else None
+        if found is None or found[1] >> 8 & 0x1F not in (1, 3, 5, 9, 11):
+            return None
+        cpl, dpl = vmcs.state[_CPL] & e.HF_CPL, found[1] >> 13 & 3
+        if dpl < cpl or dpl < selector & 3:
+            raise Fault(GENERAL_PROTECTION, selector & 0xFFFC)
+        if found[1] >> 8 & 0x1F == 5:
+            if not found[1] & 1 << 15:
+                raise Fault(NOT_PRESENT, selector & 0xFFFC)
+            selector = found[0] >> 16
+        delivery.check_task(selector)
+        return selector | source
+
+    def _sysenter(self, vmcs: Vmcs) -> ExitReason | None:
+        """SYSENTER: flat ring 0 at the place that the MSRs name. The engine leaves it to its user."""
+        selector = vmcs.sysenter(0) & 0xFFFC
+        if not selector:
+            return self._raise(vmcs, GENERAL_PROTECTION, 0)
+        vmcs.set_segment("cs", selector, 0, 0xFFFFFFFF, 0xC09B)
+        vmcs.set_segment("ss", selector + 8, 0, 0xFFFFFFFF, 0xC093)
+        at = vmcs.frame >> 2
+        self._u32[at + EFLAGS] &= ~(_VM | _IF | _RF)
+        self._u32[at + ESP], self._u32[at + EIP] = vmcs.sysenter(1), vmcs.sysenter(2)
+        self._engine.charge(1)
+        return None
+
+    def _int1(self, vmcs: Vmcs) -> ExitReason | None:
+        """INT1: a debug exception without bits in DR6, and without a privilege check."""
+        if vmcs.exception_bitmap >> DEBUG & 1:
+            vmcs.exit_info = VALID | PRIVILEGED_SOFTWARE << 8 | DEBUG
+            return ExitReason.EXCEPTION_OR_NMI
+        self._engine.inject(DEBUG, e.KIND_EXCEPTION, 0, vmcs.exit_length)
+        vmcs.exit_length = 0
+        return None
+
+    # -- debugging of the guest's own ------------------------------------------------------------------------------
+
+    def _debug_exception(self, vmcs: Vmcs, bits: int) -> ExitReason | None:
+        """#DB: an exit has the bits in its qualification and leaves DR6 alone; the guest's own has them in DR6."""
+        if vmcs.exception_bitmap >> DEBUG & 1:
+            vmcs.exit_info = VALID | HARDWARE_EXCEPTION << 8 | DEBUG
+            vmcs.exit_qualification = bits
+            return ExitReason.EXCEPTION_OR_NMI
+        vmcs.set_debug_register(6, vmcs.debug_register(6) & ~0xF | bits)
+        if vmcs.debug_register(7) & DR7_GENERAL_DETECT:
+            vmcs.set_debug_register(7, vmcs.debug_register(7) & ~DR7_GENERAL_DETECT)
+        self._engine.inject(DEBUG, e.KIND_EXCEPTION, 0, 0)
+        return None
+
+    def _debug_access(self, vmcs: Vmcs, instruction: Instruction) -> ExitReason | None:
+        """MOV to or from a debug register: an exit in any ring if asked for; else DR4..DR7 are kept by us."""
+        from_register, number = instruction.opcode[-1] == 0x21, instruction.control
+        if vmcs.cpu_controls & MOV_DR_EXITING:
+            vmcs.exit_length = instruction.length
+            vmcs.exit_qualification = number | (16 if from_register else 0) | instruction.register << 8
+            return ExitReason.DR_ACCESS
+        vmcs.exit_length = 0
+        if number in (4, 5):
+            if vmcs.control_register(4) & CR4_DE:
+                return self._raise(vmcs, UNDEFINED)
+            number += 2
+        if vmcs.debug_register(7) & DR7_GENERAL_DETECT:
+            return self._debug_exception(vmcs, bp.GENERAL_DETECT)
+        index = (vmcs.frame >> 2) + 9 - instruction.register
+        if from_register:
+            self._u32[index] = vmcs.debug_register(number)
+        else:
+            value = self._u32[index]
+            fixed = {6: 0xFFFF0FF0, 7: 0x400}.get(number, 0)
+            vmcs.set_debug_register(number, value & ~_DR_ZERO.get(number, 0) | fixed)
+        return self.skip(vmcs)
+
+    def _run_watched(self, vmcs: Vmcs, deadline: int) -> int:
+        """As the engine's run(), for a guest with breakpoints of its own: an instruction at a time, each looked at."""
+        engine, at = self._engine, vmcs.frame >> 2
+        breakpoints = bp.enabled(vmcs.debug_register)
+        while engine.cycles < deadline:
+            hits, resumes = 0, self._u32[at + EFLAGS] & _RF  # RF: this instruction has been looked at already
+            if engine.pending_injection < 0:
+                linear = vmcs.segment_base("cs") + self._u32[at + EIP] & 0xFFFFFFFF
+                if not resumes:
+                    self._debug = bp.execution_hits(breakpoints, linear)
+                    if self._debug:
+                        return _DEBUG_EVENT
+                code = self.read_code(vmcs, MAX_LENGTH)
+                stack_mask = 0xFFFFFFFF if vmcs.state[_CPL] & _WIDE_STACK else 0xFFFF
+                hits = bp.data_hits(
+                    breakpoints, code, self.bits(vmcs), self._register_of(vmcs), vmcs.segment_base, stack_mask
+                )
+            retired = engine.retired
+            event: int = engine.run(vmcs.frame, engine.cycles + 1)
+            if not resumes:
+                self._u32[at + EFLAGS] |= engine.env32[e.ENV_EFLAGS >> 2] & _RF  # an IRET has set it
+            if hits and engine.retired != retired:
+                self._debug = hits | (bp.SINGLE_STEP if event == _DEBUG_EVENT else 0)
+                return _DEBUG_EVENT
+            if event != e.EVENT_BUDGET:
+                return event
+        return e.EVENT_BUDGET
+
+    # -- control registers -----------------------------------------------------------------------------------------
 
     def _register_exit(self, vmcs: Vmcs, code: int) -> ExitReason | None:
         """MOV to and from CR and DR, CLTS, LMSW, SMSW: an exit, or done here when masks and shadows say so."""
         instruction = self._instruction(vmcs)
         vmcs.exit_length = instruction.length
         if code >= DR_READ:
-            vmcs.exit_qualification = instruction.control | (16 if code < DR_WRITE else 0) | instruction.register << 8
-            return ExitReason.DR_ACCESS
+            return self._debug_access(vmcs, instruction)
         number = code & 15
         if code < CR_WRITE:
             if number == 3:
@@ -409,6 +642,8 @@ class GuestMode(GuestView):
             source = self._operand16(vmcs, instruction)
             new = old & ~0xE | source & 0xF | old & 1  # LMSW can set PE but not clear it
             access = 3 << 4 | source << 16 | (64 if instruction.memory else 0)
+            if instruction.memory:
+                vmcs.guest_linear = self._effective_address(vmcs, instruction)
         else:
             new = self._u32[(vmcs.frame >> 2) + 9 - instruction.register]
             access = instruction.register << 8
@@ -416,31 +651,51 @@ class GuestMode(GuestView):
             vmcs.exit_qualification = 3 | access
             return ExitReason.CR_ACCESS
         mask, shadow = (vmcs.cr0_mask, vmcs.cr0_shadow) if number == 0 else (vmcs.cr4_mask, vmcs.cr4_shadow)
-        wanted = new if access >> 4 & 3 != 2 else shadow & ~8 | old & ~8 & ~mask
-        if (wanted ^ shadow) & mask:
+        if (self._asked_of(instruction.name, new, shadow) ^ shadow) & mask:
             vmcs.exit_qualification = number | access
             return ExitReason.CR_ACCESS
         if number == 0 and new & CR0_PG and not new & CR0_PE:
-            return self._raise(vmcs, 13, 0)
+            return self._raise(vmcs, GENERAL_PROTECTION, 0)
         vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
         return self.skip(vmcs)
 
+    @staticmethod
+    def _asked_of(name: str, new: int, shadow: int) -> int:
+        """What the guest, which sees the shadow, wants the register to be: CLTS and LMSW touch some bits only."""
+        if name == "clts":
+            return shadow & ~8
+        if name == "lmsw":
+            return shadow & ~0xE | new & 0xE | (shadow | new) & 1
+        return new
+
     def _invalid_opcode(self, vmcs: Vmcs) -> ExitReason | None:
-        """The engine does not know an instruction: a VMX instruction exits, any other is the guest's own #UD."""
-        return self._vmx_instruction(vmcs) or self._raise(vmcs, 6)
+        """What the engine does not know: VMX instructions and MONITOR exit, any other is the guest's own #UD."""
+        return self._vmx_instruction(vmcs) or self._rare_instruction(vmcs)
 
     def _vmx_instruction(self, vmcs: Vmcs) -> ExitReason | None:
-        code = self.read_code(vmcs, MAX_LENGTH)
-        reason = _VMX.get(code[:3])
-        if reason is not None:
-            vmcs.exit_length = 3
-            return reason
-        operand = code[2] >> 3 & 7 if len(code) > 2 else None
-        reason = _VMX_OPERAND.get((code[:2], None)) or _VMX_OPERAND.get((code[:2], operand))
-        if reason is not None:
-            found = decode(code)
-            vmcs.exit_length = found.length if found else 3
-        return reason
+        found = vmx_instruction(self.read_code(vmcs, MAX_LENGTH), self.bits(vmcs))
+        if found is None:
+            return None
+        real = not vmcs.control_register(0) & CR0_PE or self._u32[(vmcs.frame >> 2) + EFLAGS] & _VM
+        if real and found.reason is not ExitReason.VMCALL:
+            return None
+        vmcs.exit_length, vmcs.exit_qualification = found.length, found.qualification
+        vmcs.instruction_info = found.information
+        return found.reason
+
+    def _rare_instruction(self, vmcs: Vmcs) -> ExitReason | None:
+        """INT1; MONITOR and MWAIT in ring 0: exits if asked for, else as if what is waited for had happened."""
+        instruction = self._instruction(vmcs)
+        if instruction.opcode == b"\xf1":
+            vmcs.exit_length = instruction.length
+            return self._int1(vmcs)
+        control = {"monitor": MONITOR_EXITING, "mwait": MWAIT_EXITING}.get(instruction.name)
+        if control is None or vmcs.state[_CPL] & e.HF_CPL:
+            return self._raise(vmcs, UNDEFINED)
+        if not vmcs.cpu_controls & control:
+            return self.skip(vmcs)
+        vmcs.exit_length = instruction.length
+        return ExitReason.MONITOR if control == MONITOR_EXITING else ExitReason.MWAIT
 
     # -- what the guest does without an exit ---------------------------------------------------------------------
 
@@ -449,7 +704,10 @@ class GuestMode(GuestView):
         at = vmcs.frame >> 2
         self._u32[at + EIP] = self._u32[at + EIP] + self._instruction(vmcs).length & 0xFFFFFFFF
         vmcs.end_shadow()
+        vmcs.exit_length = vmcs.exit_qualification = 0
         self._engine.charge(1)
+        if self._u32[at + EFLAGS] & _TF:
+            return self._debug_exception(vmcs, bp.SINGLE_STEP)
         return None
 
     def _raise(self, vmcs: Vmcs, vector: int, error: int | None = None) -> ExitReason | None:
@@ -459,9 +717,13 @@ class GuestMode(GuestView):
             if error is not None and vmcs.control_register(0) & CR0_PE:
                 vmcs.exit_info |= ERROR_CODE_VALID
                 vmcs.exit_error = error
-            vmcs.exit_length = 0
+            vmcs.exit_length = vmcs.exit_qualification = 0
+            self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF
             return ExitReason.EXCEPTION_OR_NMI
-        self._engine.inject(vector, 1, error or 0, 0)
+        vmcs.exit_length = vmcs.exit_qualification = 0
+        if vector not in _NOT_RESTARTED:
+            self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF
+        self._engine.inject(vector, e.KIND_EXCEPTION, error or 0, 0)
         return None
 
     def _read_time(self, vmcs: Vmcs) -> ExitReason | None:

@@ -7,6 +7,8 @@ instruction is guestmode.py's; telling one instruction from another is decode.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EIP, ESI, ESP
 from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
@@ -68,22 +70,32 @@ class GuestView:
         if found is None:
             found = decode(self.read_code(vmcs, MAX_LENGTH), self.bits(vmcs))
         if found is None:  # it ran a moment ago; another CPU's or a DMA's store may have changed it since
-            return Instruction(1, "", b"\0", 0, 0, False, None, 0, 4)
+            return Instruction(1, "", b"\0", 0, 0, False, None, 0, 4, 0, False)
         return found
 
     def _effective_address(self, vmcs: Vmcs, instruction: Instruction) -> int:
         if instruction.memory is None:
             return 0
         segment, base, index, scale, displacement = instruction.memory
-        frame = self._u32[vmcs.frame >> 2 : (vmcs.frame >> 2) + 10]
+        register = self._register_of(vmcs)
         offset = displacement
         for name, factor in ((base, 1), (index, scale)):
             if name:
-                value = frame[_FRAME_INDEX[name if name.startswith("e") else "e" + name]]
-                offset += (value & 0xFFFF if not name.startswith("e") else value) * factor
+                offset += register(name) * factor
         segment = segment or ("ss" if base in ("esp", "ebp", "bp") else "ds")
         mask = 0xFFFF if instruction.address_size == 2 else 0xFFFFFFFF
         return vmcs.segment(segment)[1] + (offset & mask) & 0xFFFFFFFF
+
+    def _register_of(self, vmcs: Vmcs) -> Callable[[str], int]:
+        """Asks for general registers by their names in instructions, of 32 or of 16 bits."""
+        frame = self._u32[vmcs.frame >> 2 : (vmcs.frame >> 2) + 10]
+
+        def register(name: str) -> int:
+            wide = name.startswith("e")
+            value = frame[_FRAME_INDEX[name if wide else "e" + name]]
+            return value if wide else value & 0xFFFF
+
+        return register
 
     def _operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
         if instruction.memory is None:

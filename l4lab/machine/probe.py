@@ -399,18 +399,6 @@ def _guest_state(b: _Bench) -> None:
         _expect(name, hex(value), hex(b.word(at)))
 
 
-def _blocked_nmi(b: _Bench) -> None:
-    """IRET ends the time in which no NMI can come."""
-    b.enter_guest(b"\x9c\x0e\x68\x06\xc0\xcf\x90")  # pushf, push cs, push the address behind, iret
-    b.engine.env32[e.ENV_HFLAGS2 >> 2] |= e.HF2_NMI_MASK
-    b.memory.u32[_FRAME >> 2] = _GUEST_CODE
-    b.run(3)
-    _expect("what it pushed", e.HF2_NMI_MASK, b.word(e.ENV_HFLAGS2) & e.HF2_NMI_MASK)
-    b.run(1)
-    _expect("EIP", hex(_GUEST_CODE + 6), hex(b.frame(0)))
-    _expect("HF2_NMI_MASK", 0, b.word(e.ENV_HFLAGS2) & e.HF2_NMI_MASK)
-
-
 def _fpu(b: _Bench) -> None:
     """The registers of x87 and SSE, and what their arithmetic obeys when a control word is written."""
     b.load(b"\xdb\xe3\xd9\xe8")  # fninit, fld1
@@ -440,7 +428,7 @@ def _guest_events(b: _Bench) -> None:
     _expect("instructions retired", 3, b.engine.retired - b.retired)
     for vector, kind, back in ((0x20, 0, 0), (13, 1, 0), (0x22, 2, 2)):
         b.memory.u32[_FRAME >> 2] = _GUEST_CODE
-        b.engine.inject(vector, kind, 0, 2)
+        b.engine.inject(vector, kind, 0, back)
         before = b.engine.cycles
         _expect(f"the event after injecting {vector:#x}", e.VM_EXIT + 0x78, b.run(100))
         _expect("EIP", hex(_HANDLER + vector), hex(b.frame(0)))
@@ -449,7 +437,32 @@ def _guest_events(b: _Bench) -> None:
         _expect("the address pushed", hex(_GUEST_CODE + back), hex(pushed))
 
 
+def _guest_nmi(b: _Bench) -> None:
+    """Whether NMIs are blocked is a bit of the CPU state, which IRET clears."""
+    b.enter_guest(b"\xfd\xcf")  # STD, because the engine keeps DF in a word of its own close by
+    b.memory.write(b.frame(5), struct.pack("<3H", _GUEST_CODE, 0, 2))
+    b.memory.u32[_FRAME >> 2] = _GUEST_CODE
+    b.engine.env32[e.ENV_HFLAGS2 >> 2] |= e.HF2_NMI
+    b.run(1)
+    _expect("what is above its flags", 0, b.word(e.ENV_HFLAGS2) & ~0xFF)
+    b.run(1)
+    _expect("blocking by NMI", 0, b.word(e.ENV_HFLAGS2) & e.HF2_NMI)
+
+
+def _guest_specials(b: _Bench) -> None:
+    """The engine stops before INS of a guest when asked to, wherever in a block it is."""
+    b.enter_guest(b"\x40\x40\x6c\x40")  # inc ax, inc ax, insb, inc ax
+    b.memory.u32[_FRAME >> 2] = _GUEST_CODE
+    for retired in (2, 0):
+        before = b.engine.retired
+        _expect("the event", e.EVENT_BEFORE, b.run(100))
+        _expect("EIP", hex(_GUEST_CODE + 2), hex(b.frame(0)))
+        _expect("instructions retired", retired, b.engine.retired - before)
+    b.engine.go_on()
+    _expect("the event after going on", e.EVENT_IN, b.run(100))
+
+
 _CHECKS: tuple[Callable[[_Bench], None], ...] = (
     *(_registers, _events, _ports, _segments, _system_registers, _interrupt_window, _memory, _contexts),
-    *(_guest_state, _blocked_nmi, _fpu, _guest_events),
+    *(_guest_state, _fpu, _guest_events, _guest_nmi, _guest_specials),
 )

@@ -20,12 +20,16 @@ This file does not import `unicorn`; it is handed the addresses of its functions
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 from l4lab.machine import engine as e
-from l4lab.machine.delivery import Delivery, Event, Exit, Kind
+from l4lab.machine.decode import MAX_LENGTH, special_instructions
+from l4lab.machine.delivery import KINDS, Delivery, Event, Fault, Kind, TaskSwitch
 from l4lab.machine.memory import Memory
+from l4lab.machine.mmu import NestedPageFault, PageFault
 
+_GENERAL_PROTECTION = 13
 _EXIT_RDTSC = e.VM_EXIT + 0x6E
 _PAGE_FAULTS = frozenset((14, e.VM_EXIT + 0x4E, e.VM_EXIT + 0x400))  # in the guest's tables or the host's
 _SINGLE_STEPS = frozenset((1, e.VM_EXIT + 0x41))
@@ -33,6 +37,9 @@ _TF, _IF, _RF, _ARITHMETIC = 1 << 8, 1 << 9, 1 << 16, 0x8D5  # OF SF ZF AF PF CF
 _REQUEST = 1 << 11  # of CPUState.interrupt_request: one that the engine itself never sets
 _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translated as any other
 _NONE = 0xFFFFFFFF
+_TRANSLATE_AGAIN = -99  # an event of our own: the next block has been thrown away
+_VM, _NT, _CODE_IS_32_BITS_WIDE = 1 << 17, 1 << 14, 1 << 4
+_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\xea\xcf\xff")  # without one of these a block has no such instruction
 _STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
 _CLASS_WORDS = 64  # of the engine's table of functions that we look through
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
@@ -50,6 +57,17 @@ _ON_INTERRUPT = ctypes.CFUNCTYPE(None, _P, _U32, _P)
 _ON_INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _P)
 _ON_IN = ctypes.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
 _ON_OUT = ctypes.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
+_ON_SYSENTER = ctypes.CFUNCTYPE(None, _P, _P)
+_ON_CODE = ctypes.CFUNCTYPE(None, _P, ctypes.c_uint64, _U32, _P)
+
+
+class _NewBlock(ctypes.Structure):
+    """What the engine says of a block that it has just translated."""
+
+    _fields_ = (("pc", ctypes.c_uint64), ("instructions", ctypes.c_uint16), ("size", ctypes.c_uint16))
+
+
+_ON_NEW_BLOCK = ctypes.CFUNCTYPE(None, _P, ctypes.POINTER(_NewBlock), ctypes.POINTER(_NewBlock), _P)
 _BETWEEN_BLOCKS = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _INT)
 # PYFUNCTYPE: as the native core, we keep Python's lock while the CPU runs.
 _EMU_START = ctypes.PYFUNCTYPE(_INT, _P, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
@@ -62,8 +80,16 @@ _OF_RANGE = ctypes.PYFUNCTYPE(None, _P, ctypes.c_uint64, ctypes.c_uint64)
 class PyCore:
     """Drives one engine; see `Engine` for what the methods mean to the rest of the machine."""
 
-    def __init__(self, handle: int, memory: Memory, functions: dict[str, int]) -> None:
-        """`handle`: the engine's; `functions`: addresses of the functions it exports, by name."""
+    def __init__(
+        self, handle: int, memory: Memory, functions: dict[str, int], call_before: Callable[[int, int, int], None]
+    ) -> None:
+        """`handle`: the engine's; `functions`: addresses of the functions it exports, by name.
+
+        `call_before(function, first, last)` has the engine call a function before instructions at these addresses.
+        """
+        self._call_before = call_before
+        self._looked_at: set[int] = set()  # linear addresses of instructions to stop before
+        self._go_on = False
         self._uc = handle
         self._memory = memory
         self._cpu = cpu = ctypes.c_uint64.from_address(handle + e.UC_CPU).value
@@ -84,7 +110,11 @@ class PyCore:
             _ON_INVALID(self._on_invalid),
             _ON_IN(self._on_in),
             _ON_OUT(self._on_out),
+            _ON_SYSENTER(self._on_sysenter),
         )
+        self._on_new_block = _ON_NEW_BLOCK(self._find_special)
+        self._on_special = _ON_CODE(self._stop_before)
+        self.on_new_block = ctypes.cast(self._on_new_block, _P).value or 0
         self._delivery = Delivery(memory, self._env, self.forget_code)
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
@@ -106,7 +136,7 @@ class PyCore:
 
     @property
     def callbacks(self) -> tuple[int, ...]:
-        """Addresses to register with the engine: opaque, block (none), interrupt, invalid instruction, in, out."""
+        """What to register: opaque, block (none), interrupt, invalid instruction, in, out, SYSENTER."""
         return 0, 0, *(ctypes.cast(callback, _P).value or 0 for callback in self._callbacks)
 
     @property
@@ -162,6 +192,10 @@ class PyCore:
         self.pending = vector
         self._injection = (kind, error_code, length)
 
+    def go_on(self) -> None:
+        """Execute the instruction that the last run stopped before."""
+        self._go_on = True
+
     def set_window(self, on: bool) -> None:
         """Stop at the first instruction boundary at which an interrupt could be taken."""
         self._window = on
@@ -197,11 +231,68 @@ class PyCore:
         self._on_port(e.EVENT_OUT, port, size, value)
 
     def _on_port(self, event: int, port: int, size: int, value: int) -> None:
+        self._note_for_undoing(event)
+        self._info[e.INFO_PORT], self._info[e.INFO_SIZE], self._info[e.INFO_VALUE] = port, size, value
+
+    def _on_sysenter(self, uc: int, opaque: int) -> None:
+        """Nothing but EIP moves. A guest's is done by our caller; in a program it is a #GP."""
+        if self._env[_HFLAGS] & e.HF_GUEST:
+            self._note_for_undoing(e.EVENT_SYSENTER)
+        else:
+            self._note_for_undoing(_GENERAL_PROTECTION)
+
+    def _note_for_undoing(self, event: int) -> None:
+        """The instruction will complete before the engine stops, and be undone."""
         self._note(event, retired=False)
         self._direct = True
-        self._info[e.INFO_PORT], self._info[e.INFO_SIZE], self._info[e.INFO_VALUE] = port, size, value
         env = self._env
         self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _CC_SRC, _HFLAGS)]
+
+    def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
+        """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need?
+
+        That is INS, which writes before it asks for the port, and task switches, which should be exits. They are to be
+        stopped before; the block is translated again, with a call in front of each of them.
+        """
+        env = self._env
+        if not env[_HFLAGS] & e.HF_GUEST:
+            return
+        linear = block[0].pc
+        size = min(block[0].size, MAX_LENGTH * block[0].instructions)  # the size of one that faults may be anything
+        code = self._delivery.peek(linear, size)
+        if _SPECIAL_BYTES.isdisjoint(code):
+            return
+        found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
+        new = [at for at in (linear + offset & 0xFFFFFFFF for offset in found) if at not in self._looked_at]
+        for at in new:
+            self._looked_at.add(at)
+            self._call_before(ctypes.cast(self._on_special, _P).value or 0, at, at)
+        if new:
+            for at in new:
+                physical = self._delivery.where(at)
+                self.forget_code(physical, physical + 1)
+            if self._number is None:
+                self._note(_TRANSLATE_AGAIN, retired=True)
+
+    def _stop_before(self, uc: int, linear: int, size: int, opaque: int) -> None:
+        """One of those instructions is next."""
+        env = self._env
+        if self._number is not None or not env[_HFLAGS] & e.HF_GUEST:
+            return
+        if self._go_on:
+            self._go_on = False
+            return
+        code = self._delivery.peek(linear, min(size, MAX_LENGTH))
+        if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
+            return  # another program has been here, or another page
+        opcode = code.lstrip(bytes(_PREFIXES))[:1]
+        if opcode not in (b"\x6c", b"\x6d"):
+            if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & _VM:
+                return
+            if opcode == b"\xcf" and not env[_EFLAGS] & _NT:
+                return
+        self._note(e.EVENT_BEFORE, retired=False)
+        self._direct = True
 
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
@@ -248,6 +339,7 @@ class PyCore:
                 if event is None and self.cycles >= deadline:
                     event = e.EVENT_WINDOW if self._window_open() else e.EVENT_BUDGET
         self._store(frame >> 2)
+        self._go_on = False
         return e.EVENT_BUDGET if event is None else event
 
     def _window_open(self) -> bool:
@@ -277,7 +369,7 @@ class PyCore:
             self._info[e.INFO_UC_ERROR] = error
             return e.EVENT_ERROR
         self.retired += self._executed
-        if number == e.EVENT_WINDOW:
+        if number in (e.EVENT_WINDOW, _TRANSLATE_AGAIN):
             return None
         if self._port_state is not None:
             self._undo(self._port_state)
@@ -286,10 +378,10 @@ class PyCore:
     def _happened(self, number: int) -> int | None:
         env = self._env
         if self._direct:
-            if number == 6:
-                self._tell(6, 0)
+            if number in (6, _GENERAL_PROTECTION):
+                self._tell(number, 0)
             return number
-        if number == _EXIT_RDTSC and self._native_time:
+        if number == _EXIT_RDTSC and self._native_time and not env[_EFLAGS] & _TF:
             return self._read_time()
         if number < e.VM_EXIT and env[_HFLAGS] & e.HF_GUEST:
             eip = env[_EIP]
@@ -336,19 +428,28 @@ class PyCore:
         vector, (kind, error_code, length) = self.pending, self._injection
         self.pending = -1
         eip = env[_EIP]
-        if kind == 0:
-            return self._deliver(Event(vector, Kind.EXTERNAL, 0, eip, eip))
-        if kind == 2:
-            return self._deliver(Event(vector, Kind.SOFTWARE, 0, eip, eip + length & 0xFFFFFFFF))
-        env[_OLD_EXCEPTION] = vector
-        return self._deliver(Event(vector, Kind.EXCEPTION, error_code, eip, eip))
+        back = eip + length & 0xFFFFFFFF if kind in (e.KIND_EXCEPTION, e.KIND_SOFTWARE) else eip
+        return self._deliver(Event(vector, KINDS[kind], error_code, eip, back, injected=True))
 
     def _deliver(self, event: Event) -> int | None:
-        result = self._delivery.deliver(event)
-        self._env[_IS_INT] = 0
-        if isinstance(result, Exit):
+        """Deliver it if it can be done simply, as the native core does; else it is for our caller."""
+        try:
+            self._delivery.attempt(event)
+        except NestedPageFault as problem:
+            result = self._delivery.exit_for(problem)
             self._tell(e.VM_EXIT + result.code, result.error_code)
             return e.VM_EXIT + result.code
+        except (PageFault, Fault, TaskSwitch) as problem:
+            if isinstance(problem, PageFault):  # has left its mark in the native core when that gives up
+                self._delivery.note_page_fault(problem, self._env[e.ENV_INTERCEPT_EXCEPTIONS >> 2])
+            self._delivery.forget()
+            info = self._info
+            info[e.INFO_VECTOR], info[e.INFO_ERROR_CODE] = event.vector, event.error_code
+            info[e.INFO_KIND], info[e.INFO_BACK] = KINDS.index(event.kind), event.back
+            info[e.INFO_INJECTED] = event.injected
+            return e.EVENT_DELIVER
+        finally:
+            self._env[_IS_INT], self._env[_OLD_EXCEPTION] = 0, _NONE
         return None
 
     def _before_software_interrupt(self, vector: int, behind: int) -> int:
@@ -367,7 +468,7 @@ class PyCore:
 
     def _store(self, at: int) -> None:
         env, frame = self._env, self._memory.u32[at : at + 10]
-        frame[0], frame[1] = env[_EIP], env[_EFLAGS]
+        frame[0], frame[1] = env[_EIP], env[_EFLAGS] & ~(_RF if env[_HFLAGS] & e.HF_GUEST else 0)
         for i in range(8):
             frame[2 + i] = env[14 - 2 * i]
 

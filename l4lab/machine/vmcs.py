@@ -11,7 +11,7 @@ from __future__ import annotations
 from l4lab.machine import engine as e
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
-CR4_PGE, CR4_OSFXSR = 1 << 7, 1 << 9
+CR4_DE, CR4_PGE, CR4_OSFXSR = 1 << 3, 1 << 7, 1 << 9
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
 CR4_PSE = 1 << 4
@@ -21,7 +21,9 @@ _TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
 _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
 UNUSABLE = 1 << 16
 _ACCESSED, _BUSY, _DATA_OR_CODE, _PRESENT = 1, 2, 1 << 4, 1 << 7
-_IF, _STI, _MOV_SS, _NMI = 1 << 9, 1, 2, 8  # EFLAGS; interruptibility
+DR7_ENABLE, DR7_GENERAL_DETECT = 0xFF, 1 << 13
+BLOCKED_BY_STI, BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI = 1, 2, 8
+_IF = 1 << 9
 _EFLAGS, _HFLAGS, _HFLAGS2 = e.ENV_EFLAGS >> 2, e.ENV_HFLAGS >> 2, e.ENV_HFLAGS2 >> 2
 
 
@@ -36,6 +38,7 @@ class Vmcs:
         self.stale = True  # control registers or segments were written: derived CPU flags must be computed again
         self.unchecked = 0  # register items, a bit each, of which something was written that `entrycheck` looks at
         self.misfits: set[str] = set()  # segments that were written with attributes which do not exist
+        self._unusable: dict[str, int] = {}  # attributes of segments that were loaded as unusable: the engine has none
         self.generation = -1  # of the second-level page tables that the TLB knows
         # With shadow paging the CPU walks the kernel's tables: its real CR0 and CR3 differ from what the guest has.
         self.shadowed = False
@@ -54,6 +57,10 @@ class Vmcs:
         self.activity = 0
         self._blocking = -1  # interruptibility as it was written; -1: as the CPU has it
         self.pending_debug = 0
+        # DR6 and DR7 as the guest has them. The engine's own stay as after reset: it would keep breakpoints in
+        # structures outside the CPU state, and leaves the mark of a single step in DR6 whoever gets to hear of it.
+        self._debug_status, self._debug_control = _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET
+        self.watched = False  # a breakpoint is enabled in DR7
         # the event to deliver at the next entry
         self.entry_info = self.entry_error = self.entry_length = 0
         # what the last exit says
@@ -62,6 +69,11 @@ class Vmcs:
         self.idt_info = self.idt_error = 0
         self.guest_linear = self.guest_physical = 0
         self.instruction_info = 0
+
+    @property
+    def exceptions_that_exit(self) -> int:
+        """The exception bitmap, and page faults where the CPU walks shadow tables."""
+        return self.exception_bitmap | (1 << 14 if self.shadowed else 0)
 
     # -- control registers, as the CPU really has them -----------------------------------------------------------
 
@@ -119,7 +131,9 @@ class Vmcs:
         at = _SEGMENT_AT[name]
         flags = self.state[at + 5]
         attributes = (flags >> 8 & 0xFF) | (flags >> 8 & 0xF000)
-        if attributes & _PRESENT:
+        if not attributes:
+            attributes = self._unusable.get(name, UNUSABLE)
+        elif attributes & _PRESENT:
             attributes |= _ACCESSED if attributes & _DATA_OR_CODE else _BUSY if name == "tr" else 0
         else:
             attributes |= UNUSABLE
@@ -135,9 +149,13 @@ class Vmcs:
         self.state[at] = selector & 0xFFFF
         self.state[at + 2], self.state[at + 3] = base, 0
         self.state[at + 4] = limit
-        if name == "tr":
+        self._unusable.pop(name, None)
+        if attributes & UNUSABLE:
+            self._unusable[name] = attributes & 0x1F0FF
+            attributes = 0
+        elif name == "tr":
             attributes &= ~_BUSY  # the engine takes stacks only from a task that is not; see `segment`
-        self.state[at + 5] = 0 if attributes & UNUSABLE else (attributes & 0xF0FF) << 8
+        self.state[at + 5] = (attributes & 0xF0FF) << 8
         self.stale = True
 
     def table(self, name: str) -> tuple[int, int]:
@@ -155,16 +173,20 @@ class Vmcs:
 
     def debug_register(self, number: int) -> int:
         """DR0..DR3, DR6 or DR7."""
-        return self.state[(e.ENV_DR >> 2) + 2 * number]
+        if number == 6:
+            return self._debug_status
+        return self._debug_control if number == 7 else self.state[(e.ENV_DR >> 2) + 2 * number]
 
     def set_debug_register(self, number: int, value: int) -> None:
         """Write a debug register; bits that are fixed stay as they are."""
         if number == 6:
-            value = value & 0xE00F | 0xFFFF_0FF0
+            self._debug_status = value & 0xE00F | _DEBUG_STATUS_RESET
         elif number == 7:
-            value = value & 0xFFFF_2FFF | 0x400
-        # Breakpoints in DR7 do not fire: the engine keeps them in structures of its own, outside the CPU state
-        self.state[(e.ENV_DR >> 2) + 2 * number] = value
+            self._debug_control = value & 0xFFFF_2FFF | _DEBUG_CONTROL_RESET
+            self.watched = bool(value & DR7_ENABLE)
+            self.stale = True
+        else:
+            self.state[(e.ENV_DR >> 2) + 2 * number] = value
 
     def sysenter(self, which: int) -> int:
         """SYSENTER_CS (0), SYSENTER_ESP (1) or SYSENTER_EIP (2)."""
@@ -182,18 +204,18 @@ class Vmcs:
         """
         if self._blocking >= 0:
             return self._blocking
-        blocking = _NMI if self.state[_HFLAGS2] & e.HF2_NMI_MASK else 0
+        blocking = BLOCKED_BY_NMI if self.state[_HFLAGS2] & e.HF2_NMI else 0
         if self.state[_HFLAGS] & e.HF_INHIBIT_IRQ:
-            blocking |= _STI if self.state[_EFLAGS] & _IF else _MOV_SS
+            blocking |= BLOCKED_BY_STI if self.state[_EFLAGS] & _IF else BLOCKED_BY_MOV_SS
         return blocking
 
     @interruptibility.setter
     def interruptibility(self, value: int) -> None:
         self._blocking = value or -1
-        if self.state[_HFLAGS2] & e.HF2_NMI_MASK or value & _NMI:
-            self.block_nmi(bool(value & _NMI))
+        if self.state[_HFLAGS2] & e.HF2_NMI or value & BLOCKED_BY_NMI:
+            self.block_nmi(bool(value & BLOCKED_BY_NMI))
         self.end_shadow()
-        if value & (_STI | _MOV_SS):
+        if value & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS):
             self.state[_HFLAGS] |= e.HF_INHIBIT_IRQ
 
     def end_shadow(self) -> None:
@@ -202,8 +224,8 @@ class Vmcs:
 
     def block_nmi(self, blocked: bool) -> None:
         """An NMI is being handled, which IRET ends; or is not."""
-        flags = self.state[_HFLAGS2] & ~e.HF2_NMI_MASK
-        self.state[_HFLAGS2] = flags | (e.HF2_NMI_MASK if blocked else 0)
+        flags = self.state[_HFLAGS2] & ~e.HF2_NMI
+        self.state[_HFLAGS2] = flags | (e.HF2_NMI if blocked else 0)
 
     def accepted(self) -> None:
         """The state was checked, and is now the CPU's."""

@@ -56,7 +56,7 @@ def in_guest(steps: object, source: str = "hlt") -> Vm:
         (I.EXECCTRL, {0: 0xFFFF_FFFF, 1: 0xFFFF_FFFF}, {0: 0x1F, 1: 0x65B9_FFFE}),
         (I.OTHERREGS, {3: 1, 4: 2, 5: 3, 6: 4}, {3: 1, 4: 2, 5: 3, 6: 4}),
         (I.OTHERREGS, {8: 0xFFFF_FFFF}, {8: 15}),
-        (I.CS, {0: 0x1_0008, 3: 0xFFFF_FFFF}, {0: 8, 3: 0x1_0000}),
+        (I.CS, {0: 0x1_0008, 3: 0xFFFF_FFFF}, {0: 8, 3: 0x1_F0FF}),
         (I.FPUCTRL, {0: 0x1_0F7F, 1: 0xFFFF_FFFF, 2: 0x1AA, 3: 0x1_9FC0}, {0: 0xF7F, 1: 0xFFFF, 2: 0xAA, 3: 0x9FC0}),
     ],
     ids=lambda value: value.name if isinstance(value, ItemId) else "",

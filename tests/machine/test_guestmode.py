@@ -3,9 +3,8 @@
 
 The exits that a monitor sees as messages are in `tests/kernel/test_vm.py`; here is what needs no kernel: segments in
 the address of string I/O, masks and shadows, time, second-level faults, and exits in the midst of a delivery.
-Source of what is expected: SDM vol. 3, chapters "VM Exits" and "VM Entries". Where the engine is known to differ, and
-the tests look away: INS has stored zeros at its destination before it exits; INC and the like on a page that is not
-present fault as reads; a double fault is never caught by the exception bitmap.
+Source of what is expected: SDM vol. 3, chapters "VM Exits" and "VM Entries". Rarer exits are in
+`test_exact_exits.py`, and `test_against_qemu.py` compares whole programs.
 """
 
 from __future__ import annotations

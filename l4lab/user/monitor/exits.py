@@ -32,6 +32,7 @@ from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.ports import PortIo
+from l4lab.user.monitor.taskswitch import TaskSwitches
 from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, VirtualCpu
 from l4lab.words import Rights, hex32
 
@@ -79,6 +80,7 @@ class Exits:
             # What CPUID does not offer does not exist.
             **dict.fromkeys((reason.MONITOR, reason.MWAIT, reason.RSM, *_VMX_INSTRUCTIONS), self.undefined),
             reason.RDPMC: self.no_counters,
+            reason.TASK_SWITCH: TaskSwitches(vcpu, memory).handle,
             reason.TRIPLE_FAULT: self.triple_fault,
         }
 

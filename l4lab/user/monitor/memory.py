@@ -5,7 +5,7 @@ Guest-physical address a is at `window + a` for the monitor, and only through th
 memory. What lies beyond is empty: on a PC such reads return all ones and writes go nowhere.
 
 Lives here: getting the memory from sigma0, reading and writing it, and which page a fault is answered with. Does not
-live here: the guest's own page tables (`paging`), and accesses for which no page will do (`beyond`).
+live here: the guest's own page tables (`paging`), and accesses for which no page will do (`emulate`).
 """
 
 from __future__ import annotations

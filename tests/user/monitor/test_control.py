@@ -157,8 +157,8 @@ def test_what_cpuid_does_not_offer_is_undefined() -> None:
 
 
 def test_an_exit_that_nobody_answers_ends_the_guest() -> None:
-    """Is a task switch, which this monitor does not do, reported instead of guessed at?"""
+    """Is an exit that this monitor knows nothing of, here a failed entry, reported instead of guessed at?"""
     ends: list[End] = []
-    exits(ends).handle(fault(ExitReason.TASK_SWITCH), Reply())
+    exits(ends).handle(fault(ExitReason.ENTRY_FAILURE_GUEST_STATE), Reply())
 
     assert [End.STOPPED] == ends

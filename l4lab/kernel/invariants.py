@@ -29,7 +29,7 @@ def check(k: Kernel, honest: bool = False) -> None:
     """
     for thread in k.threads.values():
         _thread(k, thread)
-        _state(thread)
+        _state(k, thread)
         _partners(k, thread)
         _utcb(k, thread)
     _spaces(k)
@@ -60,7 +60,7 @@ def _thread(k: Kernel, thread: Tcb) -> None:
     require(thread.space.is_vm == (thread.vcpu is not None), f"{thread!r}: virtual CPUs are the threads of VM spaces")
 
 
-def _state(thread: Tcb) -> None:
+def _state(k: Kernel, thread: Tcb) -> None:
     """The state goes with what the thread stands in and waits for."""
     polling = thread.state is S.POLLING
     require(polling == (thread.send_to is not None), f"{thread!r} has send_to={thread.send_to!r}")
@@ -81,9 +81,9 @@ def _state(thread: Tcb) -> None:
         stopped = thread.slice_left <= 0 or thread.state is not S.RUNNING
         require(stopped, f"{thread!r} was halted, and would run on")
     if thread.slice_rest is None and thread.total_quantum < NEVER_ENDS:
-        require(
-            thread.slice_left + thread.quantum_left <= thread.total_quantum, f"{thread!r} has more than its quantum"
-        )
+        ran = k.now - k.since if thread is k.current else 0  # in its present run, which is not accounted for yet
+        left = thread.slice_left - ran + thread.quantum_left
+        require(left <= thread.total_quantum, f"{thread!r} has more than its quantum")
     require(thread.state is not S.INACTIVE or thread.vcpu is not None, f"{thread!r} sleeps, but has no guest")
     if thread.state is S.ABORTED:
         require(thread.utcb is None and not thread.senders, f"{thread!r} was never activated, but can be sent to")

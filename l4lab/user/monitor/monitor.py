@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from l4lab.abi import vm
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import IpcError, IpcErrorCode, Message
@@ -51,6 +53,7 @@ Contents = Iterable[tuple[int, bytes]]  # guest-physical address, bytes
 Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and None: nobody
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`.
 
@@ -281,6 +284,7 @@ class Monitor:
         self.pc.keyboard.press(bytes(codes))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GuestProgram:
     """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
 

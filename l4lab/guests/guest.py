@@ -87,6 +87,8 @@ def _linux_here() -> Guest | None:
     directory = versions[-1].parent
     initrd = directory / f"initrd-{recipe()}.cpio.gz"
     if not initrd.is_file():
+        for outdated in directory.glob("initrd-*"):
+            outdated.unlink()
         cache.write(initrd, linux_initrd((directory / "busybox").read_bytes()))
     return Guest("linux", directory.name, directory / "vmlinuz", initrd, LINUX_APPEND, drivers_of(directory))
 

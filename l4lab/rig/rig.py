@@ -31,6 +31,7 @@ from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
+from l4lab.user.host import Host
 from l4lab.user.l4 import L4, Program
 from l4lab.user.monitor import flat, linux
 from l4lab.user.monitor.monitor import GuestProgram
@@ -113,6 +114,11 @@ class Rig:
         guest_memory = -(-size // SUPERPAGE) * SUPERPAGE
         program = linux.program(ready, size, shadow_paging)
         return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+
+    @classmethod
+    def for_host(cls, host: Host, trace: Trace | None = None) -> Rig:
+        """A machine whose root task runs several virtual machines, and native programs beside them."""
+        return cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace, host.programs)
 
     @classmethod
     def for_program(

@@ -45,13 +45,22 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`."""
 
-    def __init__(self, l4: L4, memory_size: int, vcpu_id: ThreadId | None = None, shadow_paging: bool = False) -> None:
+    def __init__(
+        self,
+        l4: L4,
+        memory_size: int,
+        vcpu_id: ThreadId | None = None,
+        shadow_paging: bool = False,
+        memory: GuestMemory | None = None,
+        vcpu: VirtualCpu | None = None,
+    ) -> None:
+        """`memory`, `vcpu`: where somebody else has made them."""
         self.l4 = l4
         self.outcome: Outcome | None = None
-        self.memory = GuestMemory.allocate(l4, memory_size)
+        self.memory = memory or GuestMemory.allocate(l4, memory_size)
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
-        self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
-        self.pc = Pc(l4.time_stamp, memory_size, self._transmit, self.stop)
+        self.vcpu = vcpu or VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
+        self.pc = Pc(l4.time_stamp, memory_size, self.transmit, self.stop)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, l4.time_stamp)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
@@ -155,7 +164,8 @@ class Monitor:
         self.l4.port_out(CONSOLE + MODEM_CONTROL, 1, 0x0B)  # DTR, RTS, and OUT2, which lets interrupts through
         self.l4.port_out(CONSOLE + INTERRUPT_ENABLE, 1, 0x01)
 
-    def _transmit(self, byte: int) -> None:
+    def transmit(self, byte: int) -> None:
+        """A byte to the console."""
         self.l4.port_out(CONSOLE, 1, byte)
 
     def _receive(self) -> None:

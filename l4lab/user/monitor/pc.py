@@ -59,6 +59,11 @@ class Pc:
         # The only ones that do anything of their own accord, and when each of them next does.
         self._due: dict[Device, int | None] = {device: device.deadline() for device in (self.pit, self.rtc, self.uart)}
 
+    def attach(self, device: Device) -> None:
+        """Put one more device in."""
+        self.ports.attach(device)
+        self._due[device] = device.deadline()
+
     def deadline(self, port: int | None = None) -> int | None:
         """When a device next does something of its own accord, in nanoseconds; None for never.
 

@@ -26,7 +26,7 @@ from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import NIL_THREAD, ROOT_TASK, SIGMA0, USER_BASE, ThreadId, global_id
 from l4lab.abi.message import Acceptor, IpcErrorCode, Message
 from l4lab.abi.protocols import any_page, is_page_fault, sigma0_granted, sigma0_request, thread_start
-from l4lab.abi.time import NEVER, ZERO, period
+from l4lab.abi.time import NEVER, period
 from l4lab.errors import LabError
 from l4lab.user.asm import assemble
 from l4lab.user.l4 import L4, IpcFailed, Program, Received
@@ -233,11 +233,13 @@ class Host:
 
             def ended(guest: Guest) -> None:
                 assert guest.outcome is not None
+                if guest.name in lines:
+                    lines[guest.name].close()
                 self.outcomes[guest.name] = guest.outcome
                 l4.call(ROOT_TASK, Message(ENDED).append(guests.index(guest)))
 
             together = Together(l4, guests, ended)
-            self._join_lines(l4, together, guests)
+            lines = self._join_lines(l4, together, guests)
             together.run()
 
         return program
@@ -258,33 +260,34 @@ class Host:
         guest.start(plan.start)
         return guest
 
-    def _join_lines(self, l4: L4, together: Together, guests: Sequence[Guest]) -> None:
+    def _join_lines(self, l4: L4, together: Together, guests: Sequence[Guest]) -> dict[str, LinkedUart]:
         """Give each linked guest its second serial port, and have what arrives for it taken there."""
-        lines: dict[int, LinkedUart] = {}
+        lines: dict[str, LinkedUart] = {}
 
         def arrived(line: int, data: bytes) -> None:
-            if line in lines:
-                lines[line].receive(data)
+            if line < len(guests) and (name := guests[line].name) in lines:
+                lines[name].receive(data)
                 guests[line].look_again()
 
         def listen(received: Received) -> None:
             arrived(*link_bytes(received.untyped))
 
         def port(guest: Guest, monitor: ThreadId, line: int) -> LinkedUart:
-            def carry(data: bytes) -> bool:
+            def carry(data: bytes, timeout: int) -> bool:
                 if monitor == l4.my_id:
                     arrived(line, data)
                     return True
-                return _carry(l4, monitor, line, data)
+                return _carry(l4, monitor, link_message(line, data), timeout)
 
             return LinkedUart(l4.time_stamp, guest.pc.pic.line(COM2_IRQ), carry)
 
-        for number, guest in enumerate(guests):
+        for guest in guests:
             if guest.name in self.peers:
                 monitor, line = self.places[self.peers[guest.name]]
-                lines[number] = port(guest, monitor, line)
-                guest.pc.attach(lines[number])
+                lines[guest.name] = port(guest, monitor, line)
+                guest.pc.attach(lines[guest.name])
                 together.listeners[monitor] = listen
+        return lines
 
 
 def _whole(size: int) -> int:
@@ -334,10 +337,10 @@ def _put(l4: L4, party: _Party, number: int, byte: int) -> None:
         line.clear()
 
 
-def _carry(l4: L4, monitor: ThreadId, line: int, data: bytes) -> bool:
-    """Send bytes to another monitor if it waits for a message now. To one that is gone they go as into thin air."""
+def _carry(l4: L4, monitor: ThreadId, message: Message, timeout: int) -> bool:
+    """Send to another monitor if it waits for a message in time. What is for one that is gone, is gone too."""
     try:
-        l4.send(monitor, link_message(line, data), timeout=ZERO)
+        l4.send(monitor, message, timeout)
     except IpcFailed as failed:
         return failed.error.code is not IpcErrorCode.TIMEOUT
     return True

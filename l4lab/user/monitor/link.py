@@ -12,19 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 from l4lab.abi.message import Message
+from l4lab.abi.time import ZERO, period
 from l4lab.devices.device import Line, Now
 from l4lab.devices.uart16550 import Uart16550
 
 COM2: Final = 0x2F8
 COM2_IRQ: Final = 3
 GATHER_NS: Final = 20_000  # bytes are sent together with those of the next 20 us; so soon is tried again
+LINGER: Final = period(10_000)  # how long the end of a guest waits for the other end to listen
 MOST_BYTES: Final = 240  # in one message
 
 LINK_LABEL: Final = 0x5E1  # u >= 2: which line of the receiver, number of bytes, and the bytes, four to a word
 
 SHARED_PAGE: Final = 0xD000_0000  # guest-physical: where a guest finds the page that it shares with others
 
-Carry = Callable[[bytes], bool]  # takes bytes to the other end, if they can be taken now
+Carry = Callable[[bytes, int], bool]  # takes bytes to the other end, if it takes them within a time
 
 
 class LinkedUart(Uart16550):
@@ -52,9 +54,19 @@ class LinkedUart(Uart16550):
     def advance(self) -> None:
         super().advance()
         if self.outgoing and self.now() >= self._send_at:
-            if self.carry(bytes(self.outgoing[:MOST_BYTES])):
-                del self.outgoing[:MOST_BYTES]
+            self._send(ZERO)
             self._send_at = self.now() + GATHER_NS
+
+    def close(self) -> None:
+        """The guest has ended: what it has sent before should still arrive, if the other end takes it in time."""
+        while self.outgoing and self._send(LINGER):
+            pass
+
+    def _send(self, timeout: int) -> bool:
+        sent = self.carry(bytes(self.outgoing[:MOST_BYTES]), timeout)
+        if sent:
+            del self.outgoing[:MOST_BYTES]
+        return sent
 
 
 def link_message(line: int, data: bytes) -> Message:

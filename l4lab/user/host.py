@@ -29,7 +29,9 @@ from l4lab.abi.protocols import any_page, is_page_fault, sigma0_granted, sigma0_
 from l4lab.abi.time import NEVER, period
 from l4lab.errors import LabError
 from l4lab.user.asm import assemble
+from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4, IpcFailed, Program, Received
+from l4lab.user.monitor.flat import start_of
 from l4lab.user.monitor.link import COM2_IRQ, LinkedUart, link_bytes, link_message
 from l4lab.user.monitor.memory import PAGE, WINDOW, GuestMemory
 from l4lab.user.monitor.outcome import Outcome
@@ -67,6 +69,11 @@ class VmPlan:
     shadow_paging: bool = False
     shares: bool = False  # does it have the page that guests share?
     time_slice_us: int | None = None  # of each virtual CPU, if not the usual
+
+    @classmethod
+    def flat(cls, name: str, guest: FlatGuest, shadow_paging: bool = False, cpus: int = 1) -> VmPlan:
+        """A virtual machine for one of our own small systems."""
+        return cls(name, guest.pieces, start_of(guest), RAM_SIZE, cpus, shadow_paging)
 
 
 @dataclass(frozen=True, slots=True)

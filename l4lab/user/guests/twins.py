@@ -85,6 +85,7 @@ count:  mov     ecx, TURNS
         add     eax, 1
         mov     [ebx + counter], eax
         mov     dword ptr [ebx + lock_], 0
+        nop                             ; with eleven instructions, time slices end at each of them in turn
         dec     ecx
         jnz     .turn
         ret

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Several virtual machines, and machines with several CPUs, on the real kernel. Each test under both kinds of paging."""
+"""Several virtual machines, and machines with several CPUs, on the real kernel, under both kinds of paging."""
 
 from __future__ import annotations
 

@@ -15,4 +15,6 @@ A library of small parts, and a monitor put together from them. Built on system 
     pc           the devices of the guest's PC
     monitor      the main loop; how it ends is an `outcome`
     linux, flat  two guests: a Linux kernel; a small system of our own
+    together     several guests under one monitor, and guests with several CPUs
+    link         the serial line and the page between two guests
 """

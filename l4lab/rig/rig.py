@@ -82,6 +82,7 @@ class Rig:
         for thread, program in (programs or {}).items():
             self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
         self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
+        self._essential = {ROOT_TASK}  # programs without which nothing goes on
         self._death: Stop | None = None
         self._previous: dict[str, int] = {}
         self.last_stop = Stop("deadline", detail="just booted")
@@ -118,7 +119,9 @@ class Rig:
     @classmethod
     def for_host(cls, host: Host, trace: Trace | None = None) -> Rig:
         """A machine whose root task runs several virtual machines, and native programs beside them."""
-        return cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace, host.programs)
+        rig = cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace, host.programs)
+        rig._essential |= host.programs.keys()  # a monitor that raised has a defect, or no memory for its guest
+        return rig
 
     @classmethod
     def for_program(
@@ -197,7 +200,7 @@ class Rig:
     def over(self) -> Stop | None:
         """Has the system come to its end? Then how."""
         for thread, died in self.kernel.deaths:
-            if thread.id == ROOT_TASK:
+            if thread.id in self._essential:
                 return Stop("died", True, f"the program of {thread.name} raised {died.summary}")
         outcome = self.outcome
         if outcome is not None:

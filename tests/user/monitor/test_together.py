@@ -60,7 +60,7 @@ def shadow(request: pytest.FixtureRequest) -> bool:
 
 def vm(name: str, guest: FlatGuest, shadow: bool, cpus: int = 1, **options: int) -> VmPlan:
     """A virtual machine of 4 MiB, one page."""
-    return replace(VmPlan.flat(name, guest, shadow, cpus), memory_size=4 * MIB, **options)  # type: ignore[arg-type]
+    return replace(VmPlan.flat(name, guest, shadow, cpus), **{"memory_size": 4 * MIB, **options})  # type: ignore[arg-type]
 
 
 def run(host: Host, seconds: float = 5, check: bool = False) -> Rig:
@@ -201,6 +201,59 @@ def test_two_runs_give_the_same_trace_to_the_byte(shadow: bool, tmp_path: Path) 
         rig.trace.save(tmp_path / name)
 
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+GREEDY = """
+DIRECTORY = 0x180000
+start:  mov     edi, DIRECTORY          ; all of its addresses lead to the same 4 MiB
+        mov     ecx, 1024
+        mov     eax, 0x87
+        cld
+        rep     stosd
+        mov     eax, DIRECTORY
+        mov     cr3, eax
+        mov     eax, cr4
+        or      eax, 0x10
+        mov     cr4, eax
+        mov     eax, cr0
+        or      eax, 0x80000000
+        mov     cr0, eax
+        mov     ecx, 20
+.round: mov     ebx, 0
+.next:  mov     eax, [ebx]              ; takes a shadow table of its own
+        add     ebx, 0x400000
+        jnz     .next
+        dec     ecx
+        jnz     .round
+        cli
+        hlt
+"""
+
+
+def test_machines_that_use_up_the_kernels_frames_do_not_stop_others() -> None:
+    """Do all come to their end when the shadow tables of some take every frame that the kernel has?"""
+    memory = 2 * MIB  # not enough for a large page, so that each 4 MiB of addresses take a table
+    greedy = [vm(f"greedy {n}", guest_from(GREEDY), True, memory_size=memory, time_slice_us=100) for n in range(3)]
+    host = Host([[guest] for guest in (*greedy, vm("os", tinyos.build(), True))])
+    rig = Rig.for_host(host)
+    available = []
+
+    while not rig.run(50_000).finished and rig.machine.cycles < SECOND:
+        available.append(rig.kernel.frames.available)
+
+    assert 0 == min(available)
+    assert [End.HALTED] * 3 + [End.POWERED_OFF] == [host.outcomes[plan[0].name].end for plan in host.monitors]
+    assert tinyos.expected_console("GenuineIntel").split("\r\n")[:-1] == said(rig, "os")
+
+
+def test_what_a_monitor_could_not_do_is_told() -> None:
+    """Does a run stop with the reason when a monitor cannot give its guest the memory that it was to have?"""
+    plans = [vm("a", greeting.build(), False), replace(vm("b", greeting.build(), False), memory_size=MIB + 1)]
+
+    stop = Rig.for_host(Host([[plan] for plan in plans])).run(SECOND)
+
+    assert "died" == stop.reason
+    assert "Give it whole pages" in stop.detail
 
 
 def test_mistakes_in_the_plan_are_told() -> None:

@@ -180,7 +180,8 @@ class Host:
             party = parties.get(received.sender)
             reply = None if party is None else self._answer(l4, received, party)
             if party is not None and party.left == 0:
-                l4.thread_control(received.sender, space=NIL_THREAD)
+                for id_ in (received.sender, *(id_ for threads in party.threads for id_ in threads)):
+                    l4.thread_control(id_, space=NIL_THREAD)
                 del parties[received.sender]
                 if not parties:
                     return
@@ -213,7 +214,7 @@ class Host:
         for id_ in party.threads[number]:
             l4.thread_control(id_, space=NIL_THREAD)
         party.threads[number] = []
-        party.left -= 1
+        party.left = max(party.left - 1, 0)
 
     def _page(self, l4: L4, received: Received, party: _Party) -> Message | None:
         """A native program gets its own piece of memory; one that touches anything else ends."""

@@ -246,6 +246,16 @@ def test_machines_that_use_up_the_kernels_frames_do_not_stop_others() -> None:
     assert tinyos.expected_console("GenuineIntel").split("\r\n")[:-1] == said(rig, "os")
 
 
+def test_a_native_program_that_strays_ends_alone(shadow: bool) -> None:
+    """Is a program that touches memory which is not its own deleted, with a line that says so, and nobody else?"""
+    host = Host([[vm("hello", greeting.build(), shadow)]], natives=[NativePlan("stray", "mov eax, [0x12345678]")])
+
+    rig = run(host)
+
+    assert ["touched 0x12345678, where it has no memory"] == said(rig, "stray")
+    assert greeting.expected_console("GenuineIntel").split("\r\n")[:-1] == said(rig, "hello")
+
+
 def test_what_a_monitor_could_not_do_is_told() -> None:
     """Does a run stop with the reason when a monitor cannot give its guest the memory that it was to have?"""
     plans = [vm("a", greeting.build(), False), replace(vm("b", greeting.build(), False), memory_size=MIB + 1)]

@@ -134,7 +134,7 @@ def _operations(rounds: int, report: Report) -> Iterator[Figure]:
 
 
 def _shadow_paging(rounds: int, report: Report) -> Iterator[Figure]:
-    """What shadow page tables cost, over a bare stop."""
+    """What shadow page tables cost, over a bare stop; what one more virtual machine costs, in memory."""
     for name, body, most in (
         ("vTLB fill", loops.TOUCH, 4.0),
         ("INVLPG", loops.INVALIDATE, None),
@@ -142,6 +142,9 @@ def _shadow_paging(rounds: int, report: Report) -> Iterator[Figure]:
     ):
         name = f"{name} under shadow paging / bare stop"
         yield _ratio(name, most, rounds, report, partial(virtualization.shadow, body), programs.bare_stop)
+    for shadow_paging, kind in ((False, "nested"), (True, "shadow")):
+        name = f"one more virtual machine beyond its RAM, {kind} paging"
+        yield _single(name, 5, "MiB", 1, report, partial(virtualization.memory_of_a_vm, shadow_paging))
 
 
 def _ratio(

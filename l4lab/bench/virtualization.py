@@ -3,19 +3,30 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from l4lab.bench.programs import PROMPT
 from l4lab.guests.guest import Guest
-from l4lab.rig.rig import Rig
+from l4lab.kernel.boot import KERNEL_MEMORY
+from l4lab.rig.rig import SPARE_MEMORY, Rig
 from l4lab.rig.session import ENTER, Script, Session, Status
-from l4lab.user.guests import loops
+from l4lab.user.guests import loops, tinyos
+from l4lab.user.guests.flat import RAM_SIZE
+from l4lab.user.host import Host, VmPlan
 from l4lab.user.monitor.hardware import Hardware
 
 OPERATIONS: Final = 15_000
 SHADOW: Final = Hardware(shadow_paging=True)
 _FORKS: Final = 150
+_MANY: Final = 5
+_WAITING: Final = b"5 system calls\r\n"  # what comes right before the prompt
+_A_WHILE: Final = 50_000_000  # cycles
 SHELL_LOOP: Final = f"i=0; while [ $i -lt {_FORKS} ]; do /bin/true; i=$((i+1)); done; echo all $i done"
 
 
@@ -38,6 +49,36 @@ def shell_loop(guest: Guest, shadow_paging: bool) -> float:
     rig.type(SHELL_LOOP.encode() + ENTER)
     _reach(rig, f"all {_FORKS} done")
     return time.perf_counter() - start
+
+
+def memory_of_a_vm(shadow_paging: bool) -> float:
+    """MiB that one more virtual machine takes beyond its RAM: of the process and of the kernel's frames together.
+
+    Machines of the same size run 1 and MANY guests, each under a monitor of its own, up to their prompts.
+    """
+    few, many = (_in_use(count, shadow_paging) for count in (1, _MANY))
+    return (many - few) / (_MANY - 1) / (1 << 20)
+
+
+def _in_use(count: int, shadow_paging: bool) -> int:
+    """`bytes_in_use` in a process of its own."""
+    code = f"from l4lab.bench import virtualization as v; print(v.bytes_in_use({count}, {shadow_paging}))"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def bytes_in_use(count: int, shadow_paging: bool) -> int:
+    """Bytes of this process and of the kernel's frames, with so many guests. The machine's RAM is not among them."""
+    guest = tinyos.build(interactive=True)
+    host = Host([[VmPlan.flat(f"vm{number}", guest, shadow_paging)] for number in range(count)])
+    rig = Rig(host, (_MANY + 1) * (RAM_SIZE + SPARE_MEMORY) + KERNEL_MEMORY, programs=host.programs)
+    while bytes(rig.console).count(_WAITING) < count:
+        if rig.run(_A_WHILE).finished:
+            raise RuntimeError("the guests ended before their prompts")
+    gc.collect()
+    # The RAM is mapped memory, which Linux counts apart from what the process allocates.
+    status = Path("/proc/self/status").read_text()
+    allocated = int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) << 10
+    return allocated + rig.kernel.frames.used * 4096
 
 
 def _reach(rig: Rig, until: str) -> None:

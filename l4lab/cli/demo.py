@@ -1,21 +1,52 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`l4lab demo`: boots the small guest that comes with the lab and shows the VM exits it caused."""
+"""`l4lab demo`: boots the small guest that comes with the lab and shows the VM exits it caused.
+
+The other demonstrations that it can be asked for are in `demo_many`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from l4lab.errors import LabError
 
 if TYPE_CHECKING:
     from l4lab.abi.vm import ExitReason
     from l4lab.rig.rig import Rig
 
 
-def demo() -> None:
-    """Boot a small guest that needs nothing but this package, and show its VM exits."""
+KINDS = ("os", "link", "smp")
+
+
+def demo(
+    which: Annotated[
+        str,
+        typer.Argument(
+            help="os: a small system and its VM exits; link: two machines that talk over a serial line; "
+            "smp: machines with two CPUs."
+        ),
+    ] = KINDS[0],
+) -> None:
+    """Show virtual machines at work: small guests that need nothing but this package."""
+    from l4lab.cli import demo_many
+
+    match which:
+        case "os":
+            _os()
+        case "link":
+            demo_many.link()
+        case "smp":
+            demo_many.smp()
+        case _:
+            raise LabError(f"there is no demo {which!r}; there is: {', '.join(KINDS)}")
+
+
+def _os() -> None:
+    """A small operating system, and what of it stopped for its monitor."""
     from l4lab.abi.vm import ExitReason
     from l4lab.cli.console import EXIT_STATUS, where
     from l4lab.cli.terminal import HOW_TO_LEAVE, Terminal

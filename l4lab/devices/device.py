@@ -129,17 +129,25 @@ class PortBus:
     ELSEWHERE: ClassVar[int] = -1
 
     def __init__(self, devices: Iterable[Device]) -> None:
-        self.devices = tuple(devices)
+        self.devices: tuple[Device, ...] = ()
         self.unclaimed: Counter[tuple[int, str]] = Counter()
         self.owner: dict[int, Device] = {}
-        for device in self.devices:
-            for port in (port for ports in device.ports for port in ports):
-                if port in self.owner:
-                    raise ValueError(f"{device.name} and {self.owner[port].name} both claim port {port:#x}")
-                self.owner[port] = device
         # Bound methods, found once: a boot makes tens of thousands of accesses, nearly all of one byte.
-        self._read = {port: device.read for port, device in self.owner.items()}
-        self._write = {port: device.write for port, device in self.owner.items()}
+        self._read: dict[int, Callable[[int, int], int]] = {}
+        self._write: dict[int, Callable[[int, int, int], None]] = {}
+        for device in devices:
+            self.attach(device)
+
+    def attach(self, device: Device) -> None:
+        """Let a device answer at its ports; ValueError if one of them is taken."""
+        ports = [port for ports in device.ports for port in ports]
+        for port in ports:
+            if port in self.owner:
+                raise ValueError(f"{device.name} and {self.owner[port].name} both claim port {port:#x}")
+        self.devices += (device,)
+        self.owner |= dict.fromkeys(ports, device)
+        self._read |= dict.fromkeys(ports, device.read)
+        self._write |= dict.fromkeys(ports, device.write)
 
     def read(self, port: int, size: int) -> int:
         """IN of 1, 2 or 4 bytes."""

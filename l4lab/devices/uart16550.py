@@ -9,6 +9,7 @@ Source: National Semiconductor PC16550D data sheet; OUT2 as the interrupt's gate
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from l4lab.devices.device import NS_PER_SECOND, Device, Line, Now
 
@@ -31,7 +32,7 @@ CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD  # somebody listens at the other end, al
 class Uart16550(Device):
     """A serial port with FIFOs (16550A)."""
 
-    saved = (
+    saved: ClassVar[tuple[str, ...]] = (
         "ier", "fcr", "lcr", "mcr", "scr", "divisor", "overrun", "empty_pending", "timeout_pending", "timeout_at",
         "modem_delta", "fifo", "holding", "waiting",
     )  # fmt: skip

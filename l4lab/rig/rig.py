@@ -36,6 +36,7 @@ from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
+from l4lab.user.host import Host
 from l4lab.user.l4 import L4, Program
 from l4lab.user.monitor import flat
 from l4lab.user.monitor.hardware import PLAIN, Hardware
@@ -91,6 +92,7 @@ class Rig:
         for thread, program in (programs or {}).items():
             self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
         self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
+        self._essential = {ROOT_TASK}  # programs without which nothing goes on
         self._death: Stop | None = None
         self._previous: dict[str, int] = {}
         self.last_stop = Stop("deadline", detail="just booted")
@@ -146,6 +148,13 @@ class Rig:
 
     def _guest_is_served(self) -> bool:
         return self.guest is not None and self.guest.monitor is not None and self.guest.monitor.serving
+
+    @classmethod
+    def for_host(cls, host: Host, trace: Trace | None = None) -> Rig:
+        """A machine whose root task runs several virtual machines, and native programs beside them."""
+        rig = cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace, host.programs)
+        rig._essential |= host.programs.keys()  # a monitor that raised has a defect, or no memory for its guest
+        return rig
 
     @classmethod
     def for_program(
@@ -255,7 +264,7 @@ class Rig:
     def over(self) -> Stop | None:
         """Has the system come to its end? Then how."""
         for thread, died in self.kernel.deaths:
-            if thread.id == ROOT_TASK:
+            if thread.id in self._essential:
                 return Stop("died", True, f"the program of {thread.name} raised {died.summary}")
         outcome = self.outcome
         if outcome is not None:

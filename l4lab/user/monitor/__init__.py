@@ -18,4 +18,6 @@ A library of small parts, and a monitor put together from them. Built on system 
     linux, multiboot, flat    guests that begin in protected mode: what each starts with
     realmode     guests that begin in real mode: boot disks, setup code, somebody else's BIOS
     rom, bios, bios_call, bios_disk, bios_screen    the lab's BIOS: what lies in memory, and its services
+    together     several guests under one monitor, and guests with several CPUs
+    link         the serial line and the page between two guests
 """

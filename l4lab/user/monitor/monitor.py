@@ -57,8 +57,8 @@ Answer = tuple[int, Sequence[int] | None]  # to whom, and what; NIL_THREAD and N
 class Monitor:
     """The monitor of one guest with `memory_size` bytes. Runs in the thread that has this `l4`.
 
-    `disk` is the guest's, if it has one; `memory` is what a guest had that is being started again;
-    `devices` are devices beside those of every PC.
+    `disk` is the guest's, if it has one; `devices` are devices beside those of every PC; `memory` and `vcpu` are for
+    where they exist already: a guest that is started again, a further CPU.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Monitor:
         memory: GuestMemory | None = None,
         devices: Sequence[Device] = (),
         clock: int | None = None,
+        vcpu: VirtualCpu | None = None,
     ) -> None:
         """`clock`: what the guest's clock shows, in nanoseconds, if it does not begin with the machine's."""
         self.l4 = l4
@@ -80,7 +81,7 @@ class Monitor:
         self.memory = memory or GuestMemory.allocate(l4, memory_size)
         self.shadow_paging = shadow_paging
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
-        self.vcpu = VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
+        self.vcpu = vcpu or VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
         self.pc = Pc(self.now, memory_size, self.transmit, self.stop, disk, devices)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, self.now)

@@ -77,6 +77,11 @@ class Pc:
         self.keyboard.set_a20(level)
         self.port92.set_a20(level)
 
+    def attach(self, device: Device) -> None:
+        """Put one more device in."""
+        self.ports.attach(device)
+        self._due[device] = device.deadline()
+
     def deadline(self, port: int | None = None) -> int | None:
         """When a device next does something of its own accord, in nanoseconds; None for never.
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from l4lab.abi import utcb as u
 from l4lab.abi import vm
 from l4lab.abi.calls import ExregsControl, SpaceControlBits
-from l4lab.abi.fpage import Fpage
+from l4lab.abi.fpage import PAGE_LOG2, Fpage
 from l4lab.abi.ids import ThreadId
 from l4lab.abi.message import CtrlXferItem, typed_items
 from l4lab.abi.utcb import MESSAGE_REGISTERS
@@ -24,6 +25,7 @@ from l4lab.user.monitor.fault import Reply, item_words
 # The VM's address space needs these areas like any other. They lie above all guest memory, and no guest sees them.
 UTCB_AREA: Final = 0xDF00_0000
 KIP_AREA: Final = 0xDF10_0000
+MOST_CPUS: Final = (1 << PAGE_LOG2) // u.SIZE  # UTCBs in an area of one page
 END_OF_MAPPINGS: Final = UTCB_AREA  # from here on nothing can be mapped into the VM's space
 
 PRIORITY: Final = 100  # below the monitor's, so that a fault is answered before the guest's next instruction
@@ -40,15 +42,34 @@ class VirtualCpu:
         self.id = id_
 
     @classmethod
-    def create(cls, l4: L4, id_: ThreadId, priority: int = PRIORITY, shadow_paging: bool = False) -> VirtualCpu:
-        """Make a virtual machine's space with this thread in it; it then waits to be launched."""
+    def create(
+        cls,
+        l4: L4,
+        id_: ThreadId,
+        priority: int = PRIORITY,
+        shadow_paging: bool = False,
+        monitor: ThreadId | None = None,
+    ) -> VirtualCpu:
+        """Make a virtual machine's space with this thread in it; it then waits to be launched.
+
+        `monitor`: who is going to launch it and answer its faults, if not the thread that makes it.
+        """
         me = l4.my_id
         l4.thread_control(id_, space=id_, scheduler=me, utcb_location=UTCB_AREA)
         kind = SpaceControlBits.VM | (SpaceControlBits.SHADOW_PAGING if shadow_paging else 0)
         l4.space_control(id_, kind, Fpage.at(KIP_AREA), Fpage.at(UTCB_AREA))
         l4.schedule(id_, priority=priority)
-        l4.thread_control(id_, space=id_, scheduler=me, pager=me)
+        l4.thread_control(id_, space=id_, scheduler=me, pager=monitor or me)
         return cls(l4, id_)
+
+    def join(self, id_: ThreadId, number: int, monitor: ThreadId, priority: int = PRIORITY) -> VirtualCpu:
+        """Make another virtual CPU of the same virtual machine, its `number`th from 0; it waits to be launched."""
+        me = self.l4.my_id
+        utcb = UTCB_AREA + u.SIZE * number
+        self.l4.thread_control(id_, space=self.id, scheduler=me, utcb_location=utcb)
+        self.l4.schedule(id_, priority=priority)
+        self.l4.thread_control(id_, space=self.id, scheduler=me, pager=monitor)
+        return VirtualCpu(self.l4, id_)
 
     def configure(self, items: Mapping[int, Iterable[ItemId]]) -> None:
         """Which register items come with which message, by fault id: see `vm.fault_id_of` and `protocols.FaultId`."""

@@ -122,7 +122,7 @@ class FurtherCpu(Cpu):
         self._begin: Sequence[int] | None = None
         super().__init__(guest.l4, guest.memory.size, memory=guest.memory, vcpu=vcpu)
         self.io.ports = guest.pc.ports
-        self.memory.devices = self.exits.devices = self.exits.emulator.devices = guest.pc.addresses
+        self.memory.devices = self.exits.devices = self.exits.emulator.bus = guest.pc.addresses
         self.handlers[ExitReason.HLT] = self._park
 
     def start(self, address: int) -> None:

@@ -102,7 +102,7 @@ def test_linux_goes_on_in_another_process_where_it_was_saved(linux: guest.Guest,
     [
         ((), "nothing to boot"),
         (("--restore", "nowhere"), "cannot read"),
-        (("--restore", "file", "kernel"), "without kernel"),
+        (("--restore", "file", "kernel"), "without image"),
         (("kernel", "--until", "x", "--save-at", "x", "file"), "one of the two"),
         (("kernel", "--save-at", "x", "nowhere/file"), "cannot write"),
     ],

@@ -17,7 +17,7 @@ lab: $(VENV)/.lab
 
 # What CI runs is what you run.
 test: lint
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile tests
 	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 test-env: $(VENV)/.test

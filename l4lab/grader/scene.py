@@ -79,7 +79,7 @@ class StudentsMonitor(GuestProgram):
         monitor = self.monitor = Monitor(l4, self.memory_size)
         monitor.load(self.contents)
         self._install(monitor)
-        monitor.run(self.start)
+        self.outcome = monitor.run(self.start)
 
     def _install(self, monitor: Monitor) -> None:
         """A function called "cpuid" answers CPUID, one called "serial" the ports of the serial line."""

@@ -53,7 +53,7 @@ class Bench:
 
 
 def counted_by_hooks(source: str) -> tuple[int, list[int], bytes]:
-    """How many instructions the bare engine says begin until the trap that ends a program; registers and memory then."""
+    """How many instructions the bare engine says begin until the trap that ends a program; registers and memory."""
     from unicorn import UC_HOOK_CODE, UC_HOOK_INSN_INVALID, UC_HOOK_INTR, x86_const
 
     uc = new_unicorn()

@@ -15,6 +15,7 @@
  *
  * All offsets into the engine's private structures come from engine.py, which probes them at start-up.
  */
+#define _GNU_SOURCE /* dladdr1 */
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -24,6 +25,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#ifdef __linux__
+#include <dlfcn.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #ifdef _MSC_VER
 #include <intrin.h>
@@ -38,7 +46,7 @@ enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EV
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
 enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
-       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, F_LOAD, FUNCTIONS };
+       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, F_LOAD, F_NEW_TEMPORARY, FUNCTIONS };
 
 /* Offsets into private structures, likewise. */
 enum {
@@ -48,6 +56,7 @@ enum {
     ENV_SIZE,
     TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT,   /* from a TranslationBlock */
     TLB_TABLES,                                                               /* backwards from env */
+    TCG_TEMPORARIES, TCG_OPERATIONS,                                          /* from the translator's state */
     OFFSETS
 };
 
@@ -715,6 +724,58 @@ static bool exec_interrupt(void *cpu, int request)
     return injected;
 }
 
+/* Temporaries. The engine's translator has room for 512 of them in a block and does not look whether they are used up; for
+ * some instructions it forgets to give them back (those that a guest's intercepts concern, x87 and SSE with an operand in
+ * the opcode). A few hundred of such in a row would overwrite its state. So we take the place of its function that makes
+ * one, and when a block has many, tell the translator that its other buffer is full: it ends the block there. */
+enum { MOST_TEMPORARIES = 256, OPERATIONS_FULL = 4000 };
+typedef void *(*new_temporary_fn)(uint8_t *, int, bool);
+static new_temporary_fn new_temporary;
+static int64_t temporaries_at, operations_at;
+static int most_temporaries;    /* that a block had since a core was made */
+
+static void *limited_new_temporary(uint8_t *translator, int type, bool local)
+{
+    int count = FIELD(translator, temporaries_at, int32_t);
+    if (count > most_temporaries)
+        most_temporaries = count;
+    if (count > MOST_TEMPORARIES)
+        FIELD(translator, operations_at, int32_t) = OPERATIONS_FULL;
+    return new_temporary(translator, type, local);
+}
+
+/* Have the library that `function` is in call `instead`: in its table of what it imports, itself included (System V ABI,
+ * "Procedure Linkage Table"). Elsewhere than on Linux the limit is missing. */
+static void interpose(void *function, void *instead)
+{
+#ifdef __linux__
+    Dl_info info;
+    struct link_map *map;
+    if (!dladdr1(function, &info, (void **)&map, RTLD_DL_LINKMAP) || !info.dli_sname)
+        return;
+    const ElfW(Rela) *imports = NULL;
+    const ElfW(Sym) *symbols = NULL;
+    const char *names = NULL;
+    size_t size = 0;
+    for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++)
+        switch (entry->d_tag) {
+        case DT_JMPREL: imports = (const ElfW(Rela) *)entry->d_un.d_ptr; break;
+        case DT_PLTRELSZ: size = entry->d_un.d_val; break;
+        case DT_SYMTAB: symbols = (const ElfW(Sym) *)entry->d_un.d_ptr; break;
+        case DT_STRTAB: names = (const char *)entry->d_un.d_ptr; break;
+        }
+    if (!imports || !symbols || !names)
+        return;
+    uintptr_t page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < size / sizeof *imports; i++)
+        if (strcmp(names + symbols[imports[i].r_info >> 32].st_name, info.dli_sname) == 0) {
+            uintptr_t slot = map->l_addr + imports[i].r_offset;
+            if (mprotect((void *)(slot & ~(page_size - 1)), page_size, PROT_READ | PROT_WRITE) == 0)
+                *(void **)slot = instead;
+        }
+#endif
+}
+
 static void load_frame(Core *c, const uint32_t *frame)
 {
     ENV(c, O_EIP, uint64_t) = frame[0];
@@ -932,6 +993,13 @@ static int core_init(Core *c, PyObject *args, PyObject *kwargs)
     for (int i = 0; i < 64; i++)        /* a table of functions: take over the one that looks for interrupts */
         if (class[i] == (uintptr_t)c->fn[F_EXEC_INTERRUPT])
             class[i] = (uintptr_t)exec_interrupt;
+    temporaries_at = c->off[TCG_TEMPORARIES];
+    operations_at = c->off[TCG_OPERATIONS];
+    most_temporaries = 0;
+    if (!new_temporary) {
+        new_temporary = (new_temporary_fn)c->fn[F_NEW_TEMPORARY];
+        interpose(c->fn[F_NEW_TEMPORARY], (void *)limited_new_temporary);
+    }
     c->next = cores;
     cores = c;
     return 0;
@@ -957,6 +1025,7 @@ static PyObject *get_cycles(Core *c, void *unused)
 {
     return PyLong_FromUnsignedLongLong(c->retired + c->deliveries + c->charged);
 }
+static PyObject *get_temporaries(Core *c, void *unused) { return PyLong_FromLong(most_temporaries); }
 static PyObject *get_pending(Core *c, void *unused) { return PyLong_FromLong(c->inject); }
 
 static PyObject *get_info(Core *c, void *unused)
@@ -997,6 +1066,7 @@ static PyGetSetDef getset[] = {
     {"deliveries", (getter)get_deliveries, NULL, "events delivered through the guest's IDT", NULL},
     {"cycles", (getter)get_cycles, NULL, "the clock: retired + deliveries + charged", NULL},
     {"pending", (getter)get_pending, NULL, "the vector that waits to be injected, or -1", NULL},
+    {"temporaries", (getter)get_temporaries, NULL, "the most that the translator needed for a block since a core was made", NULL},
     {"info", (getter)get_info, NULL, "what the last event was about", NULL},
     {"env", (getter)get_env, NULL, "the engine's CPU state, live", NULL},
     {"callbacks", (getter)get_callbacks, NULL, "addresses to register with the engine", NULL},

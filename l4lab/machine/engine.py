@@ -56,6 +56,7 @@ ENV_SIZE = 5568
 UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
 TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT = 0, 20, 22, 24, 32, 40, 72, 192
 UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; kept up where a run has a count
+TCG_TEMPORARIES, TCG_OPERATIONS = 0x30, 0x38  # of the translator's state: how many the block has so far
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
@@ -74,6 +75,7 @@ _FUNCTIONS = (
     "tlb_reset_dirty_x86_64",
     "tlb_flush_page_x86_64",
     "cpu_ldl_mmuidx_ra_x86_64",
+    "tcg_temp_new_internal_x86_64",
 )
 
 
@@ -127,6 +129,11 @@ class Engine:
     def cycles(self) -> int:
         """The machine's clock: instructions retired, events delivered, and what was charged."""
         return int(self._core.cycles)
+
+    @property
+    def temporaries(self) -> int:
+        """The most that the translator needed for a block (native core; see there)."""
+        return int(self._core.temporaries)
 
     @property
     def pending_injection(self) -> int:
@@ -262,6 +269,7 @@ def _offsets() -> tuple[int, ...]:
         ENV_SIZE,
         *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
         TLB_TABLES,
+        *(TCG_TEMPORARIES, TCG_OPERATIONS),
     )
 
 

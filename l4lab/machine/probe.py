@@ -14,6 +14,7 @@ import ctypes
 import os
 import platform
 import struct
+import sys
 from collections.abc import Callable
 
 from l4lab.errors import LabError
@@ -277,6 +278,16 @@ def _strings(b: _Bench) -> None:
     _expect("what REP STOSD stores", struct.pack("<I", 0x12345678) * 0x400 + bytes(8), stored)
 
 
+def _temporaries(b: _Bench) -> None:
+    """A block for which the translator would need too many temporaries is cut."""
+    if b.engine.kind != "native" or not sys.platform.startswith("linux"):
+        return
+    b.load(b"\xd9\xc9" * 300 + _SPIN)  # fxch st(1): one each, never given back
+    b.run(301)
+    b.expect(_CODE + 600, 301)
+    _expect("the number of temporaries", True, 256 < b.engine.temporaries < 300)
+
+
 def _ports(b: _Bench) -> None:
     """A port access is stopped before it changes anything."""
     b.load(b"\x41\xe5\x60\x41\xe7\x61", eax=0x12345678)  # inc ecx, in eax, 60h, inc ecx, out 61h, eax
@@ -479,6 +490,17 @@ def _guest_specials(b: _Bench) -> None:
 
 
 _CHECKS: tuple[Callable[[_Bench], None], ...] = (
-    *(_registers, _events, _strings, _ports, _segments, _system_registers, _interrupt_window, _memory, _contexts),
+    *(
+        _registers,
+        _events,
+        _strings,
+        _temporaries,
+        _ports,
+        _segments,
+        _system_registers,
+        _interrupt_window,
+        _memory,
+        _contexts,
+    ),
     *(_guest_state, _fpu, _guest_events, _guest_nmi, _guest_specials),
 )

@@ -126,7 +126,7 @@ class Round:
         if rng.random() < 0.2:
             self._reach_in(r, id_)
         try:
-            received = r.wait(period(rng.choice((2, 10, 30))))
+            received = r.wait(period(rng.choice((1, 2, 5))))
         except IpcFailed:  # it may be in a loop that changes its own code, which takes long: on with something else
             self._reach_in(r, id_)
             message = Message().append_registers(I.GPREGS, self._sane(I.GPREGS))

@@ -35,7 +35,7 @@ COMPILED = [
             *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
         )
     ),
-    *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables")),
+    *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables", "vtx")),
     *(f"l4lab/machine/{name}.py" for name in ("usermode", "vmcs")),
     "l4lab/user/l4.py",
     # What every exit passes through; of the rest a student replaces what he likes, by an entry of `handlers`.

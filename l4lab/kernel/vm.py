@@ -15,13 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from l4lab.abi import utcb as u
-from l4lab.abi.frame import EFLAGS, EIP
+from l4lab.abi.exceptions import DEBUG, PAGE_FAULT, SHUTDOWN, escalated
+from l4lab.abi.frame import EFLAGS, EIP, FLAG_IF
 from l4lab.abi.message import Acceptor
 from l4lab.abi.protocols import FaultId
-from l4lab.abi.vm import CpuControls, ExitReason, ItemId, fault_id_of, label_of
+from l4lab.abi.vm import (
+    CR3_LOAD_EXITING,
+    CR3_STORE_EXITING,
+    EVENT_HAS_ERROR_CODE,
+    EVENT_NMI_UNBLOCKING,
+    EVENT_VALID,
+    INTERNAL,
+    ExitReason,
+    ItemId,
+    fault_id_of,
+    label_of,
+)
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
 from l4lab.kernel.events import EntryRefused, VmEntry, VmExit, VtlbFill, VtlbFlush
@@ -30,8 +42,8 @@ from l4lab.kernel.thread import MR, Tcb, ThreadState
 from l4lab.kernel.transfer import apply_items
 from l4lab.kernel.vtlb import FILLED, MISSING, RESERVE, Vtlb
 from l4lab.machine import entrycheck
-from l4lab.machine.guestmode import CR3_LOAD_EXITING, CR3_STORE_EXITING, HARDWARE_EXCEPTION, INVLPG_EXITING
 from l4lab.machine.vmcs import Vmcs
+from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, INVLPG_EXITING, WINDOW
 
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
@@ -49,14 +61,10 @@ _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
     **dict.fromkeys(range(ExitReason.VMCALL, ExitReason.VMXON + 1), attrgetter("instruction_info")),
 }
 _REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
-_VALID = 1 << 31  # of an event
-_WINDOW = CpuControls.INTERRUPT_WINDOW_EXITING
 _DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
 _DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
-_INTERNAL = 8 << 16  # of the tag: the kernel has dealt with it, but the delivery of an event was cut short
-_PAGE_FAULT, _DOUBLE_FAULT = 14, 8
-_CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
-_EXCEPTION = _VALID | 1 << 11 | HARDWARE_EXCEPTION << 8  # the event word of a hardware exception with an error code
+_INTERNAL: Final = INTERNAL << 16  # of the tag: the kernel has dealt with it, but an event's delivery was cut short
+_EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with an error code
 FRAMES = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
 FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
 MOST_ROUNDS = 64  # of those, before the caller may look whether somebody wants to stop
@@ -117,20 +125,20 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     vcpu = thread.vcpu
     assert vcpu is not None
     vmcs = vcpu.vmcs
-    if (vmcs.entry_info & _VALID or vmcs.unchecked) and not _prepare(k, thread, vmcs):
+    if (vmcs.entry_info & EVENT_VALID or vmcs.unchecked) and not _prepare(k, thread, vmcs):
         return True
     if vcpu.vtlb is not None:
         return _run_shadowed(k, thread, vcpu, vcpu.vtlb, deadline)
-    waiting = vmcs.entry_info & _VALID
+    waiting = vmcs.entry_info & EVENT_VALID
     retired = k.machine.engine.retired if waiting else 0
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
     k.now = k.clock.cycles
-    if waiting and not vmcs.entry_info & _VALID:
+    if waiting and not vmcs.entry_info & EVENT_VALID:
         k.counters.injections += 1
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
-        if vmcs.idt_info & _VALID:  # the page that was missing was needed to deliver an event
+        if vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
             _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and k.machine.engine.retired == retired)
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
     else:
@@ -149,17 +157,17 @@ def _prepare(k: Kernel, thread: Tcb, vmcs: Vmcs) -> bool:
     if refused:
         k.trace.append(EntryRefused(k.now, thread.word, refused))
         return _exit_at_once(k, thread, vmcs, ExitReason.ENTRY_FAILURE_GUEST_STATE)
-    if not vmcs.entry_info & _VALID:
-        held_back = vmcs.interruptibility & entrycheck.BY_MOV_SS or vmcs.activity > entrycheck.HALTED
+    if not vmcs.entry_info & EVENT_VALID:
+        held_back = vmcs.interruptibility & BLOCKED_BY_MOV_SS or vmcs.activity > HALTED
         if vmcs.pending_debug & _DEBUG_DUE and not held_back:
             return _debug_exception(k, thread, vmcs, vmcs.pending_debug & _DEBUG_STATUS)
-        if vmcs.activity != entrycheck.ACTIVE:
-            if vmcs.activity == entrycheck.HALTED and vmcs.cpu_controls & _WINDOW and flags & entrycheck.FLAG_IF:
+        if vmcs.activity != ACTIVE:
+            if vmcs.activity == HALTED and vmcs.cpu_controls & WINDOW and flags & FLAG_IF:
                 return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
             thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
             return False
     vmcs.accepted()
-    vmcs.activity = entrycheck.ACTIVE
+    vmcs.activity = ACTIVE
     return True
 
 
@@ -176,9 +184,9 @@ def _exit_at_once(
 
 def _debug_exception(k: Kernel, thread: Tcb, vmcs: Vmcs, cause: int) -> bool:
     """A debug exception was held back until now: the monitor gets it, if it wants to, or else the guest."""
-    vmcs.pending_debug, vmcs.activity = 0, entrycheck.ACTIVE
-    event = _VALID | entrycheck.HARDWARE_EXCEPTION << 8 | entrycheck.DEBUG_EXCEPTION
-    if vmcs.exception_bitmap & 1 << entrycheck.DEBUG_EXCEPTION:
+    vmcs.pending_debug, vmcs.activity = 0, ACTIVE
+    event = EVENT_VALID | HARDWARE_EXCEPTION << 8 | DEBUG
+    if vmcs.exception_bitmap & 1 << DEBUG:
         return _exit_at_once(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI, event, cause)
     vmcs.set_debug_register(6, vmcs.debug_register(6) | cause)
     vmcs.entry_info = event
@@ -200,14 +208,14 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         generation = thread.space.tables.generation
         if vtlb.generation != generation or vmcs.paging_changed:
             _follow(k, thread, vmcs, vtlb, generation)
-        waiting = vmcs.entry_info & _VALID
+        waiting = vmcs.entry_info & EVENT_VALID
         retired = machine.engine.retired if waiting else 0
         reason = machine.run_guest(vmcs, generation, deadline)
         k.now = k.clock.cycles
-        injected = waiting and not vmcs.entry_info & _VALID
+        injected = waiting and not vmcs.entry_info & EVENT_VALID
         if injected and vcpu.reflected:
             vcpu.reflected = False
-            if vmcs.idt_info & _VALID and machine.engine.retired == retired:
+            if vmcs.idt_info & EVENT_VALID and machine.engine.retired == retired:
                 _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
         elif injected:
             k.counters.injections += 1
@@ -215,25 +223,25 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
             if vmcs.paging_changed:
                 continue
             return False
-        if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == _PAGE_FAULT:
+        if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == PAGE_FAULT:
             linear = vmcs.exit_qualification
             miss = vtlb.miss(linear, vmcs.exit_error)
             if miss is FILLED:
                 k.trace.append(VtlbFill(k.now, thread.word, linear))
-                if vmcs.idt_info & _VALID:
+                if vmcs.idt_info & EVENT_VALID:
                     first = bool(waiting) and machine.engine.retired == retired
                     if not _keep_event(thread, vcpu, _FAULT_ID[reason], first):
                         fault(k, thread, vmcs, reason, _INTERNAL)
                         return True
             elif miss is MISSING:
-                if vmcs.idt_info & _VALID:
+                if vmcs.idt_info & EVENT_VALID:
                     first = bool(waiting) and machine.engine.retired == retired
                     _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
                 page_fault(k, thread, vtlb.missing, vtlb.missing_write)
                 return True
             else:
                 machine.guest.is_guest_fault(vmcs, vtlb.error_code)
-                if vmcs.exception_bitmap >> _PAGE_FAULT & 1:
+                if vmcs.exception_bitmap >> PAGE_FAULT & 1:
                     fault(k, thread, vmcs, reason)
                     return True
                 if not _reflect(vmcs, linear):
@@ -271,7 +279,7 @@ def _keep_event(thread: Tcb, vcpu: VirtualCpu, fault_id: int, injected: bool) ->
     if ItemId.NONREGEXC in thread.fault_items.get(fault_id, ()):
         return False
     if injected:
-        vmcs.entry_info |= _VALID
+        vmcs.entry_info |= EVENT_VALID
     elif vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
         _deliver_again(vcpu)
     return True
@@ -280,7 +288,7 @@ def _keep_event(thread: Tcb, vcpu: VirtualCpu, fault_id: int, injected: bool) ->
 def _deliver_again(vcpu: VirtualCpu) -> None:
     """Deliver the guest's own exception, whose delivery was cut short, at the next entry."""
     vmcs = vcpu.vmcs
-    vmcs.entry_info, vmcs.entry_error, vmcs.idt_info = vmcs.idt_info & ~(1 << 12), vmcs.idt_error, 0
+    vmcs.entry_info, vmcs.entry_error, vmcs.idt_info = vmcs.idt_info & ~EVENT_NMI_UNBLOCKING, vmcs.idt_error, 0
     vcpu.reflected = True
 
 
@@ -305,15 +313,14 @@ def _is_ours(vmcs: Vmcs) -> bool:
 
 def _reflect(vmcs: Vmcs, linear: int) -> bool:
     """The guest's own page fault, which its monitor does not care for: deliver it. False: that shuts the guest down."""
-    vector, error_code = _PAGE_FAULT, vmcs.exit_error
-    first = vmcs.idt_info & 0xFF
-    if vmcs.idt_info & _VALID and vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
-        if first == _DOUBLE_FAULT:
+    vector = PAGE_FAULT
+    if vmcs.idt_info & EVENT_VALID and vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
+        vector = escalated(vmcs.idt_info & 0xFF, PAGE_FAULT)
+        if vector == SHUTDOWN:
             return False
-        if first == _PAGE_FAULT or first in _CONTRIBUTORY:
-            vector, error_code = _DOUBLE_FAULT, 0
     vmcs.set_control_register(2, linear)
-    vmcs.entry_info, vmcs.entry_error = _EXCEPTION | vector, error_code
+    vmcs.entry_info = _EXCEPTION | vector
+    vmcs.entry_error = vmcs.exit_error if vector == PAGE_FAULT else 0
     return True
 
 
@@ -336,5 +343,5 @@ def _resume(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     vcpu = thread.vcpu
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
-        k.trace.append(VmEntry(k.now, thread.word, info if info & _VALID else 0))
+        k.trace.append(VmEntry(k.now, thread.word, info if info & EVENT_VALID else 0))
     return error

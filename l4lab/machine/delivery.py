@@ -28,6 +28,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from l4lab.abi.exceptions import (
+    CONTRIBUTORY,
+    DOUBLE_FAULT,
+    GENERAL_PROTECTION,
+    INVALID_TSS,
+    NOT_PRESENT,
+    NOT_RESTARTED,
+    PAGE_FAULT,
+    SHUTDOWN,
+    STACK_FAULT,
+    WITH_ERROR_CODE,
+    escalated,
+)
+from l4lab.abi.frame import FLAG_AC, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
+from l4lab.abi.vm import EVENT_HAS_ERROR_CODE, EVENT_VALID
 from l4lab.machine import engine as e
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
@@ -35,15 +50,10 @@ from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk
 # What the engine's native delivery raises as exits (AMD64 manual vol. 2, "SVM Intercept Exit Codes").
 EXIT_EXCEPTION, EXIT_TASK_SWITCH, EXIT_SHUTDOWN, EXIT_NESTED_FAULT = 0x40, 0x7D, 0x7F, 0x400
 _B_EXIT_INFO_1, _B_EXIT_INFO_2, _B_EVENT, _B_EVENT_ERROR = 0x78, 0x80, 0xA8, 0xAC  # in the control block
-_EVENT_VALID, _EVENT_HAS_ERROR = 1 << 31, 1 << 11
 
-DOUBLE_FAULT, INVALID_TSS, NOT_PRESENT, STACK_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 8, 10, 11, 12, 13, 14
-_NO_FAULTS = frozenset((1, 2, 3, 4, DOUBLE_FAULT, 18))  # traps, NMI, aborts: executing the instruction again is no use
-HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
-_CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
+_SERIOUS = CONTRIBUTORY | {PAGE_FAULT, DOUBLE_FAULT}  # in whose delivery another exception is not as usual
 _NONE = 0xFFFFFFFF  # in ENV_OLD_EXCEPTION: no exception is being delivered
 
-_TF, _IF, _NT, _RF, _VM, _AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18
 _PE, _WP, _PG, _PSE = 1, 1 << 16, 1 << 31, 1 << 4
 _HF_CS32, _HF_SS32, _HF_ADDSEG = 1 << 4, 1 << 5, 1 << 6
 
@@ -121,8 +131,8 @@ class Delivery:
     def deliver(self, event: Event) -> Exit | None:
         """Deliver `event` or whatever comes of it; None when the guest stands at the first instruction of a handler."""
         env = self._env
-        double = event.vector in _CONTRIBUTORY or event.vector in (PAGE_FAULT, DOUBLE_FAULT)
-        env[e.ENV_OLD_EXCEPTION >> 2] = event.vector if event.kind is Kind.EXCEPTION and double else _NONE
+        serious = event.kind is Kind.EXCEPTION and event.vector in _SERIOUS
+        env[e.ENV_OLD_EXCEPTION >> 2] = event.vector if serious else _NONE
         while True:
             try:
                 self.attempt(event)
@@ -150,7 +160,7 @@ class Delivery:
         except Exception:
             env[e.ENV_EIP >> 2] = event.at
             raise
-        self._memory.u32[self._block(_B_EVENT)] &= ~_EVENT_VALID
+        self._memory.u32[self._block(_B_EVENT)] &= ~EVENT_VALID
 
     def forget(self) -> None:
         """It is to be delivered from the beginning, by somebody else."""
@@ -195,25 +205,24 @@ class Delivery:
         return self._escalate(vector, error_code, event.at)
 
     def _escalate(self, second: int, error_code: int, at: int) -> Event | Exit:
-        """An exception while `old_exception` is delivered (SDM, table "Conditions for Generating a Double Fault")."""
-        first = self._env[e.ENV_OLD_EXCEPTION >> 2]
-        if first == DOUBLE_FAULT:
+        """An exception while `old_exception` is delivered."""
+        vector = escalated(self._env[e.ENV_OLD_EXCEPTION >> 2], second)
+        if vector == SHUTDOWN:
             return Exit(EXIT_SHUTDOWN)
-        serious = second in _CONTRIBUTORY
-        if (first in _CONTRIBUTORY and serious) or (first == PAGE_FAULT and (serious or second == PAGE_FAULT)):
-            second, error_code = DOUBLE_FAULT, 0
-            if self.exiting >> DOUBLE_FAULT & 1:
-                return Exit(EXIT_EXCEPTION + DOUBLE_FAULT)
-        if serious or second in (PAGE_FAULT, DOUBLE_FAULT):
-            self._env[e.ENV_OLD_EXCEPTION >> 2] = second
-        return Event(second, Kind.EXCEPTION, error_code, at, at)
+        if vector != second:  # a double fault, of which it has to be asked again whether it ends the run
+            error_code = 0
+            if self.exiting >> vector & 1:
+                return Exit(EXIT_EXCEPTION + vector)
+        if vector in _SERIOUS:
+            self._env[e.ENV_OLD_EXCEPTION >> 2] = vector
+        return Event(vector, Kind.EXCEPTION, error_code, at, at)
 
     def _note(self, event: Event) -> None:
         """The control block names the event in delivery: what an exit half-way has interrupted."""
         u32 = self._memory.u32
-        note = event.vector | event.kind.value << 8 | _EVENT_VALID
-        if event.kind is Kind.EXCEPTION and event.vector in HAS_ERROR_CODE and self._env[e.ENV_CR >> 2] & _PE:
-            note |= _EVENT_HAS_ERROR
+        note = event.vector | event.kind.value << 8 | EVENT_VALID
+        if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE and self._env[e.ENV_CR >> 2] & _PE:
+            note |= EVENT_HAS_ERROR_CODE
             u32[self._block(_B_EVENT_ERROR)] = event.error_code
         u32[self._block(_B_EVENT)] = note
 
@@ -224,7 +233,7 @@ class Delivery:
         gate_error = event.vector * 8 | _IN_IDT
         low, high = self._gate(event.vector, gate_error)
         kind = high >> 8 & 31
-        from_v8086 = bool(env[e.ENV_EFLAGS >> 2] & _VM)
+        from_v8086 = bool(env[e.ENV_EFLAGS >> 2] & FLAG_VM)
         cpl = env[e.ENV_HFLAGS >> 2] & e.HF_CPL
         if kind not in (_TASK_GATE, _INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
             raise Fault(GENERAL_PROTECTION, gate_error)
@@ -257,7 +266,7 @@ class Delivery:
             self._write(stack_base + (esp & esp_mask) & 0xFFFFFFFF, word, size)
 
         # Nothing below can fail.
-        cleared = _TF | _VM | _RF | _NT | (_IF if kind in (_INTERRUPT_16, _INTERRUPT_32) else 0)
+        cleared = FLAG_TF | FLAG_VM | FLAG_RF | FLAG_NT | (FLAG_IF if kind in (_INTERRUPT_16, _INTERRUPT_32) else 0)
         env[e.ENV_EFLAGS >> 2] &= ~cleared
         if stack is not None:
             if from_v8086:
@@ -336,10 +345,10 @@ class Delivery:
             words.append(env[_ESP * 2])
         eflags = env[e.ENV_EFLAGS >> 2]
         if not event.injected:
-            restarts = event.kind is Kind.EXCEPTION and event.vector not in _NO_FAULTS
-            eflags = eflags | _RF if restarts else eflags & ~_RF
+            restarts = event.kind is Kind.EXCEPTION and event.vector not in NOT_RESTARTED
+            eflags = eflags | FLAG_RF if restarts else eflags & ~FLAG_RF
         words += [eflags, env[_segment(_CS)], event.back]
-        if event.kind is Kind.EXCEPTION and event.vector in HAS_ERROR_CODE:
+        if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE:
             words.append(event.error_code)
         return words
 
@@ -360,7 +369,7 @@ class Delivery:
         env[_ESP * 2] = env[_ESP * 2] & 0xFFFF0000 | esp & 0xFFFF
         env[_segment(_CS)] = selector
         env[_segment(_CS) + 2], env[_segment(_CS) + 3] = selector << 4, 0
-        env[e.ENV_EFLAGS >> 2] &= ~(_IF | _TF | _AC | _RF)
+        env[e.ENV_EFLAGS >> 2] &= ~(FLAG_IF | FLAG_TF | FLAG_AC | FLAG_RF)
         self._set64(e.ENV_EIP, offset)
 
     # -- CPU state -----------------------------------------------------------------------------------------------------

@@ -15,8 +15,19 @@ from __future__ import annotations
 
 import struct
 
+from l4lab.abi.exceptions import (
+    BREAKPOINT,
+    DEBUG,
+    GENERAL_PROTECTION,
+    NOT_PRESENT,
+    NOT_RESTARTED,
+    OVERFLOW,
+    PAGE_FAULT,
+    UNDEFINED_OPCODE,
+    WITH_ERROR_CODE,
+)
 from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
-from l4lab.abi.vm import ExitReason
+from l4lab.abi.vm import CR3_LOAD_EXITING, CR3_STORE_EXITING, EVENT_HAS_ERROR_CODE, EVENT_VALID, ExitReason
 from l4lab.machine import breakpoints as bp
 from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, Instruction
@@ -27,6 +38,24 @@ from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
 from l4lab.machine.vmcs import CR0_PE, CR0_PG, CR4_DE, DR7_GENERAL_DETECT, Vmcs
 from l4lab.machine.vmxinfo import vmx_instruction
+from l4lab.machine.vtx import (
+    EXTERNAL,
+    HARDWARE_EXCEPTION,
+    HLT_EXITING,
+    INVLPG_EXITING,
+    MONITOR_EXITING,
+    MOV_DR_EXITING,
+    MWAIT_EXITING,
+    NMI,
+    PAUSE_EXITING,
+    PRIVILEGED_SOFTWARE,
+    RDPMC_EXITING,
+    RDTSC_EXITING,
+    SOFTWARE_EXCEPTION,
+    SOFTWARE_INTERRUPT,
+    TSC_OFFSETTING,
+    WINDOW,
+)
 
 REGION_FRAMES = 4  # what the kernel gives the CPU for guest mode: host save area, permission maps
 _STUB, _SAVE_AREA, _MSR_MAP = 0, 1, 2  # frames of that region; the map takes two
@@ -43,12 +72,6 @@ SOFTWARE = 0x75  # INT n, INT3, INTO
 _FIRST = 0x60  # the exit code of bit 0 of the intercept word
 _ALWAYS = (RDTSC, CPUID, INVD, WBINVD, MSR, TASK_SWITCH, SHUTDOWN, RSM, *range(VMRUN, SKINIT + 1))
 
-# CPU-based controls (SDM, table "Definitions of Primary Processor-Based VM-Execution Controls").
-WINDOW, TSC_OFFSETTING = 1 << 2, 1 << 3
-HLT_EXITING, INVLPG_EXITING, MWAIT_EXITING, RDPMC_EXITING, RDTSC_EXITING = (1 << n for n in (7, 9, 10, 11, 12))
-CR3_LOAD_EXITING, CR3_STORE_EXITING, MOV_DR_EXITING, MONITOR_EXITING, PAUSE_EXITING = (
-    1 << n for n in (15, 16, 23, 29, 30)
-)
 _CONTROLLED = (
     (HLT_EXITING, HLT),
     (INVLPG_EXITING, INVLPG),
@@ -58,11 +81,6 @@ _CONTROLLED = (
     (PAUSE_EXITING, PAUSE),
 )
 
-# Interruption types, and the vectors that push an error code.
-EXTERNAL, NMI, HARDWARE_EXCEPTION, SOFTWARE_INTERRUPT, PRIVILEGED_SOFTWARE, SOFTWARE_EXCEPTION = 0, 2, 3, 4, 5, 6
-BREAKPOINT, OVERFLOW, PAGE_FAULT = 3, 4, 14
-VALID, ERROR_CODE_VALID = 1 << 31, 1 << 11
-WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _KIND = {
     EXTERNAL: 0,
     NMI: 3,
@@ -91,8 +109,6 @@ _WIDE_STACK = 1 << 5  # of HFLAGS
 _DR_ZERO = {6: 1 << 12, 7: 0xD800}  # reserved bits
 _ENV_ESP = 8  # a word of the engine's CPU state
 _CPL = e.ENV_HFLAGS >> 2
-DEBUG, UNDEFINED, DOUBLE_FAULT, NOT_PRESENT, GENERAL_PROTECTION, PAGE_FAULT, MACHINE_CHECK = 1, 6, 8, 11, 13, 14, 18
-_NOT_RESTARTED = frozenset((DEBUG, BREAKPOINT, OVERFLOW, DOUBLE_FAULT, MACHINE_CHECK))  # traps and aborts leave RF
 _DR_SPECIAL = 0xF0 | 0xF0 << 16  # DR4..DR7, read and written: ours to keep, see Vmcs
 _DEBUG_EVENT: int = e.VM_EXIT + EXCEPTION + DEBUG
 _CALL, _IRET, _JUMP, _GATE = (source << 30 for source in range(4))  # of a task switch
@@ -189,7 +205,7 @@ class GuestMode(GuestView):
         if (vmcs.cpu_controls, vmcs.tsc_offset) != self._set:
             self._obey_controls(vmcs)
         injected = vmcs.entry_info
-        if injected & VALID:
+        if injected & EVENT_VALID:
             began = engine.retired, self._u32[(frame >> 2) + EIP]
             kind = _KIND.get(vmcs.entry_info >> 8 & 7)
             if kind is None:
@@ -197,9 +213,9 @@ class GuestMode(GuestView):
             self._inject(vmcs, kind)
         for _ in range(MOST_ROUNDS):
             event = self._run_watched(vmcs, deadline) if vmcs.watched else run(frame, deadline)
-            if vmcs.entry_info & VALID:
+            if vmcs.entry_info & EVENT_VALID:
                 if engine.pending_injection < 0:
-                    vmcs.entry_info &= ~VALID
+                    vmcs.entry_info &= ~EVENT_VALID
                 else:
                     engine.inject(-1, 0, 0, 0)  # it waits in the VMCS until the next entry
                     if vmcs.entry_info >> 8 & 7 == NMI:
@@ -210,9 +226,9 @@ class GuestMode(GuestView):
             if reason is None and vmcs.paging_changed:
                 return None  # shadow tables must follow before the guest goes on
             if reason is not None:
-                if self._u32[vmcs.block + _B_EVENT >> 2] & VALID:
+                if self._u32[vmcs.block + _B_EVENT >> 2] & EVENT_VALID:
                     self._note_interrupted_delivery(vmcs)
-                    if injected & VALID and began == (engine.retired, self._u32[(frame >> 2) + EIP]):
+                    if injected & EVENT_VALID and began == (engine.retired, self._u32[(frame >> 2) + EIP]):
                         vmcs.idt_info = injected  # the engine does not know all types
                 return reason
             if vmcs.stale:
@@ -289,7 +305,7 @@ class GuestMode(GuestView):
             if instruction.name in ("int3", "into"):
                 kind = SOFTWARE_EXCEPTION
             vmcs.exit_length = instruction.length
-        vmcs.idt_info = VALID | kind << 8 | vector | (event & ERROR_CODE_VALID)
+        vmcs.idt_info = EVENT_VALID | kind << 8 | vector | (event & EVENT_HAS_ERROR_CODE)
         vmcs.idt_error = self._u32[at + 1]
 
     def _deliver(self, vmcs: Vmcs) -> ExitReason | None:
@@ -308,7 +324,7 @@ class GuestMode(GuestView):
         self._u32[at + ESP] = env[_ENV_ESP]
         if result is None:
             return None
-        if result.code == TASK_SWITCH and kind is KINDS[e.KIND_EXCEPTION] and event.vector not in _NOT_RESTARTED:
+        if result.code == TASK_SWITCH and kind is KINDS[e.KIND_EXCEPTION] and event.vector not in NOT_RESTARTED:
             self._u32[at + EFLAGS] |= _RF  # as the old task's TSS is to have it
         info[e.INFO_ERROR_CODE] = result.error_code
         return self._exit(vmcs, result.code)
@@ -334,7 +350,7 @@ class GuestMode(GuestView):
             return self._before(vmcs)
         if event == e.EVENT_SYSENTER:
             return self._sysenter(vmcs)
-        if event == UNDEFINED:
+        if event == UNDEFINED_OPCODE:
             return self._invalid_opcode(vmcs)
         raise RuntimeError(f"engine event {event}, error {self._engine.info[e.INFO_UC_ERROR]:#x} in guest mode")
 
@@ -374,7 +390,7 @@ class GuestMode(GuestView):
         if code == MSR:
             return ExitReason.WRMSR if self._engine.info[e.INFO_ERROR_CODE] else ExitReason.RDMSR
         if VMRUN <= code <= SKINIT:  # AMD's own instructions do not exist on this CPU
-            return self._raise(vmcs, UNDEFINED)
+            return self._raise(vmcs, UNDEFINED_OPCODE)
         raise RuntimeError(f"AMD exit code {code:#x} was not asked for")
 
     def _port_exit(self, vmcs: Vmcs, is_in: bool, port: int, size: int) -> ExitReason | None:
@@ -421,7 +437,7 @@ class GuestMode(GuestView):
         if vector == DEBUG:
             bits, self._debug = self._debug, 0
             return self._debug_exception(vmcs, bits or bp.SINGLE_STEP)
-        if vector == UNDEFINED:
+        if vector == UNDEFINED_OPCODE:
             reason = self._vmx_instruction(vmcs)
             if reason is not None:
                 return reason
@@ -436,9 +452,9 @@ class GuestMode(GuestView):
 
     def _exception_exit(self, vmcs: Vmcs, vector: int) -> ExitReason:
         kind = SOFTWARE_EXCEPTION if vector in (BREAKPOINT, OVERFLOW) else HARDWARE_EXCEPTION
-        vmcs.exit_info = VALID | kind << 8 | vector
+        vmcs.exit_info = EVENT_VALID | kind << 8 | vector
         if vector in WITH_ERROR_CODE and vmcs.control_register(0) & CR0_PE:
-            vmcs.exit_info |= ERROR_CODE_VALID
+            vmcs.exit_info |= EVENT_HAS_ERROR_CODE
             vmcs.exit_error = self._engine.info[e.INFO_ERROR_CODE]
         if vector == PAGE_FAULT:
             vmcs.exit_qualification = self._u32[vmcs.block + _B_EXIT_INFO_2 >> 2]
@@ -447,7 +463,7 @@ class GuestMode(GuestView):
             self.is_guest_fault(vmcs, vmcs.exit_error)
         if kind == SOFTWARE_EXCEPTION:
             vmcs.exit_length = self._instruction(vmcs).length
-        if vector not in _NOT_RESTARTED:
+        if vector not in NOT_RESTARTED:
             self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF  # as the frame of the exception would have had it
         return ExitReason.EXCEPTION_OR_NMI
 
@@ -543,7 +559,7 @@ class GuestMode(GuestView):
     def _int1(self, vmcs: Vmcs) -> ExitReason | None:
         """INT1: a debug exception without bits in DR6, and without a privilege check."""
         if vmcs.exception_bitmap >> DEBUG & 1:
-            vmcs.exit_info = VALID | PRIVILEGED_SOFTWARE << 8 | DEBUG
+            vmcs.exit_info = EVENT_VALID | PRIVILEGED_SOFTWARE << 8 | DEBUG
             return ExitReason.EXCEPTION_OR_NMI
         self._engine.inject(DEBUG, e.KIND_EXCEPTION, 0, vmcs.exit_length)
         vmcs.exit_length = 0
@@ -554,7 +570,7 @@ class GuestMode(GuestView):
     def _debug_exception(self, vmcs: Vmcs, bits: int) -> ExitReason | None:
         """#DB: an exit has the bits in its qualification and leaves DR6 alone; the guest's own has them in DR6."""
         if vmcs.exception_bitmap >> DEBUG & 1:
-            vmcs.exit_info = VALID | HARDWARE_EXCEPTION << 8 | DEBUG
+            vmcs.exit_info = EVENT_VALID | HARDWARE_EXCEPTION << 8 | DEBUG
             vmcs.exit_qualification = bits
             return ExitReason.EXCEPTION_OR_NMI
         vmcs.set_debug_register(6, vmcs.debug_register(6) & ~0xF | bits)
@@ -573,7 +589,7 @@ class GuestMode(GuestView):
         vmcs.exit_length = 0
         if number in (4, 5):
             if vmcs.control_register(4) & CR4_DE:
-                return self._raise(vmcs, UNDEFINED)
+                return self._raise(vmcs, UNDEFINED_OPCODE)
             number += 2
         if vmcs.debug_register(7) & DR7_GENERAL_DETECT:
             return self._debug_exception(vmcs, bp.GENERAL_DETECT)
@@ -691,7 +707,7 @@ class GuestMode(GuestView):
             return self._int1(vmcs)
         control = {"monitor": MONITOR_EXITING, "mwait": MWAIT_EXITING}.get(instruction.name)
         if control is None or vmcs.state[_CPL] & e.HF_CPL:
-            return self._raise(vmcs, UNDEFINED)
+            return self._raise(vmcs, UNDEFINED_OPCODE)
         if not vmcs.cpu_controls & control:
             return self.skip(vmcs)
         vmcs.exit_length = instruction.length
@@ -713,15 +729,15 @@ class GuestMode(GuestView):
     def _raise(self, vmcs: Vmcs, vector: int, error: int | None = None) -> ExitReason | None:
         """The instruction faults: through the exception bitmap as any fault, else into the guest's own IDT."""
         if vmcs.exception_bitmap >> vector & 1:
-            vmcs.exit_info = VALID | HARDWARE_EXCEPTION << 8 | vector
+            vmcs.exit_info = EVENT_VALID | HARDWARE_EXCEPTION << 8 | vector
             if error is not None and vmcs.control_register(0) & CR0_PE:
-                vmcs.exit_info |= ERROR_CODE_VALID
+                vmcs.exit_info |= EVENT_HAS_ERROR_CODE
                 vmcs.exit_error = error
             vmcs.exit_length = vmcs.exit_qualification = 0
             self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF
             return ExitReason.EXCEPTION_OR_NMI
         vmcs.exit_length = vmcs.exit_qualification = 0
-        if vector not in _NOT_RESTARTED:
+        if vector not in NOT_RESTARTED:
             self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF
         self._engine.inject(vector, e.KIND_EXCEPTION, error or 0, 0)
         return None

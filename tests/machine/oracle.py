@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
-from l4lab.abi.vm import ExitReason, ItemId, TaskSwitch
+from l4lab.abi.vm import EVENT_VALID, ExitReason, ItemId, TaskSwitch
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import HLT_EXITING, VALID, GuestMode
+from l4lab.machine.guestmode import GuestMode
 from l4lab.machine.memory import Memory
 from l4lab.machine.vmcs import CR4_PSE
+from l4lab.machine.vtx import HLT_EXITING
 from l4lab.user.asm import Program, assemble
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.taskswitch import switch_task
@@ -359,8 +360,8 @@ def switch_tasks(guest: Guest, reason: ExitReason) -> None:
     """The monitor's part in a task switch."""
     assert reason is ExitReason.TASK_SWITCH, f"{reason!r} at {guest.frame[EIP]:#x}"
     vmcs = guest.vmcs
-    by_event = vmcs.idt_info & VALID and vmcs.idt_info >> 8 & 7 < 4
-    error = vmcs.idt_error if vmcs.idt_info & VALID and vmcs.idt_info & 1 << 11 else None
+    by_event = vmcs.idt_info & EVENT_VALID and vmcs.idt_info >> 8 & 7 < 4
+    error = vmcs.idt_error if vmcs.idt_info & EVENT_VALID and vmcs.idt_info & 1 << 11 else None
     done = switch_task(
         GuestMemory(_Bytes(guest.memory), SIZE, 0),
         items_of(guest),
@@ -384,7 +385,7 @@ def switch_tasks(guest: Guest, reason: ExitReason) -> None:
             vmcs.set_segment(name, *values.values())
     if done.fault is not None:
         code = done.fault.error_code
-        vmcs.entry_info = VALID | (0 if code is None else 1 << 11) | 3 << 8 | done.fault.vector
+        vmcs.entry_info = EVENT_VALID | (0 if code is None else 1 << 11) | 3 << 8 | done.fault.vector
         vmcs.entry_error = code or 0
 
 

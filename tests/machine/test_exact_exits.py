@@ -13,7 +13,7 @@ import pytest
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason as R
-from l4lab.machine.guestmode import MONITOR_EXITING, MOV_DR_EXITING, MWAIT_EXITING
+from l4lab.machine.vtx import MONITOR_EXITING, MOV_DR_EXITING, MWAIT_EXITING
 
 from .guestbench import CODE, CODE_0, DATA, DATA_0, GDT, HANDLERS, IDT, MISSING, STACK, Guest
 

@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from l4lab.abi.exceptions import UNDEFINED_OPCODE
 from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.devices.keys import LEFT_SHIFT, PLAIN, RELEASE, SHIFTED
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import CARRY, ITEMS, ZERO, BiosCall
 from l4lab.user.monitor.bios_disk import BiosDisk
 from l4lab.user.monitor.bios_screen import BiosScreen
-from l4lab.user.monitor.fault import UNDEFINED_OPCODE, Fault, Reply
+from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.state import Start
 

@@ -35,8 +35,13 @@ COMPILED = [
             *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
         )
     ),
-    *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables", "vtx")),
-    *(f"l4lab/machine/{name}.py" for name in ("usermode", "vmcs")),
+    *(
+        f"l4lab/machine/{name}.py"
+        for name in (
+            *("board", "controlregs", "debugging", "ending", "exits", "guestmode", "guestview", "instructions"),
+            *("mmu", "pagetables", "portexits", "svm", "usermode", "vmcs", "vtx"),
+        )
+    ),
     "l4lab/user/l4.py",
     # What every exit passes through; of the rest a student replaces what he likes, by an entry of `handlers`.
     *(f"l4lab/user/monitor/{name}.py" for name in ("exits", "fault", "interrupts", "memory", "monitor", "ports")),

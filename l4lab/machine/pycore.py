@@ -25,9 +25,10 @@ from typing import Any
 
 from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, special_instructions
-from l4lab.machine.delivery import KINDS, Delivery, Event, Fault, Kind, TaskSwitch
+from l4lab.machine.delivery import KINDS, Delivery, Event, Kind, TaskSwitch
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
+from l4lab.machine.ring0 import Fault, RingZero
 
 _GENERAL_PROTECTION = 13
 _EXIT_RDTSC = e.VM_EXIT + 0x6E
@@ -115,7 +116,8 @@ class PyCore:
         self._on_new_block = _ON_NEW_BLOCK(self._find_special)
         self._on_special = _ON_CODE(self._stop_before)
         self.on_new_block = ctypes.cast(self._on_new_block, _P).value or 0
-        self._delivery = Delivery(memory, self._env, self.forget_code)
+        self._ring0 = RingZero(memory, self._env, self.forget_code)
+        self._delivery = Delivery(memory, self._env, self._ring0)
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
         self._direct = False  # it is for our caller, whatever mode the CPU is in
@@ -259,7 +261,7 @@ class PyCore:
             return
         linear = block[0].pc
         size = min(block[0].size, MAX_LENGTH * block[0].instructions)  # the size of one that faults may be anything
-        code = self._delivery.peek(linear, size)
+        code = self._ring0.peek(linear, size)
         if _SPECIAL_BYTES.isdisjoint(code):
             return
         found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
@@ -269,7 +271,7 @@ class PyCore:
             self._call_before(ctypes.cast(self._on_special, _P).value or 0, at, at)
         if new:
             for at in new:
-                physical = self._delivery.where(at)
+                physical = self._ring0.where(at)
                 self.forget_code(physical, physical + 1)
             if self._number is None:
                 self._note(_TRANSLATE_AGAIN, retired=True)
@@ -282,7 +284,7 @@ class PyCore:
         if self._go_on:
             self._go_on = False
             return
-        code = self._delivery.peek(linear, min(size, MAX_LENGTH))
+        code = self._ring0.peek(linear, min(size, MAX_LENGTH))
         if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
             return  # another program has been here, or another page
         opcode = code.lstrip(bytes(_PREFIXES))[:1]
@@ -411,7 +413,7 @@ class PyCore:
         env = self._env
         start = env[_CS_BASE] + env[_EIP]
         length = 0
-        while self._delivery.read(start + length, 1) in _PREFIXES:
+        while self._ring0.read(start + length, 1) in _PREFIXES:
             length += 1
         ticks = self.cycles + self._time_offset & 0xFFFFFFFFFFFFFFFF
         env[_EAX], env[_EAX + 1] = ticks & 0xFFFFFFFF, 0
@@ -455,7 +457,7 @@ class PyCore:
     def _before_software_interrupt(self, vector: int, behind: int) -> int:
         """Where the INT, INT3 or INTO that ends at `behind` begins; a prefix in front of it is not seen."""
         short = {3: 0xCC, 4: 0xCE}.get(vector)
-        length = 1 if short == self._delivery.read(self._env[_CS_BASE] + behind - 1, 1) else 2
+        length = 1 if short == self._ring0.read(self._env[_CS_BASE] + behind - 1, 1) else 2
         return behind - length & 0xFFFFFFFF
 
     # -- the register frame --------------------------------------------------------------------------------------------

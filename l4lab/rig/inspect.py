@@ -123,8 +123,8 @@ def _disassembly(k: Kernel, thread: Tcb | None) -> list[DisasmLine]:
         return []
     eip = thread.regs[EIP]
     if thread.vcpu is not None:
-        vmcs, guest = thread.vcpu.vmcs, k.machine.guest
-        code, bits = guest.read_code(vmcs, CODE_BYTES), guest.bits(vmcs)
+        vmcs, view = thread.vcpu.vmcs, k.machine.guest.view
+        code, bits = view.read_code(vmcs, CODE_BYTES), view.bits(vmcs)
     else:
         code, bits = b"", 32
         try:

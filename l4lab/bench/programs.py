@@ -23,8 +23,19 @@ STOPS = 20_000
 _CODE, _STACKS = 0x0040_0000, 0x0040_8000  # where the native threads' code and stacks are
 _UTCBS = 0xBF00_0000
 
+# How each thread that is called goes on for ever: it answers, with an empty message, and waits for the next call.
+ANSWER = """
+.again:
+    mov eax, PING
+    mov edx, eax
+    xor ecx, ecx
+    xor esi, esi
+    call IPC
+    jmp .again
+"""
+
 # Each of the two threads has its partner in EBX at the start, and calls it for ever.
-_PING_PONG = """
+_PING_PONG = f"""
 ping:
     mov edi, gs:[0]
 .again:
@@ -40,14 +51,7 @@ pong:
     mov edx, PING
     xor ecx, ecx
     call IPC
-.again:
-    mov eax, PING
-    mov edx, eax
-    xor ecx, ecx
-    xor esi, esi
-    call IPC
-    jmp .again
-"""
+{ANSWER}"""
 
 
 def bare_stop() -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.exceptions import DEBUG, PAGE_FAULT, SHUTDOWN, escalated
-from l4lab.abi.frame import EFLAGS, EIP, FLAG_IF
+from l4lab.abi.frame import EFLAGS, EIP, FLAG_IF, of_gpr
 from l4lab.abi.message import Acceptor
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import (
@@ -29,6 +29,7 @@ from l4lab.abi.vm import (
     EVENT_NMI_UNBLOCKING,
     EVENT_VALID,
     INTERNAL,
+    CrAccessType,
     ExitReason,
     ItemId,
     fault_id_of,
@@ -65,6 +66,7 @@ _DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug except
 _DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
 _INTERNAL: Final = INTERNAL << 16  # of the tag: the kernel has dealt with it, but an event's delivery was cut short
 _EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with an error code
+_FROM_CR: Final = CrAccessType.MOV_FROM_CR << 4  # of the qualification of an access to a control register
 FRAMES = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
 FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
 MOST_ROUNDS = 64  # of those, before the caller may look whether somebody wants to stop
@@ -212,60 +214,87 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         retired = machine.engine.retired if waiting else 0
         reason = machine.run_guest(vmcs, generation, deadline)
         k.now = k.clock.cycles
-        injected = waiting and not vmcs.entry_info & EVENT_VALID
-        if injected and vcpu.reflected:
-            vcpu.reflected = False
-            if vmcs.idt_info & EVENT_VALID and machine.engine.retired == retired:
+        # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
+        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and machine.engine.retired == retired
+        if waiting and not vmcs.entry_info & EVENT_VALID:
+            if not vcpu.reflected:
+                k.counters.injections += 1
+            elif first:
                 _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
-        elif injected:
-            k.counters.injections += 1
+            else:
+                vcpu.reflected = False
         if reason is None:
             if vmcs.paging_changed:
                 continue
             return False
         if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == PAGE_FAULT:
-            linear = vmcs.exit_qualification
-            miss = vtlb.miss(linear, vmcs.exit_error)
-            if miss is FILLED:
-                k.trace.append(VtlbFill(k.now, thread.word, linear))
-                if vmcs.idt_info & EVENT_VALID:
-                    first = bool(waiting) and machine.engine.retired == retired
-                    if not _keep_event(thread, vcpu, _FAULT_ID[reason], first):
-                        fault(k, thread, vmcs, reason, _INTERNAL)
-                        return True
-            elif miss is MISSING:
-                if vmcs.idt_info & EVENT_VALID:
-                    first = bool(waiting) and machine.engine.retired == retired
-                    _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
-                page_fault(k, thread, vtlb.missing, vtlb.missing_write)
-                return True
-            else:
-                machine.guest.is_guest_fault(vmcs, vtlb.error_code)
-                if vmcs.exception_bitmap >> PAGE_FAULT & 1:
-                    fault(k, thread, vmcs, reason)
-                    return True
-                if not _reflect(vmcs, linear):
-                    fault(k, thread, vmcs, ExitReason.TRIPLE_FAULT)
-                    return True
-                vcpu.reflected = True
+            told = _shadow_fault(k, thread, vcpu, vtlb, first)
         elif reason is ExitReason.INVLPG:
-            vtlb.drop_page(vmcs.exit_qualification)
-            machine.engine.flush_page(vmcs.exit_qualification)
-            if vmcs.cpu_controls & INVLPG_EXITING:
-                fault(k, thread, vmcs, reason)
-                return True
-            machine.guest.skip(vmcs)
+            told = _invalidate(k, thread, vmcs, vtlb)
         elif reason is ExitReason.CR_ACCESS and _is_ours(vmcs):
-            register = 9 - (vmcs.exit_qualification >> 8 & 15)
-            if vmcs.exit_qualification & 16:
-                thread.regs[register] = vmcs.control_register(3)
-            else:
-                vmcs.set_control_register(3, thread.regs[register])
-            machine.guest.skip(vmcs)
+            told = _access_cr3(k, thread, vmcs)
         else:
             fault(k, thread, vmcs, reason)
+            told = True
+        if told:
             return True
         k.now = machine.charge(FILL_CYCLES)
+    return False
+
+
+# The exits of shadow paging. True: somebody is told, so the guest does not go on at once.
+
+
+def _shadow_fault(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, first: bool) -> bool:
+    """The CPU's walk failed: an entry is filled in, or a page is missing in the space, or it is the guest's own fault.
+
+    `first`: what it cut short, if anything, is the event that was to be delivered at the entry.
+    """
+    vmcs = vcpu.vmcs
+    linear = vmcs.exit_qualification
+    miss = vtlb.miss(linear, vmcs.exit_error)
+    if miss is FILLED:
+        k.trace.append(VtlbFill(k.now, thread.word, linear))
+        fault_id = _FAULT_ID[ExitReason.EXCEPTION_OR_NMI]
+        if vmcs.idt_info & EVENT_VALID and not _keep_event(thread, vcpu, fault_id, first):
+            fault(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI, _INTERNAL)
+            return True
+        return False
+    if miss is MISSING:
+        if vmcs.idt_info & EVENT_VALID:
+            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
+        page_fault(k, thread, vtlb.missing, vtlb.missing_write)
+        return True
+    k.machine.guest.is_guest_fault(vmcs, vtlb.error_code)
+    if vmcs.exception_bitmap >> PAGE_FAULT & 1:
+        fault(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI)
+        return True
+    if not _reflect(vmcs, linear):
+        fault(k, thread, vmcs, ExitReason.TRIPLE_FAULT)
+        return True
+    vcpu.reflected = True
+    return False
+
+
+def _invalidate(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb) -> bool:
+    """INVLPG: the shadow tables forget the page, and so does the CPU."""
+    vtlb.drop_page(vmcs.exit_qualification)
+    k.machine.engine.flush_page(vmcs.exit_qualification)
+    if vmcs.cpu_controls & INVLPG_EXITING:
+        fault(k, thread, vmcs, ExitReason.INVLPG)
+        return True
+    k.machine.guest.skip(vmcs)
+    return False
+
+
+def _access_cr3(k: Kernel, thread: Tcb, vmcs: Vmcs) -> bool:
+    """MOV to or from CR3, of which the monitor does not want to hear."""
+    register = of_gpr(vmcs.exit_qualification >> 8 & 15)
+    if vmcs.exit_qualification & _FROM_CR:
+        thread.regs[register] = vmcs.control_register(3)
+    else:
+        vmcs.set_control_register(3, thread.regs[register])
+    k.machine.guest.skip(vmcs)
     return False
 
 
@@ -307,7 +336,7 @@ def _follow(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb, generation: int) -> 
 def _is_ours(vmcs: Vmcs) -> bool:
     """Is this an access to CR3 that only shadow paging wants to hear of?"""
     qualification = vmcs.exit_qualification
-    exiting = CR3_STORE_EXITING if qualification & 16 else CR3_LOAD_EXITING
+    exiting = CR3_STORE_EXITING if qualification & _FROM_CR else CR3_LOAD_EXITING
     return qualification & 15 == 3 and not vmcs.cpu_controls & exiting
 
 

@@ -3,7 +3,7 @@
 
 Guest state proper (control registers, segments, debug registers) lives in a saved CPU context of the engine; while the
 virtual CPU is loaded, the same accessors read and write the engine's live state. Controls, masks and exit information
-are plain attributes. Entering a guest and translating its exits is guestmode.py's.
+are plain attributes. Entering a guest is guestmode.py's, translating its exits exits.py's.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
-            *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
+            *("control", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "mappingtree", "preemption"),
+            *("propagation", "sched", "shadowtables", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
         )
     ),
     *(

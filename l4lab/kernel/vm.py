@@ -39,9 +39,10 @@ from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
 from l4lab.kernel.events import EntryRefused, VmEntry, VmExit, VtlbFill, VtlbFlush
 from l4lab.kernel.faults import items_for, page_fault
+from l4lab.kernel.shadowtables import RESERVE
 from l4lab.kernel.thread import MR, Tcb, ThreadState
 from l4lab.kernel.transfer import apply_items
-from l4lab.kernel.vtlb import FILLED, MISSING, RESERVE, Vtlb
+from l4lab.kernel.vtlb import FILLED, MISSING, Vtlb
 from l4lab.machine import entrycheck
 from l4lab.machine.vmcs import Vmcs
 from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, INVLPG_EXITING, WINDOW

@@ -47,11 +47,11 @@ from l4lab.machine import svm
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
 from l4lab.machine.ring0 import PRESENT, Fault, RingZero, base_of, limit_of
+from l4lab.machine.vmcs import CR0_PE
 
 _SERIOUS = CONTRIBUTORY | {PAGE_FAULT, DOUBLE_FAULT}  # in whose delivery another exception is not as usual
 _NONE = 0xFFFFFFFF  # in ENV_OLD_EXCEPTION: no exception is being delivered
 
-_PE = 1  # of CR0
 _HF_CS32, _HF_SS32, _HF_ADDSEG = 1 << 4, 1 << 5, 1 << 6
 
 # The high word of a descriptor or gate. The engine keeps it as the flags of a loaded segment.
@@ -142,7 +142,7 @@ class Delivery:
         _forget_unusable_tss(env)
         self._note(event)
         try:
-            if env[e.ENV_CR >> 2] & _PE:
+            if env[e.ENV_CR >> 2] & CR0_PE:
                 self._protected_mode(event)
             else:
                 self._real_mode(event)
@@ -210,7 +210,7 @@ class Delivery:
         """The control block names the event in delivery: what an exit half-way has interrupted."""
         u32 = self._memory.u32
         note = event.vector | event.kind.value << 8 | EVENT_VALID
-        if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE and self._env[e.ENV_CR >> 2] & _PE:
+        if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE and self._env[e.ENV_CR >> 2] & CR0_PE:
             note |= EVENT_HAS_ERROR_CODE
             u32[self._block(svm.B_EVENT_ERROR)] = event.error_code
         u32[self._block(svm.B_EVENT)] = note

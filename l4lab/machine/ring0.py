@@ -14,10 +14,8 @@ from l4lab.abi.exceptions import GENERAL_PROTECTION, INVALID_TSS, NOT_PRESENT
 from l4lab.machine import engine as e
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
+from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE
 
-_WP: Final = 1 << 16
-_PG: Final = 1 << 31
-_PSE: Final = 1 << 4
 PRESENT: Final = 1 << 15  # of a descriptor's high word
 _PAGES: Final = 1 << 23  # its limit counts pages
 _TSS_32: Final = 1 << 11
@@ -72,12 +70,12 @@ class RingZero:
         env, memory = self._env, self._memory
         cr0 = env[e.ENV_CR >> 2]
         nested = env[e.ENV_NESTED_CR3 >> 2]
-        pse = bool(env[(e.ENV_CR >> 2) + 8] & _PSE)
-        if cr0 & _PG:
+        pse = bool(env[(e.ENV_CR >> 2) + 8] & CR4_PSE)
+        if cr0 & CR0_PG:
             cr3 = env[(e.ENV_CR >> 2) + 6]
             if not env[(e.ENV_HFLAGS >> 2) + 1] & e.HF2_NESTED:  # shadow tables: there is no second level
-                return walk(memory, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse, set_ad=set_ad)
-            return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & _WP), pse=pse, set_ad=set_ad)
+                return walk(memory, cr3, linear, access, wp=bool(cr0 & CR0_WP), pse=pse, set_ad=set_ad)
+            return walk_nested(memory, nested, cr3, linear, access, wp=bool(cr0 & CR0_WP), pse=pse, set_ad=set_ad)
         return host_walk(memory, nested, pse, set_ad)(linear, access, False)
 
     def where(self, linear: int) -> int:

@@ -9,7 +9,6 @@ answer at once.
 from __future__ import annotations
 
 import sys
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -38,6 +37,8 @@ app.add_typer(guest.app, name="guest")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # takes long
+
         try:
             typer.echo(f"l4lab {metadata.version('l4lab')}")
         except metadata.PackageNotFoundError:

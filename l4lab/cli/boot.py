@@ -7,6 +7,7 @@ in `rig.session`, and what is done with an image in `rig.booting`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Annotated, Final
@@ -84,6 +85,8 @@ def boot(
     if paging not in PAGING:
         raise LabError(f"there is no paging mode {paging!r}; there is: {', '.join(PAGING)}")
     check_writable(stats, trace, save_at and save_at[1])
+    if image is not None and restore is None:
+        _unpack_ahead(image)
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND, LINUX_SCREEN_APPEND, drivers_of
@@ -124,6 +127,15 @@ def boot(
     program.hardware = Hardware(paging == SHADOW, on_disk, max(restarts, 0))
     rig = Rig.for_guest(program)
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
+
+
+def _unpack_ahead(image: Path) -> None:
+    """Unpacking Linux takes as long as importing the engine: begin with it. What is wrong with a file is told later."""
+    from l4lab.images import bzimage, kinds
+
+    with contextlib.suppress(OSError, LabError):
+        if image.is_file() and kinds.is_linux(contents := image.read_bytes()) and bzimage.has_payload(contents):
+            bzimage.parse(contents, image.name).unpack_ahead()
 
 
 def _address(text: str) -> int:

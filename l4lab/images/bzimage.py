@@ -17,8 +17,10 @@ from __future__ import annotations
 import bz2
 import lzma
 import re
+import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import zstandard
@@ -53,6 +55,22 @@ class LinuxKernel:
 
     def unpack(self) -> bytes:
         """The ELF file inside."""
+        ahead = _AHEAD.pop(self.payload, None)
+        return self._unpack() if ahead is None else ahead.result()
+
+    def unpack_ahead(self) -> None:
+        """Begin in the background: `unpack` will wait for the result. It takes as long as importing the engine."""
+
+        def work() -> None:
+            try:
+                future.set_result(self._unpack())
+            except LabError as error:
+                future.set_exception(error)
+
+        future = _AHEAD[self.payload] = Future[bytes]()
+        threading.Thread(target=work, daemon=True).start()
+
+    def _unpack(self) -> bytes:
         if self.payload.startswith(b"\x7fELF"):
             return self.payload
         compressed, size = self.payload[:-4], int.from_bytes(self.payload[-4:], "little")
@@ -75,6 +93,9 @@ class LinuxKernel:
         if len(elf) != size:
             raise LabError(f"{self.name} is damaged: it unpacks to {len(elf)} bytes instead of {size}; {_AGAIN}")
         return elf
+
+
+_AHEAD: dict[bytes, Future[bytes]] = {}  # payloads that are being unpacked
 
 
 def has_payload(image: bytes) -> bool:

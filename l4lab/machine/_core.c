@@ -15,6 +15,7 @@
  *
  * All offsets into the engine's private structures come from engine.py, which probes them at start-up.
  */
+#define _GNU_SOURCE /* dladdr1 */
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -24,6 +25,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#ifdef __linux__
+#include <dlfcn.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #ifdef _MSC_VER
 #include <intrin.h>
@@ -38,28 +46,29 @@ enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EV
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
 enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
-       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, F_LOAD, FUNCTIONS };
+       F_INVALIDATE, F_RESET_DIRTY, F_TLB_FLUSH_PAGE, F_LOAD, F_NEW_TEMPORARY, FUNCTIONS };
 
 /* Offsets into private structures, likewise. */
 enum {
     O_CPU, O_ENV, O_CFLAGS, O_INTERRUPT_REQUEST, O_EXCEPTION_INDEX, O_CLASS,  /* from uc, from cpu (the last five) */
     O_EIP, O_EFLAGS, O_HFLAGS, O_SEGS, O_CR, O_ERROR_CODE, O_IS_INT, O_NEXT_EIP, O_OLD_EXCEPTION, /* from env */
-    O_TR, O_VMCB, O_IDT,
+    O_TR, O_VMCB, O_IDT, O_DIRECTION,
     ENV_SIZE,
     TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT,   /* from a TranslationBlock */
     TLB_TABLES,                                                               /* backwards from env */
+    TCG_TEMPORARIES, TCG_OPERATIONS,                                          /* from the translator's state */
     OFFSETS
 };
 
 /* Fields of an entry of the engine's TLB, which is 64 bytes long, and the flag that sends stores the slow way. */
-enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
+enum { TLB_MODES = 3, TLB_ENTRY = 64, TLB_READ = 0, TLB_WRITE = 8, TLB_EXECUTE = 16, TLB_ADDEND = 32, TLB_PADDR = 24, TLB_NOTDIRTY = 0x400, SWEEP_BLOCKS = 4096 };
 enum { LOOK_BLOCKS = 256, LONGEST_RUN_MS = 100, YIELD_MS = 5 };
 enum { EXIT_RDTSC = 0x100 + 0x6E };
-enum { HF_INHIBIT_IRQ = 1 << 3, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9, NT_MASK = 1 << 14,
+enum { HF_CPL = 3, HF_INHIBIT_IRQ = 1 << 3, HF_CS32 = 1 << 4, HF_TF = 1 << 8, HF_GUEST = 1 << 21, TF_MASK = 1 << 8, IF_MASK = 1 << 9, NT_MASK = 1 << 14,
        RF_MASK = 1 << 16, VM_MASK = 1 << 17, CR0_PE = 1 };
 enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
-enum { CF_SEEN = 1 << 20, CF_SPECIAL = 1 << 21 };  /* ours: bits of a block's flags that the engine has no use for */
-enum { KERNEL_ACCESS = 2, TASK_GATE = 5 };
+enum { CF_SEEN = 1 << 20, CF_SPECIAL = 1 << 21, CF_REPEATS = 1 << 22 };  /* ours: bits of a block's flags that the engine has no use for */
+enum { USER_ACCESS = 1, KERNEL_ACCESS = 2, TASK_GATE = 5 };
 enum { SINGLE_STEP = 1, EXIT_SINGLE_STEP = 0x100 + 0x41, BLOCK_EVENT = 0xA8, DESCRIPTOR_PRESENT = 1 << 15 };
 enum { TYPE_EXTERNAL = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFTWARE = 4, GENERAL_PROTECTION = 13 };
 enum { KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI };
@@ -130,29 +139,42 @@ static void stop(Core *c, int event)
 /* The number of the instruction at linear address `pc` among the first `count` of block `tb`, or `count` if none begins
  * there; the address of the last instruction looked at goes to `reached`. The engine's table holds, per instruction, three
  * differences to the row before in signed LEB128. */
+typedef struct {
+    const uint8_t *row;
+    uint64_t at;                /* linear address of the instruction before */
+} Walk;
+
+static Walk walk_from(const Core *c, const uint8_t *tb)
+{
+    return (Walk){FIELD(tb, c->off[TB_CODE], const uint8_t *) + FIELD(tb, c->off[TB_CODE_SIZE], size_t),
+                  FIELD(tb, c->off[TB_PC], const uint64_t)};
+}
+
+static uint64_t next_instruction(Walk *walk)
+{
+    for (int column = 0; column < 3; column++) {
+        int64_t value = 0;
+        int shift = 0;
+        uint8_t byte;
+        do {
+            byte = *walk->row++;
+            value |= (int64_t)(byte & 0x7f) << shift;
+            shift += 7;
+        } while (byte & 0x80);
+        if (shift < 64 && (byte & 0x40))
+            value |= -((int64_t)1 << shift);
+        if (column == 0)
+            walk->at += value;
+    }
+    return walk->at;
+}
+
 static int64_t walk_block(const Core *c, const uint8_t *tb, uint64_t pc, int64_t count, uint64_t *reached)
 {
-    const uint8_t *p = FIELD(tb, c->off[TB_CODE], const uint8_t *) + FIELD(tb, c->off[TB_CODE_SIZE], size_t);
-    uint64_t at = FIELD(tb, c->off[TB_PC], const uint64_t);
-    for (int64_t i = 0; i < count; i++) {
-        for (int column = 0; column < 3; column++) {
-            int64_t value = 0;
-            int shift = 0;
-            uint8_t byte;
-            do {
-                byte = *p++;
-                value |= (int64_t)(byte & 0x7f) << shift;
-                shift += 7;
-            } while (byte & 0x80);
-            if (shift < 64 && (byte & 0x40))
-                value |= -((int64_t)1 << shift);
-            if (column == 0)
-                at += value;
-        }
-        *reached = at;
-        if (at == pc)
+    Walk walk = walk_from(c, tb);
+    for (int64_t i = 0; i < count; i++)
+        if ((*reached = next_instruction(&walk)) == pc)
             return i;
-    }
     return count;
 }
 
@@ -204,6 +226,13 @@ static void note_code(Core *c, uint64_t page_address)
     }
 }
 
+static void sweep_entry(const Core *c, uint8_t *entry)
+{
+    uint64_t write = FIELD(entry, TLB_WRITE, uint64_t), page = FIELD(entry, TLB_PADDR, uint64_t);
+    if ((write & 0xFFF) == TLB_NOTDIRTY && page < c->ram_size && !c->has_code[page >> 12])
+        FIELD(entry, TLB_WRITE, uint64_t) = write & ~(uint64_t)TLB_NOTDIRTY;
+}
+
 static void sweep_tlb(Core *c)
 {
     int64_t entries = 0;
@@ -212,11 +241,8 @@ static void sweep_tlb(Core *c)
         uint64_t mask = FIELD(description, 0, uint64_t);
         uint8_t *entry = FIELD(description, 8, uint8_t *), *end = entry + mask + TLB_ENTRY;
         entries += (end - entry) / TLB_ENTRY;
-        for (; entry < end; entry += TLB_ENTRY) {
-            uint64_t write = FIELD(entry, TLB_WRITE, uint64_t), page = FIELD(entry, TLB_PADDR, uint64_t);
-            if ((write & 0xFFF) == TLB_NOTDIRTY && page < c->ram_size && !c->has_code[page >> 12])
-                FIELD(entry, TLB_WRITE, uint64_t) = write & ~(uint64_t)TLB_NOTDIRTY;
-        }
+        for (; entry < end; entry += TLB_ENTRY)
+            sweep_entry(c, entry);
     }
     c->until_sweep = entries * 4 > SWEEP_BLOCKS ? (int)entries * 4 : SWEEP_BLOCKS;
 }
@@ -235,12 +261,14 @@ static int64_t host_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Has the run taken so long that somebody may want to stop it? A guest that writes into its own code executes a thousand
- * times slower than others, so the number of instructions says nothing. To come back here changes nothing in the run:
- * it is as if the budget had been smaller. */
+/* Now and then: sweep the TLB, and see whether the run has taken so long that somebody may want to stop it. A guest that
+ * writes into its own code executes a thousand times slower than others, so the number of instructions says nothing. To
+ * come back here changes nothing in the run: it is as if the budget had been smaller. */
 static bool taken_long(Core *c)
 {
     c->until_look = LOOK_BLOCKS;
+    if ((c->until_sweep -= LOOK_BLOCKS) <= 0)
+        sweep_tlb(c);
     c->paused = host_ms() >= c->return_at;
     return c->paused;
 }
@@ -283,13 +311,84 @@ static int classify(const Core *c, const uint8_t *tb, uint64_t at)
 static int64_t special_instruction(const Core *c, const uint8_t *tb, int *kind)
 {
     int64_t count = FIELD(tb, c->off[TB_ICOUNT], const uint16_t);
-    for (int64_t i = 0; i < count; i++) {
-        uint64_t at = 0;
-        walk_block(c, tb, ~(uint64_t)0, i + 1, &at);
-        if ((*kind = classify(c, tb, at)) != NOTHING)
+    Walk walk = walk_from(c, tb);
+    for (int64_t i = 0; i < count; i++)
+        if ((*kind = classify(c, tb, next_instruction(&walk))) != NOTHING)
             return i;
-    }
     return -1;
+}
+
+/* Repeated stores. The engine makes each repetition of REP STOS and REP MOVS a block of its own, and a system that clears
+ * or copies pages executes little else. So where such a block begins, we do at once all repetitions but the last which
+ * stay in pages of plain memory that the TLB has. They retire one by one as ever; nothing but the time it takes differs. */
+enum { REPEAT = 0xF3, MOVS_BYTE = 0xA4, MOVS = 0xA5, STOS_BYTE = 0xAA, STOS = 0xAB };
+enum { ECX = 8, ESI = 48, EDI = 56, ES = 0, DS = 72 };  /* where the engine has them: registers, segments */
+
+static bool is_repeated(const Core *c, const uint8_t *tb)
+{
+    uint64_t pc = FIELD(tb, c->off[TB_PC], const uint64_t);
+    int code = code_byte(c, tb, pc + 1);
+    return FIELD(tb, c->off[TB_SIZE], const uint16_t) == 2 && FIELD(tb, c->off[TB_ICOUNT], const uint16_t) == 1
+           && code_byte(c, tb, pc) == REPEAT && (code == MOVS_BYTE || code == MOVS || code == STOS_BYTE || code == STOS);
+}
+
+/* The host's address of a linear one, if the TLB has its page for such an access and it is plain memory; or NULL. */
+static uint8_t *host_address(const Core *c, uint32_t linear, int access)
+{
+    int mode = (ENV(c, O_HFLAGS, uint32_t) & HF_CPL) == 3 ? USER_ACCESS : KERNEL_ACCESS;
+    uint8_t *description = c->env - c->off[TLB_TABLES] + 16 * mode;
+    uint64_t page = linear & ~(uint64_t)0xFFF;
+    uint8_t *entry = FIELD(description, 8, uint8_t *) + (page >> 12 << 6 & FIELD(description, 0, uint64_t));
+    sweep_entry(c, entry);
+    if (FIELD(entry, access, uint64_t) != page)
+        return NULL;
+    return (uint8_t *)(uintptr_t)(linear + FIELD(entry, TLB_ADDEND, uint64_t));
+}
+
+/* How many elements of `size` bytes lie between a linear address and the end of its page. */
+static int64_t left_in_page(uint32_t linear, int size)
+{
+    return (4096 - (linear & 0xFFF)) / size;
+}
+
+static void repeat(Core *c, int code)
+{
+    uint32_t hflags = ENV(c, O_HFLAGS, uint32_t);
+    if (!(hflags & HF_CS32) || hflags & (HF_TF | HF_INHIBIT_IRQ) || ENV(c, O_DIRECTION, int32_t) != 1)
+        return;
+    uint64_t *ecx = &FIELD(c->env, ECX, uint64_t), *esi = &FIELD(c->env, ESI, uint64_t), *edi = &FIELD(c->env, EDI, uint64_t);
+    const uint8_t *segments = c->env + c->off[O_SEGS] + 8;
+    int size = code & 1 ? 4 : 1;
+    uint32_t to = (uint32_t)(*edi + FIELD(segments, ES, const uint64_t));
+    int64_t count = (int64_t)(uint32_t)*ecx - 1;
+    if (count > c->left - 1)
+        count = c->left - 1;
+    if (count > left_in_page(to, size))
+        count = left_in_page(to, size);
+    uint8_t *target = host_address(c, to, TLB_WRITE);
+    if (count <= 0 || !target)
+        return;
+    if (code == STOS_BYTE)
+        memset(target, FIELD(c->env, 0, uint8_t), count);
+    else if (code == STOS) {
+        uint32_t eax = FIELD(c->env, 0, uint32_t);
+        for (int64_t i = 0; i < count; i++)
+            memcpy(target + 4 * i, &eax, 4);
+    } else {
+        uint32_t from = (uint32_t)(*esi + FIELD(segments, DS, const uint64_t));
+        if (count > left_in_page(from, size))
+            count = left_in_page(from, size);
+        uint8_t *source = host_address(c, from, TLB_READ);
+        if (count <= 0 || !source)
+            return;
+        for (int64_t i = 0; i < count; i++) /* one by one: what was just written may be read next */
+            memmove(target + i * size, source + i * size, size);
+        *esi = (uint32_t)(*esi + count * size);
+    }
+    *edi = (uint32_t)(*edi + count * size);
+    *ecx = (uint32_t)(*ecx - count);
+    c->left -= count;
+    c->retired += count;
 }
 
 /* A block that has one, or is new. True if we have stopped: before the instruction, or to have the block cut there. */
@@ -297,8 +396,13 @@ static bool stop_before(Core *c, uint8_t *tb)
 {
     uint32_t *flags = &FIELD(tb, c->off[TB_CFLAGS], uint32_t);
     int kind = NOTHING;
-    if (!(*flags & CF_SEEN))
+    if (!(*flags & CF_SEEN)) {
+        if (is_repeated(c, tb))
+            *flags |= CF_REPEATS;
         *flags |= special_instruction(c, tb, &kind) < 0 ? CF_SEEN : CF_SEEN | CF_SPECIAL;
+        note_code(c, FIELD(tb, c->off[TB_PAGES], uint64_t));
+        note_code(c, FIELD(tb, c->off[TB_PAGES] + 8, uint64_t));    /* all ones if there is no second page */
+    }
     if (!(*flags & CF_SPECIAL) || !(ENV(c, O_HFLAGS, uint32_t) & HF_GUEST))
         return false;
     int64_t index = special_instruction(c, tb, &kind);
@@ -319,6 +423,30 @@ static bool stop_before(Core *c, uint8_t *tb)
     return true;
 }
 
+/* A block that is new, cut or special, or one before which we may have to stop. True if we have. */
+static bool stop_at(Core *c, uint8_t *tb, uint64_t pc)
+{
+    if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_COUNT_MASK) && !c->split)
+        take_back(c, pc);       /* the last block overwrote itself: the engine left it at this instruction */
+    c->split = 0;
+    if (window_open(c)) {       /* the shadow of STI ended with a jump, behind which the engine does not look */
+        c->last = NULL;
+        stop(c, EVENT_WINDOW);
+        return true;
+    }
+    if (FIELD(tb, c->off[TB_ICOUNT], uint16_t) > c->left || (c->until_look <= 0 && taken_long(c))) {
+        c->last = NULL;
+        stop(c, EVENT_BUDGET);
+        return true;
+    }
+    if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & (CF_SEEN | CF_SPECIAL)) != CF_SEEN && stop_before(c, tb))
+        return true;
+    if (FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_REPEATS)
+        repeat(c, code_byte(c, tb, pc + 1));
+    return false;
+}
+
+/* The hottest function of all: what a block in the middle of a run needs comes first, everything else in `stop_at`. */
 static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
 {
     Core *c = opaque;
@@ -337,28 +465,13 @@ static void on_block(void *uc, uint64_t pc, uint32_t size, void *opaque)
         return;
     }
     int64_t count = FIELD(tb, c->off[TB_ICOUNT], uint16_t);
-    if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_COUNT_MASK) && !c->split)
-        take_back(c, pc);       /* the last block overwrote itself: the engine left it at this instruction */
-    c->split = 0;
-    if (window_open(c)) {       /* the shadow of STI ended with a jump, behind which the engine does not look */
-        c->last = NULL;
-        stop(c, EVENT_WINDOW);
-        return;
-    }
-    if (count > c->left || (--c->until_look <= 0 && taken_long(c))) {
-        c->last = NULL;
-        stop(c, EVENT_BUDGET);
-        return;
-    }
-    if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & (CF_SEEN | CF_SPECIAL)) != CF_SEEN && stop_before(c, tb))
+    bool everyday = (FIELD(tb, c->off[TB_CFLAGS], uint32_t) & (CF_COUNT_MASK | CF_SEEN | CF_SPECIAL | CF_REPEATS))
+        == CF_SEEN;
+    if ((--c->until_look <= 0 || !everyday || count > c->left || c->split || c->window) && stop_at(c, tb, pc))
         return;
     c->left -= count;
     c->retired += count;
     c->last = tb;
-    note_code(c, FIELD(tb, c->off[TB_PAGES], uint64_t));
-    note_code(c, FIELD(tb, c->off[TB_PAGES] + 8, uint64_t));    /* all ones if there is no second page */
-    if (--c->until_sweep <= 0)
-        sweep_tlb(c);
 }
 
 /* A TR that names no TSS becomes one with limit 0: reading a stack from it is #TS then. The engine would abort(). */
@@ -454,7 +567,7 @@ static void deliver(Core *c)
 /* RDTSC of a guest whose controls leave it alone: the clock, exact to the instruction, and on with the guest. */
 static bool read_time(Core *c)
 {
-    uint64_t pc = linear_eip(c), reached, next;
+    uint64_t pc = linear_eip(c), reached = 0, next;
     uint8_t *tb = c->last;
     if (!tb)
         return false;
@@ -609,6 +722,58 @@ static bool exec_interrupt(void *cpu, int request)
         stop(c, EVENT_WINDOW);
     }
     return injected;
+}
+
+/* Temporaries. The engine's translator has room for 512 of them in a block and does not look whether they are used up; for
+ * some instructions it forgets to give them back (those that a guest's intercepts concern, x87 and SSE with an operand in
+ * the opcode). A few hundred of such in a row would overwrite its state. So we take the place of its function that makes
+ * one, and when a block has many, tell the translator that its other buffer is full: it ends the block there. */
+enum { MOST_TEMPORARIES = 256, OPERATIONS_FULL = 4000 };
+typedef void *(*new_temporary_fn)(uint8_t *, int, bool);
+static new_temporary_fn new_temporary;
+static int64_t temporaries_at, operations_at;
+static int most_temporaries;    /* that a block had since a core was made */
+
+static void *limited_new_temporary(uint8_t *translator, int type, bool local)
+{
+    int count = FIELD(translator, temporaries_at, int32_t);
+    if (count > most_temporaries)
+        most_temporaries = count;
+    if (count > MOST_TEMPORARIES)
+        FIELD(translator, operations_at, int32_t) = OPERATIONS_FULL;
+    return new_temporary(translator, type, local);
+}
+
+/* Have the library that `function` is in call `instead`: in its table of what it imports, itself included (System V ABI,
+ * "Procedure Linkage Table"). Elsewhere than on Linux the limit is missing. */
+static void interpose(void *function, void *instead)
+{
+#ifdef __linux__
+    Dl_info info;
+    struct link_map *map;
+    if (!dladdr1(function, &info, (void **)&map, RTLD_DL_LINKMAP) || !info.dli_sname)
+        return;
+    const ElfW(Rela) *imports = NULL;
+    const ElfW(Sym) *symbols = NULL;
+    const char *names = NULL;
+    size_t size = 0;
+    for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++)
+        switch (entry->d_tag) {
+        case DT_JMPREL: imports = (const ElfW(Rela) *)entry->d_un.d_ptr; break;
+        case DT_PLTRELSZ: size = entry->d_un.d_val; break;
+        case DT_SYMTAB: symbols = (const ElfW(Sym) *)entry->d_un.d_ptr; break;
+        case DT_STRTAB: names = (const char *)entry->d_un.d_ptr; break;
+        }
+    if (!imports || !symbols || !names)
+        return;
+    uintptr_t page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < size / sizeof *imports; i++)
+        if (strcmp(names + symbols[imports[i].r_info >> 32].st_name, info.dli_sname) == 0) {
+            uintptr_t slot = map->l_addr + imports[i].r_offset;
+            if (mprotect((void *)(slot & ~(page_size - 1)), page_size, PROT_READ | PROT_WRITE) == 0)
+                *(void **)slot = instead;
+        }
+#endif
 }
 
 static void load_frame(Core *c, const uint32_t *frame)
@@ -828,6 +993,13 @@ static int core_init(Core *c, PyObject *args, PyObject *kwargs)
     for (int i = 0; i < 64; i++)        /* a table of functions: take over the one that looks for interrupts */
         if (class[i] == (uintptr_t)c->fn[F_EXEC_INTERRUPT])
             class[i] = (uintptr_t)exec_interrupt;
+    temporaries_at = c->off[TCG_TEMPORARIES];
+    operations_at = c->off[TCG_OPERATIONS];
+    most_temporaries = 0;
+    if (!new_temporary) {
+        new_temporary = (new_temporary_fn)c->fn[F_NEW_TEMPORARY];
+        interpose(c->fn[F_NEW_TEMPORARY], (void *)limited_new_temporary);
+    }
     c->next = cores;
     cores = c;
     return 0;
@@ -853,6 +1025,7 @@ static PyObject *get_cycles(Core *c, void *unused)
 {
     return PyLong_FromUnsignedLongLong(c->retired + c->deliveries + c->charged);
 }
+static PyObject *get_temporaries(Core *c, void *unused) { return PyLong_FromLong(most_temporaries); }
 static PyObject *get_pending(Core *c, void *unused) { return PyLong_FromLong(c->inject); }
 
 static PyObject *get_info(Core *c, void *unused)
@@ -893,6 +1066,7 @@ static PyGetSetDef getset[] = {
     {"deliveries", (getter)get_deliveries, NULL, "events delivered through the guest's IDT", NULL},
     {"cycles", (getter)get_cycles, NULL, "the clock: retired + deliveries + charged", NULL},
     {"pending", (getter)get_pending, NULL, "the vector that waits to be injected, or -1", NULL},
+    {"temporaries", (getter)get_temporaries, NULL, "the most that the translator needed for a block since a core was made", NULL},
     {"info", (getter)get_info, NULL, "what the last event was about", NULL},
     {"env", (getter)get_env, NULL, "the engine's CPU state, live", NULL},
     {"callbacks", (getter)get_callbacks, NULL, "addresses to register with the engine", NULL},

@@ -41,7 +41,7 @@ INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INF
 INFO_KIND, INFO_BACK, INFO_INJECTED = INFO_IS_INT, INFO_VALUE, INFO_SIZE
 
 # CPUX86State of Unicorn 2.1.4, in bytes. Registers are 8 bytes wide, EAX ECX EDX EBX ESP EBP ESI EDI from offset 0.
-ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 152, 168, 176, 180
+ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_DIRECTION, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 152, 168, 172, 176, 180
 ENV_SEGS, ENV_LDT, ENV_TR, ENV_GDT, ENV_IDT = 184, 328, 352, 376, 400  # 24 bytes each: selector, base, limit, flags
 ENV_EFER, ENV_SYSENTER_CS, ENV_SYSENTER_ESP, ENV_SYSENTER_EIP = 592, 4800, 4808, 4816
 ENV_CR = 424  # CR0 CR1 CR2 CR3 CR4, 8 bytes each
@@ -56,6 +56,7 @@ ENV_SIZE = 5568
 UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
 TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT = 0, 20, 22, 24, 32, 40, 72, 192
 UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; kept up where a run has a count
+TCG_TEMPORARIES, TCG_OPERATIONS = 0x30, 0x38  # of the translator's state: how many the block has so far
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
 
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
@@ -74,6 +75,7 @@ _FUNCTIONS = (
     "tlb_reset_dirty_x86_64",
     "tlb_flush_page_x86_64",
     "cpu_ldl_mmuidx_ra_x86_64",
+    "tcg_temp_new_internal_x86_64",
 )
 
 
@@ -127,6 +129,11 @@ class Engine:
     def cycles(self) -> int:
         """The machine's clock: instructions retired, events delivered, and what was charged."""
         return int(self._core.cycles)
+
+    @property
+    def temporaries(self) -> int:
+        """The most that the translator needed for a block (native core; see there)."""
+        return int(self._core.temporaries)
 
     @property
     def pending_injection(self) -> int:
@@ -258,10 +265,11 @@ def _offsets() -> tuple[int, ...]:
             ENV_NEXT_EIP,
             ENV_OLD_EXCEPTION,
         ),
-        *(ENV_TR, ENV_VM_VMCB, ENV_IDT),
+        *(ENV_TR, ENV_VM_VMCB, ENV_IDT, ENV_DIRECTION),
         ENV_SIZE,
         *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
         TLB_TABLES,
+        *(TCG_TEMPORARIES, TCG_OPERATIONS),
     )
 
 

@@ -14,6 +14,7 @@ import ctypes
 import os
 import platform
 import struct
+import sys
 from collections.abc import Callable
 
 from l4lab.errors import LabError
@@ -261,6 +262,32 @@ def _events(b: _Bench) -> None:
     _expect("EFLAGS", hex(0x892), hex(b.frame(1)))
 
 
+def _strings(b: _Bench) -> None:
+    """The direction of string instructions stands where we read it; repetitions done at once count as all others."""
+    code = b"\xfd\x90\xfc\xbf" + struct.pack("<I", _DIRECTORY - 8) + b"\xb9\x00\x04\0\0\xf3\xab" + _SPIN
+    b.load(code, eax=0x12345678)  # std, nop, cld, mov edi, mov ecx, rep stosd
+    for cycles, direction in ((2, -1), (1, 1)):
+        b.run(cycles)
+        _expect("the direction", direction & 0xFFFFFFFF, b.word(e.ENV_DIRECTION))
+    b.run(2 + 0x300)
+    b.expect(_CODE + 13, 5 + 0x300)
+    _expect("ECX", 0x100, b.frame(8))
+    b.run(0x100 + 2)
+    b.expect(_CODE + len(code) - 2, 5 + 0x400 + 2)
+    stored = b.memory.read(_DIRECTORY - 8, 0x1008)
+    _expect("what REP STOSD stores", struct.pack("<I", 0x12345678) * 0x400 + bytes(8), stored)
+
+
+def _temporaries(b: _Bench) -> None:
+    """A block for which the translator would need too many temporaries is cut."""
+    if b.engine.kind != "native" or not sys.platform.startswith("linux"):
+        return
+    b.load(b"\xd9\xc9" * 300 + _SPIN)  # fxch st(1): one each, never given back
+    b.run(301)
+    b.expect(_CODE + 600, 301)
+    _expect("the number of temporaries", True, 256 < b.engine.temporaries < 300)
+
+
 def _ports(b: _Bench) -> None:
     """A port access is stopped before it changes anything."""
     b.load(b"\x41\xe5\x60\x41\xe7\x61", eax=0x12345678)  # inc ecx, in eax, 60h, inc ecx, out 61h, eax
@@ -463,6 +490,17 @@ def _guest_specials(b: _Bench) -> None:
 
 
 _CHECKS: tuple[Callable[[_Bench], None], ...] = (
-    *(_registers, _events, _ports, _segments, _system_registers, _interrupt_window, _memory, _contexts),
+    *(
+        _registers,
+        _events,
+        _strings,
+        _temporaries,
+        _ports,
+        _segments,
+        _system_registers,
+        _interrupt_window,
+        _memory,
+        _contexts,
+    ),
     *(_guest_state, _fpu, _guest_events, _guest_nmi, _guest_specials),
 )

@@ -14,6 +14,8 @@ takes one off where the instruction at EIP has begun and not retired:
 
 A Python function that the engine calls must return to it: it cannot leave by longjmp as the native core does. So events
 of a guest are delivered between two runs, by `delivery.py`, and a port instruction is undone after it has happened.
+Known gap: nothing limits here what the engine's translator takes for a block (see `limited_new_temporary` in _core.c),
+so a guest that means it harm can end the process.
 This file does not import `unicorn`; it is handed the addresses of its functions.
 """
 

@@ -29,6 +29,7 @@ KIP, UTCB = Fpage.at(0x80_0000), Fpage.at(0x80_1000)
 POOL, POOL_PAGES = MEMORY.base + 0x20_0000, 16  # what a guest may get
 AROUND = 32  # pages before and behind that no guest may change
 CANARY = b"\xa5" * PAGE
+VIRTUAL_MACHINES = (1 << 30, 1 << 30 | 1 << 28)  # SpaceControl's control word: nested and shadow paging
 CYCLES_PER_EXIT = 100_000  # a round ends after so many for each exit that was asked for, even if they were fewer
 I = ItemId  # noqa: E741
 VALID = 1 << 31
@@ -108,8 +109,8 @@ class Round:
             r.store(POOL + page * PAGE, CANARY)
         while True:
             for page in range(POOL_PAGES):
-                r.store(POOL + page * PAGE, self._code())
-            id_ = r.create(r.space(KIP, UTCB, control=1 << 30), priority=90)
+                r.store(POOL + page * PAGE, self._code() if rng.random() < 0.7 else self._tables())
+            id_ = r.create(r.space(KIP, UTCB, control=rng.choice(VIRTUAL_MACHINES)), priority=90)
             with suppress(IpcFailed):
                 self._configure(r, id_)
                 r.send(id_, self._start())
@@ -204,7 +205,8 @@ class Round:
                 return {0: self._address(), 1: self.rng.choice((2, 0x202)), 5: 0x8000}
             case I.CREGS:
                 value = self.rng.choice((0x10, 0x11, 0x11, 0x8000_0011))
-                return {0: value, 1: value, 2: self.rng.choice((0, 0, 1 << 31, 0xFFFF_FFFF)), 5: 0, 7: 0}
+                tables = {4: self.rng.randrange(16) * PAGE, 5: 0, 7: 0}
+                return {0: value, 1: value, 2: self.rng.choice((0, 0, 1 << 31, 0xFFFF_FFFF)), **tables}
             case I.TR | I.LDTR | I.GDTR | I.IDTR:
                 return dict(enumerate(INITIAL_STATE[item]))
             case I.NONREGEXC | I.OTHERREGS:
@@ -246,6 +248,16 @@ class Round:
                 return rng.choice(
                     (0, 0xFFFF, 0xFFFF_FFFF, 0xF3, 0x93, 0xC09B, 0xC0FB, 0x8B, 0x82, 0x8000_0011, KIP.base)
                 )
+
+    def _tables(self) -> bytes:
+        """A page directory or table: most entries lead to few places, with any rights and sizes."""
+        rng = self.rng
+        usual = [rng.randrange(16) * PAGE | rng.choice((0x007, 0x067, 0x0E7, 0x087, 0x1E3, rng.getrandbits(12)))]
+        usual += [rng.randrange(16) * PAGE | rng.getrandbits(12) for _ in range(3)]
+        return b"".join(
+            (rng.choice(usual) if rng.random() < 0.95 else rng.getrandbits(32)).to_bytes(4, "little")
+            for _ in range(PAGE // 4)
+        )
 
     def _code(self) -> bytes:
         """A page that is code, tables and noise."""

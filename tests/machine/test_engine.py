@@ -21,6 +21,7 @@ from l4lab.user.asm import assemble
 
 FRAME, CODE, DATA, STACK, SIZE = 0x100, 0x1000, 0x3000, 0x6000, 0x8000
 FOREVER = 1 << 40
+PATTERN = bytes(n * 37 + 11 & 0xFF for n in range(STACK - 0x800 - DATA))  # what DATA holds
 
 
 class Bench:
@@ -31,6 +32,7 @@ class Bench:
         self.engine = Engine(self.memory)
         self.program = assemble(source, CODE)
         self.memory.write(CODE, self.program.code)
+        self.memory.write(DATA, PATTERN)
         self.frame = self.memory.u32[FRAME >> 2 : (FRAME >> 2) + 10]
         self.frame[EIP], self.frame[EFLAGS], self.frame[ESP] = CODE, 2, STACK
 
@@ -50,13 +52,14 @@ class Bench:
         return event
 
 
-def counted_by_hooks(source: str) -> tuple[int, list[int]]:
-    """How many instructions the bare engine says begin until the trap that ends a program, and its registers then."""
+def counted_by_hooks(source: str) -> tuple[int, list[int], bytes]:
+    """How many instructions the bare engine says begin until the trap that ends a program; registers and memory."""
     from unicorn import UC_HOOK_CODE, UC_HOOK_INSN_INVALID, UC_HOOK_INTR, x86_const
 
     uc = new_unicorn()
     uc.mem_map(0, SIZE)
     uc.mem_write(CODE, assemble(source, CODE).code)
+    uc.mem_write(DATA, PATTERN)
     begun = [0]
 
     def count(*_: object) -> None:
@@ -72,7 +75,8 @@ def counted_by_hooks(source: str) -> tuple[int, list[int]]:
     uc.reg_write(x86_const.UC_X86_REG_ESP, STACK)
     uc.emu_start(CODE, 0)
     names = ("EIP", "EDI", "ESI", "EBP", "ESP", "EBX", "EDX", "ECX", "EAX")
-    return begun[0] - 1, [uc.reg_read(getattr(x86_const, f"UC_X86_REG_{name}")) for name in names]
+    registers = [uc.reg_read(getattr(x86_const, f"UC_X86_REG_{name}")) for name in names]
+    return begun[0] - 1, registers, bytes(uc.mem_read(CODE, SIZE - CODE))
 
 
 # -- random programs
@@ -112,11 +116,43 @@ def test_the_clock_counts_what_retired(pieces: list[str], end: str) -> None:
     bench = Bench(source)
 
     bench.run()
-    count, registers = counted_by_hooks(source)
+    count, registers, memory = counted_by_hooks(source)
 
     completed = 1 if end.endswith("0x40") else 0  # INT n retires, a fault does not
     assert count + completed == bench.engine.cycles
     assert registers == [value for i, value in enumerate(bench.frame) if i != EFLAGS]
+    assert memory == bench.memory.read(CODE, SIZE - CODE)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            "{}\n mov edi, {:#x}\n {}\n mov ecx, {}\n {} {}".format,
+            *(st.sampled_from(("cld", "cld", "cld", "std")), st.integers(DATA - 16, DATA + 0x1010)),
+            st.integers(CODE, DATA + 0x1010).map("mov esi, {:#x}".format)
+            | st.integers(-9, 9).map("lea esi, [edi + {}]".format),
+            st.integers(0, 1000) | st.integers(0, 5),
+            *(st.sampled_from(("rep", "rep", "repne")), st.sampled_from(("stosb", "stosw", "stosd", "movsb", "movsd"))),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(st.integers(1, 2000), min_size=1, max_size=4),
+)
+def test_repeated_stores_are_those_of_the_bare_engine(pieces: list[str], lengths: list[int]) -> None:
+    """Whole pages at once, over page ends, onto themselves, backwards, cut anywhere: are clock and memory the same?"""
+    from itertools import cycle
+
+    source = joined(["mov eax, 0x12345678", *pieces], "ud2")
+    bench = Bench(source)
+
+    bench.finish(cycle(lengths))
+    count, registers, memory = counted_by_hooks(source)
+
+    assert count == bench.engine.cycles
+    assert registers == [value for i, value in enumerate(bench.frame) if i != EFLAGS]
+    assert memory == bench.memory.read(CODE, SIZE - CODE)
 
 
 @settings(max_examples=60, deadline=None)

@@ -393,3 +393,33 @@ def test_a_run_may_be_cut_where_code_changes(kind: str, pieces: list[str], cuts:
         states.append(guest.state)
 
     assert [states[0]] * 3 == states
+
+
+# -- long blocks
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "wbinvd",
+        "mov eax, cr0",
+        "mov eax, dr0",
+        "smsw ax",
+        "str ax",
+        "sgdt [0x8000]",
+        "fxch st(1)",
+        "pshufd xmm0, xmm1, 4",
+    ],
+)
+def test_a_block_may_hold_any_instruction_any_number_of_times(instruction: str) -> None:
+    """Does a page full of instructions for which the engine's translator wastes its room run to the end?
+
+    Without a limit the engine writes beyond its memory, and the process ends.
+    """
+    guest = Guest("native", "\n".join([instruction] * 500) + "\n at: hlt")
+    guest.vmcs.set_control_register(4, 0x600)
+
+    while (reason := guest.enter()) is None:
+        pass
+    assert R.HLT == reason
+    assert (guest.at, 500) == (guest.frame[EIP], guest.engine.cycles - guest.begin)

@@ -204,13 +204,11 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         retired = machine.engine.retired if waiting else 0
         reason = machine.run_guest(vmcs, generation, deadline)
         k.now = k.clock.cycles
-        injected = waiting and not vmcs.entry_info & _VALID
-        if injected and vcpu.reflected:
+        own = False  # is what was cut short the guest's own page fault: nobody else's affair?
+        if waiting and not vmcs.entry_info & _VALID:
+            own = vcpu.reflected and vmcs.idt_info & _VALID != 0 and machine.engine.retired == retired
+            k.counters.injections += not vcpu.reflected
             vcpu.reflected = False
-            if vmcs.idt_info & _VALID and machine.engine.retired == retired:
-                _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
-        elif injected:
-            k.counters.injections += 1
         if reason is None:
             if vmcs.paging_changed:
                 continue
@@ -220,13 +218,17 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
             miss = vtlb.miss(linear, vmcs.exit_error)
             if miss is FILLED:
                 k.trace.append(VtlbFill(k.now, thread.word, linear))
-                if vmcs.idt_info & _VALID:
+                if own:
+                    _deliver_again(vcpu)
+                elif vmcs.idt_info & _VALID:
                     first = bool(waiting) and machine.engine.retired == retired
                     if not _keep_event(thread, vcpu, _FAULT_ID[reason], first):
                         fault(k, thread, vmcs, reason, _INTERNAL)
                         return True
             elif miss is MISSING:
-                if vmcs.idt_info & _VALID:
+                if own:
+                    _deliver_again(vcpu)
+                elif vmcs.idt_info & _VALID:
                     first = bool(waiting) and machine.engine.retired == retired
                     _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
                 page_fault(k, thread, vtlb.missing, vtlb.missing_write)

@@ -269,10 +269,11 @@ class GuestMode(GuestView):
             reads |= 1 << 0
         if vmcs.visible_cr4() != vmcs.control_register(4):
             reads |= 1 << 4
-        writes |= (1 << 0 if vmcs.cr0_mask else 0) | 1 << 4  # CR4 always: its PSE stays one, see Vmcs
+        # Writes always: the engine takes paging without protection, and CR4.PSE stays one, see Vmcs.
+        writes |= 1 << 0 | 1 << 4
         if vmcs.shadowed:
             reads |= 1 | 1 << 3
-            writes |= 1 | 1 << 3
+            writes |= 1 << 3
         reads |= 1 << 3 if vmcs.cpu_controls & CR3_STORE_EXITING else 0
         writes |= 1 << 3 if vmcs.cpu_controls & CR3_LOAD_EXITING else 0
         return reads | writes << 16
@@ -437,7 +438,8 @@ class GuestMode(GuestView):
     def _exception_exit(self, vmcs: Vmcs, vector: int) -> ExitReason:
         kind = SOFTWARE_EXCEPTION if vector in (BREAKPOINT, OVERFLOW) else HARDWARE_EXCEPTION
         vmcs.exit_info = VALID | kind << 8 | vector
-        if vector in WITH_ERROR_CODE and vmcs.control_register(0) & CR0_PE:
+        # In real mode exceptions have no error codes; a page fault there is one of shadow tables, which need to know.
+        if vector == PAGE_FAULT or (vector in WITH_ERROR_CODE and vmcs.control_register(0) & CR0_PE):
             vmcs.exit_info |= ERROR_CODE_VALID
             vmcs.exit_error = self._engine.info[e.INFO_ERROR_CODE]
         if vector == PAGE_FAULT:

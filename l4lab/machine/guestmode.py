@@ -25,7 +25,7 @@ from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
-from l4lab.machine.vmcs import CR0_PE, CR0_PG, CR4_DE, DR7_GENERAL_DETECT, Vmcs
+from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, CR4_DE, DR7_GENERAL_DETECT, Vmcs
 from l4lab.machine.vmxinfo import vmx_instruction
 
 REGION_FRAMES = 4  # what the kernel gives the CPU for guest mode: host save area, permission maps
@@ -455,7 +455,8 @@ class GuestMode(GuestView):
 
     def is_guest_fault(self, vmcs: Vmcs, error: int) -> None:
         """The page fault that exited is the guest's own. Its error code, and the flags as its frame would have them."""
-        if error & 0x12 == 0 and self._instruction(vmcs).modifies:
+        delivering = (vmcs.idt_info | self._u32[vmcs.block + _B_EVENT >> 2]) & VALID  # then EIP has nothing to do with it
+        if error & 0x12 == 0 and not delivering and self._instruction(vmcs).modifies:
             error |= 2
         vmcs.exit_error = error
         self._u32[(vmcs.frame >> 2) + EFLAGS] |= _RF
@@ -511,8 +512,7 @@ class GuestMode(GuestView):
             return selector | _IRET
         if instruction.opcode[0] == 0xFF:
             source = _CALL if instruction.register_field == 3 else _JUMP
-            width = 2 if instruction.operand_size == 4 else 4
-            selector = delivery.read(self._effective_address(vmcs, instruction) + width, 2)
+            selector = delivery.read(self._effective_address(vmcs, instruction) + instruction.operand_size, 2)
         else:
             source = _CALL if instruction.opcode[0] == 0x9A else _JUMP
             selector = code[-2] | code[-1] << 8
@@ -658,6 +658,8 @@ class GuestMode(GuestView):
             return ExitReason.CR_ACCESS
         if number == 0 and new & CR0_PG and not new & CR0_PE:
             return self._raise(vmcs, GENERAL_PROTECTION, 0)
+        if number == 0:
+            new |= CR0_ET
         vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
         return self.skip(vmcs)
 

@@ -217,19 +217,17 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         k.now = k.clock.cycles
         # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
         first = bool(waiting and vmcs.idt_info & EVENT_VALID) and machine.engine.retired == retired
+        own = False  # and is it the guest's own page fault: nobody else's affair?
         if waiting and not vmcs.entry_info & EVENT_VALID:
-            if not vcpu.reflected:
-                k.counters.injections += 1
-            elif first:
-                _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
-            else:
-                vcpu.reflected = False
+            own = first and vcpu.reflected
+            k.counters.injections += not vcpu.reflected
+            vcpu.reflected = False
         if reason is None:
             if vmcs.paging_changed:
                 continue
             return False
         if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == PAGE_FAULT:
-            told = _shadow_fault(k, thread, vcpu, vtlb, first)
+            told = _shadow_fault(k, thread, vcpu, vtlb, first, own)
         elif reason is ExitReason.INVLPG:
             told = _invalidate(k, thread, vmcs, vtlb)
         elif reason is ExitReason.CR_ACCESS and _is_ours(vmcs):
@@ -246,10 +244,11 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
 # The exits of shadow paging. True: somebody is told, so the guest does not go on at once.
 
 
-def _shadow_fault(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, first: bool) -> bool:
+def _shadow_fault(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, first: bool, own: bool) -> bool:
     """The CPU's walk failed: an entry is filled in, or a page is missing in the space, or it is the guest's own fault.
 
-    `first`: what it cut short, if anything, is the event that was to be delivered at the entry.
+    `first`: what it cut short, if anything, is the event that was to be delivered at the entry. `own`: which was the
+    guest's own page fault.
     """
     vmcs = vcpu.vmcs
     linear = vmcs.exit_qualification
@@ -257,12 +256,16 @@ def _shadow_fault(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, first: b
     if miss is FILLED:
         k.trace.append(VtlbFill(k.now, thread.word, linear))
         fault_id = _FAULT_ID[ExitReason.EXCEPTION_OR_NMI]
-        if vmcs.idt_info & EVENT_VALID and not _keep_event(thread, vcpu, fault_id, first):
+        if own:
+            _deliver_again(vcpu)
+        elif vmcs.idt_info & EVENT_VALID and not _keep_event(thread, vcpu, fault_id, first):
             fault(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI, _INTERNAL)
             return True
         return False
     if miss is MISSING:
-        if vmcs.idt_info & EVENT_VALID:
+        if own:
+            _deliver_again(vcpu)
+        elif vmcs.idt_info & EVENT_VALID:
             _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
         page_fault(k, thread, vtlb.missing, vtlb.missing_write)
         return True

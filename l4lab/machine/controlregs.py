@@ -15,7 +15,7 @@ from l4lab.machine.ending import Ending
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import WRITE, NestedPageFault, PageFault
-from l4lab.machine.vmcs import CR0_PE, CR0_PG, Vmcs
+from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, Vmcs
 
 
 class ControlRegisters:
@@ -65,6 +65,8 @@ class ControlRegisters:
             return ExitReason.CR_ACCESS
         if number == 0 and new & CR0_PG and not new & CR0_PE:
             return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
+        if number == 0:
+            new |= CR0_ET
         vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
         return self._ending.skip(vmcs)
 

@@ -172,7 +172,8 @@ class Exits:
         """The exit that the exception bitmap asks for."""
         kind = SOFTWARE_EXCEPTION if vector in (BREAKPOINT, OVERFLOW) else HARDWARE_EXCEPTION
         vmcs.exit_info = EVENT_VALID | kind << 8 | vector
-        if vector in WITH_ERROR_CODE and vmcs.control_register(0) & CR0_PE:
+        # In real mode exceptions have no error codes; a page fault there is one of shadow tables, which need to know.
+        if vector == PAGE_FAULT or (vector in WITH_ERROR_CODE and vmcs.control_register(0) & CR0_PE):
             vmcs.exit_info |= EVENT_HAS_ERROR_CODE
             vmcs.exit_error = self._engine.info[e.INFO_ERROR_CODE]
         if vector == PAGE_FAULT:
@@ -188,7 +189,9 @@ class Exits:
 
     def is_guest_fault(self, vmcs: Vmcs, error: int) -> None:
         """The page fault that exited is the guest's own. Its error code, and the flags as its frame would have them."""
-        if error & 0x12 == 0 and self._view.instruction(vmcs).modifies:
+        # In the midst of an event's delivery EIP has nothing to do with it.
+        delivering = (vmcs.idt_info | self._u32[vmcs.block + svm.B_EVENT >> 2]) & EVENT_VALID
+        if error & 0x12 == 0 and not delivering and self._view.instruction(vmcs).modifies:
             error |= 2
         vmcs.exit_error = error
         self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF

@@ -232,10 +232,11 @@ class GuestMode:
             reads |= 1 << 0
         if vmcs.visible_cr4() != vmcs.control_register(4):
             reads |= 1 << 4
-        writes |= (1 << 0 if vmcs.cr0_mask else 0) | 1 << 4  # CR4 always: its PSE stays one, see Vmcs
+        # Writes always: the engine takes paging without protection, and CR4.PSE stays one, see Vmcs.
+        writes |= 1 << 0 | 1 << 4
         if vmcs.shadowed:
             reads |= 1 | 1 << 3
-            writes |= 1 | 1 << 3
+            writes |= 1 << 3
         reads |= 1 << 3 if vmcs.cpu_controls & CR3_STORE_EXITING else 0
         writes |= 1 << 3 if vmcs.cpu_controls & CR3_LOAD_EXITING else 0
         return reads | writes << 16

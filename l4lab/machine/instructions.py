@@ -79,8 +79,7 @@ class Instructions:
             return selector | _IRET
         if instruction.opcode[0] == 0xFF:
             source = _CALL if instruction.register_field == 3 else _JUMP
-            width = 2 if instruction.operand_size == 4 else 4
-            selector = ring0.read(self._view.effective_address(vmcs, instruction) + width, 2)
+            selector = ring0.read(self._view.effective_address(vmcs, instruction) + instruction.operand_size, 2)
         else:
             source = _CALL if instruction.opcode[0] == 0x9A else _JUMP
             selector = code[-2] | code[-1] << 8

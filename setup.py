@@ -31,7 +31,7 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
+            *("counters", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
             *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
         )
     ),

@@ -24,7 +24,18 @@ from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import CpuControls, ExitReason, ItemId, fault_id_of, label_of
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
-from l4lab.kernel.events import EntryRefused, VmEntry, VmExit, VtlbFill, VtlbFlush
+from l4lab.kernel.counters import VcpuCounters
+from l4lab.kernel.events import (
+    EntryRefused,
+    Injected,
+    KernelExit,
+    VcpuCreated,
+    VcpuDeleted,
+    VmEntry,
+    VmExit,
+    VtlbFill,
+    VtlbFlush,
+)
 from l4lab.kernel.faults import items_for, page_fault
 from l4lab.kernel.thread import MR, Tcb, ThreadState
 from l4lab.kernel.transfer import apply_items
@@ -66,7 +77,8 @@ _PAGER = MR + u.PAGER // 4
 class VirtualCpu:
     """What makes a thread a virtual CPU."""
 
-    def __init__(self, vmcs: Vmcs, block: int, vtlb: Vtlb | None) -> None:
+    def __init__(self, vmcs: Vmcs, block: int, vtlb: Vtlb | None, counters: VcpuCounters) -> None:
+        self.counters = counters
         self.vmcs = vmcs
         self.block = block  # the frame that the CPU was given for it
         self.vtlb = vtlb  # under shadow paging
@@ -86,7 +98,7 @@ def create(k: Kernel, thread: Tcb) -> None:
     if thread.space.shadow_paging:
         vmcs.shadow_paging()
         vtlb = Vtlb(k.machine.memory, k.frames, vmcs, directory)
-    thread.vcpu = VirtualCpu(vmcs, block, vtlb)
+    thread.vcpu = VirtualCpu(vmcs, block, vtlb, _counters(k, thread))
     vmcs.pin_controls, vmcs.cpu_controls, vmcs.exception_bitmap = INITIAL_STATE[ItemId.EXECCTRL]
     # Real CR0 and CR4 as after reset, since nested paging lets the CPU run real mode; masks and shadows as the table.
     vmcs.set_control_register(0, 0x6000_0010)
@@ -101,9 +113,23 @@ def create(k: Kernel, thread: Tcb) -> None:
     thread.regs[EFLAGS] = 2
 
 
+def _counters(k: Kernel, thread: Tcb) -> VcpuCounters:
+    """What is going to be counted of a new virtual CPU."""
+    space, counters = thread.space, k.counters
+    if not space.machine:
+        counters.machines += 1
+        space.machine = counters.machines
+    made = VcpuCounters(thread.word, space.machine, space.name, space.shadow_paging)
+    counters.virtual_cpus.append(made)
+    k.trace.append(VcpuCreated(k.now, thread.word, made.machine, made.name, made.shadow))
+    return made
+
+
 def destroy(k: Kernel, thread: Tcb) -> None:
     """The virtual CPU's thread is deleted, or moves to an ordinary space."""
     assert thread.vcpu is not None
+    k.trace.append(VcpuDeleted(k.now, thread.word, thread.vcpu.counters.instructions))
+    k.counters.ended(thread.vcpu.counters)
     wake(k, thread)  # not a virtual CPU any more, it is not asleep either
     k.machine.unload(thread.vcpu.vmcs)
     k.frames.free(thread.vcpu.block)
@@ -121,17 +147,22 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
         return True
     if vcpu.vtlb is not None:
         return _run_shadowed(k, thread, vcpu, vcpu.vtlb, deadline)
-    waiting = vmcs.entry_info & _VALID
-    retired = k.machine.engine.retired if waiting else 0
+    counters, clock = vcpu.counters, k.clock
+    event, retired = vmcs.entry_info, clock.retired
+    waiting = event & _VALID
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
-    k.now = k.clock.cycles
+    k.now = clock.cycles
+    executed = clock.retired - retired
+    counters.instructions += executed
     if waiting and not vmcs.entry_info & _VALID:
-        k.counters.injections += 1
+        counters.injections += 1
+        k.trace.append(Injected(k.now, thread.word, event))
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
         if vmcs.idt_info & _VALID:  # the page that was missing was needed to deliver an event
-            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and k.machine.engine.retired == retired)
+            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and not executed)
+        counters.nested_faults += 1
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
     else:
         fault(k, thread, vmcs, reason)
@@ -195,22 +226,25 @@ def wake(k: Kernel, thread: Tcb) -> None:
 
 def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline: int) -> bool:
     """`run` under shadow paging. What concerns the shadow tables only ends here (reference section 9.4)."""
-    machine, vmcs = k.machine, vcpu.vmcs
+    machine, vmcs, counters, clock = k.machine, vcpu.vmcs, vcpu.counters, k.clock
     for _ in range(MOST_ROUNDS):
         generation = thread.space.tables.generation
         if vtlb.generation != generation or vmcs.paging_changed:
-            _follow(k, thread, vmcs, vtlb, generation)
-        waiting = vmcs.entry_info & _VALID
-        retired = machine.engine.retired if waiting else 0
+            _follow(k, thread, vcpu, vtlb, generation)
+        event, retired = vmcs.entry_info, clock.retired
+        waiting = event & _VALID
         reason = machine.run_guest(vmcs, generation, deadline)
-        k.now = k.clock.cycles
+        k.now = clock.cycles
+        executed = clock.retired - retired
+        counters.instructions += executed
         injected = waiting and not vmcs.entry_info & _VALID
         if injected and vcpu.reflected:
             vcpu.reflected = False
-            if vmcs.idt_info & _VALID and machine.engine.retired == retired:
+            if vmcs.idt_info & _VALID and not executed:
                 _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
         elif injected:
-            k.counters.injections += 1
+            counters.injections += 1
+            k.trace.append(Injected(k.now, thread.word, event))
         if reason is None:
             if vmcs.paging_changed:
                 continue
@@ -218,17 +252,19 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == _PAGE_FAULT:
             linear = vmcs.exit_qualification
             miss = vtlb.miss(linear, vmcs.exit_error)
+            first = bool(waiting) and not executed
             if miss is FILLED:
-                k.trace.append(VtlbFill(k.now, thread.word, linear))
-                if vmcs.idt_info & _VALID:
-                    first = bool(waiting) and machine.engine.retired == retired
-                    if not _keep_event(thread, vcpu, _FAULT_ID[reason], first):
-                        fault(k, thread, vmcs, reason, _INTERNAL)
-                        return True
+                told = bool(vmcs.idt_info & _VALID) and not _keep_event(thread, vcpu, _FAULT_ID[reason], first)
+                counters.vtlb_fills += 1
+                k.trace.append(VtlbFill(k.now, thread.word, linear, told))
+                if told:
+                    fault(k, thread, vmcs, reason, _INTERNAL)
+                    return True
+                _count(counters.kernel_exits, reason)
             elif miss is MISSING:
                 if vmcs.idt_info & _VALID:
-                    first = bool(waiting) and machine.engine.retired == retired
                     _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
+                counters.nested_faults += 1
                 page_fault(k, thread, vtlb.missing, vtlb.missing_write)
                 return True
             else:
@@ -240,14 +276,19 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
                     fault(k, thread, vmcs, ExitReason.TRIPLE_FAULT)
                     return True
                 vcpu.reflected = True
+                _ended_here(k, thread, vcpu, reason)
         elif reason is ExitReason.INVLPG:
+            before = vtlb.dropped
             vtlb.drop_page(vmcs.exit_qualification)
             machine.engine.flush_page(vmcs.exit_qualification)
+            _flushed(k, thread, vcpu, vtlb.dropped - before, vmcs.exit_qualification)
             if vmcs.cpu_controls & INVLPG_EXITING:
                 fault(k, thread, vmcs, reason)
                 return True
+            _ended_here(k, thread, vcpu, reason)
             machine.guest.skip(vmcs)
         elif reason is ExitReason.CR_ACCESS and _is_ours(vmcs):
+            _ended_here(k, thread, vcpu, reason)
             register = 9 - (vmcs.exit_qualification >> 8 & 15)
             if vmcs.exit_qualification & 16:
                 thread.regs[register] = vmcs.control_register(3)
@@ -284,16 +325,33 @@ def _deliver_again(vcpu: VirtualCpu) -> None:
     vcpu.reflected = True
 
 
-def _follow(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb, generation: int) -> None:
+def _count(counts: dict[int, int], reason: ExitReason) -> None:
+    """One more exit for this reason."""
+    counts[reason] = counts.get(reason, 0) + 1
+
+
+def _ended_here(k: Kernel, thread: Tcb, vcpu: VirtualCpu, reason: ExitReason) -> None:
+    """An exit of which nobody else hears."""
+    _count(vcpu.counters.kernel_exits, reason)
+    k.trace.append(KernelExit(k.now, thread.word, reason, vcpu.vmcs.exit_qualification, thread.regs[EIP]))
+
+
+def _flushed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, dropped: int, page: int | None = None) -> None:
+    """The shadow tables were flushed: of what was no longer true, that is."""
+    vcpu.counters.vtlb_flushes += 1
+    k.trace.append(VtlbFlush(k.now, thread.word, vcpu.vmcs.control_register(3), dropped, page))
+
+
+def _follow(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, generation: int) -> None:
     """Have the shadow tables follow what was loaded into control registers, or unmapped from the space."""
-    before = vtlb.dropped
+    vmcs, before = vcpu.vmcs, vtlb.dropped
     vmcs.paging_changed = False
     if vtlb.generation != generation:
         vtlb.drop_all(generation)
     else:
         vtlb.activate()
     k.machine.engine.flush_tlb()
-    k.trace.append(VtlbFlush(k.now, thread.word, vmcs.control_register(3), vtlb.dropped - before))
+    _flushed(k, thread, vcpu, vtlb.dropped - before)
 
 
 def _is_ours(vmcs: Vmcs) -> bool:
@@ -319,9 +377,13 @@ def _reflect(vmcs: Vmcs, linear: int) -> bool:
 
 def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason, internal: int = 0) -> None:
     """Send the virtualization fault to the monitor (reference section 9.3)."""
-    k.counters.vm_exits[reason] += 1
+    assert thread.vcpu is not None, f"{thread!r} has no guest"
+    counters = thread.vcpu.counters
+    _count(counters.exits, reason)
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP]))
+    k.trace.append(
+        VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP], counters.instructions)
+    )
     additional = _ADDITIONAL.get(reason)
     information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])

@@ -31,8 +31,8 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("counters", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
-            *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
+            *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
+            *("control", "counters", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
         )
     ),
     *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables")),

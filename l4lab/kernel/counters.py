@@ -22,7 +22,7 @@ class VcpuCounters:
         self.machine = machine  # the virtual machine's number: in the order of their first virtual CPUs, from 1
         self.name = name  # of the virtual machine's space
         self.shadow = shadow  # how its memory is translated: by shadow page tables, or by nested paging
-        self.instructions = 0  # retired in guest mode
+        self.instructions = 0  # that the CPU retired in guest mode; what exits is done by somebody else, if at all
         self.exits: dict[int, int] = {}  # exits that the monitor was told of, by basic exit reason
         self.kernel_exits: dict[int, int] = {}  # exits that the kernel alone dealt with, for its shadow tables
         self.nested_faults = 0  # page faults on guest-physical memory: the pager was told of them

@@ -381,9 +381,7 @@ def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason, internal: int 
     counters = thread.vcpu.counters
     _count(counters.exits, reason)
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(
-        VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP], counters.instructions)
-    )
+    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP], counters.instructions))
     additional = _ADDITIONAL.get(reason)
     information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])

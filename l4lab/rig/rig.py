@@ -350,8 +350,7 @@ class Rig:
         return self.last_stop.detail or self.last_stop.reason
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the whole run, and of each virtual CPU; of a guest also what it asked for in vain, and said at the
-        debug port."""
+        """Counters of the whole run and of each virtual CPU; of a guest also what it asked for in vain, and said."""
         counters = self.kernel.counters
         monitor = self.guest.monitor if self.guest is not None else None
         of_guest: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from l4lab.views.svg import BLUE, ORANGE, Markup, element, label, picture, short
 from l4lab.views.text import figures, grouped
 
 BAR, HEIGHT, ROW = 220, 10, 36  # pixels: the longest bar, how thick it is, the distance of two pairs of bars
-LEFT, RIGHT = 200, 130  # pixels: for the names, for the counts
+LEFT, RIGHT = 200, 175  # pixels: for the names, for the counts
 NAMES = 27  # characters
 HEADINGS: Final = ("", "Nested", "Shadow", "Shadow : nested")
 

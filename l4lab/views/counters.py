@@ -13,7 +13,7 @@ from l4lab.views.text import figures, grouped
 
 HEADINGS: Final = (
     *("Machine", "Instructions", "Exits to monitor", "Exits in kernel", "Nested faults"),
-    *("vTLB fills", "vTLB flushes", "Injected", "Messages"),
+    *("vTLB fills", "vTLB flushes", "Events injected", "Messages"),
 )
 NOTHING: Final = "There has been no virtual machine so far."
 

@@ -43,8 +43,9 @@ class Picture(msgspec.Struct, frozen=True):
 
 # Notebooks align the cells of all tables to the right, which suits neither names nor instructions.
 _LEFT = "<style>table[class^='l4-'] :is(td, th) { text-align: left !important; }</style>"
-_RIGHT = """<style>table.l4-numbers :is(td, thead th) { text-align: right !important; white-space: nowrap; }
-table.l4-numbers caption { text-align: left; }</style>"""
+_RIGHT = """<style>table.l4-numbers :is(td, th + th) { text-align: right !important; }
+table.l4-numbers :is(caption, th:first-child) { text-align: left !important; }
+table.l4-numbers :is(td, tbody th) { white-space: nowrap; }</style>"""
 
 
 def messages(snapshot: Snapshot, latest: int = ipc.MESSAGES) -> Picture:

@@ -63,7 +63,10 @@ def who(snapshot: Snapshot) -> str:
 def kernel_exits(snapshot: Snapshot) -> str:
     """Exits that ended in the kernel, by reason; nothing where there were none, as always under nested paging."""
     counts = sum((Counter(machine.total.kernel_exits) for machine in snapshot.machines), Counter[str]())
-    return vmexits.histogram(counts, "Exits that ended in the kernel, by reason") if counts else ""
+    if not counts:
+        return ""
+    title = "Exits that ended in the kernel, by reason"
+    return svg.group(svg.element("p", title, class_="l4-hint"), vmexits.histogram(counts, title))
 
 
 def mappings(snapshot: Snapshot) -> svg.Markup:

@@ -31,8 +31,9 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("control", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "mappingtree", "preemption"),
-            *("propagation", "sched", "shadowtables", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
+            *("control", "counters", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "mappingtree"),
+            *("preemption", "propagation", "sched", "shadowtables", "space", "strings", "thread", "transfer", "traps"),
+            *("vm", "vtlb"),
         )
     ),
     *(

@@ -37,7 +37,18 @@ from l4lab.abi.vm import (
 )
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
-from l4lab.kernel.events import EntryRefused, VmEntry, VmExit, VtlbFill, VtlbFlush
+from l4lab.kernel.counters import VcpuCounters
+from l4lab.kernel.events import (
+    EntryRefused,
+    Injected,
+    KernelExit,
+    VcpuCreated,
+    VcpuDeleted,
+    VmEntry,
+    VmExit,
+    VtlbFill,
+    VtlbFlush,
+)
 from l4lab.kernel.faults import items_for, page_fault
 from l4lab.kernel.shadowtables import RESERVE
 from l4lab.kernel.thread import MR, Tcb, ThreadState
@@ -77,7 +88,8 @@ _PAGER = MR + u.PAGER // 4
 class VirtualCpu:
     """What makes a thread a virtual CPU."""
 
-    def __init__(self, vmcs: Vmcs, block: int, vtlb: Vtlb | None) -> None:
+    def __init__(self, vmcs: Vmcs, block: int, vtlb: Vtlb | None, counters: VcpuCounters) -> None:
+        self.counters = counters
         self.vmcs = vmcs
         self.block = block  # the frame that the CPU was given for it
         self.vtlb = vtlb  # under shadow paging
@@ -97,7 +109,7 @@ def create(k: Kernel, thread: Tcb) -> None:
     if thread.space.shadow_paging:
         vmcs.shadow_paging()
         vtlb = Vtlb(k.machine.memory, k.frames, vmcs, directory)
-    thread.vcpu = VirtualCpu(vmcs, block, vtlb)
+    thread.vcpu = VirtualCpu(vmcs, block, vtlb, _counters(k, thread))
     vmcs.pin_controls, vmcs.cpu_controls, vmcs.exception_bitmap = INITIAL_STATE[ItemId.EXECCTRL]
     # Real CR0 and CR4 as after reset, since nested paging lets the CPU run real mode; masks and shadows as the table.
     vmcs.set_control_register(0, 0x6000_0010)
@@ -112,9 +124,23 @@ def create(k: Kernel, thread: Tcb) -> None:
     thread.regs[EFLAGS] = 2
 
 
+def _counters(k: Kernel, thread: Tcb) -> VcpuCounters:
+    """What is going to be counted of a new virtual CPU."""
+    space, counters = thread.space, k.counters
+    if not space.machine:
+        counters.machines += 1
+        space.machine = counters.machines
+    made = VcpuCounters(thread.word, space.machine, space.name, space.shadow_paging)
+    counters.virtual_cpus.append(made)
+    k.trace.append(VcpuCreated(k.now, thread.word, made.machine, made.name, made.shadow))
+    return made
+
+
 def destroy(k: Kernel, thread: Tcb) -> None:
     """The virtual CPU's thread is deleted, or moves to an ordinary space."""
     assert thread.vcpu is not None
+    k.trace.append(VcpuDeleted(k.now, thread.word, thread.vcpu.counters.instructions))
+    k.counters.ended(thread.vcpu.counters)
     wake(k, thread)  # not a virtual CPU any more, it is not asleep either
     k.machine.unload(thread.vcpu.vmcs)
     k.frames.free(thread.vcpu.block)
@@ -132,17 +158,22 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
         return True
     if vcpu.vtlb is not None:
         return _run_shadowed(k, thread, vcpu, vcpu.vtlb, deadline)
-    waiting = vmcs.entry_info & EVENT_VALID
-    retired = k.machine.engine.retired if waiting else 0
+    counters, clock = vcpu.counters, k.clock
+    event, retired = vmcs.entry_info, clock.retired
+    waiting = event & EVENT_VALID
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
-    k.now = k.clock.cycles
+    k.now = clock.cycles
+    executed = clock.retired - retired
+    counters.instructions += executed
     if waiting and not vmcs.entry_info & EVENT_VALID:
-        k.counters.injections += 1
+        counters.injections += 1
+        k.trace.append(Injected(k.now, thread.word, event))
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
         if vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
-            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and k.machine.engine.retired == retired)
+            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and not executed)
+        counters.nested_faults += 1
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
     else:
         fault(k, thread, vmcs, reason)
@@ -206,22 +237,27 @@ def wake(k: Kernel, thread: Tcb) -> None:
 
 def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline: int) -> bool:
     """`run` under shadow paging. What concerns the shadow tables only ends here (reference section 9.4)."""
-    machine, vmcs = k.machine, vcpu.vmcs
+    machine, vmcs, counters, clock = k.machine, vcpu.vmcs, vcpu.counters, k.clock
     for _ in range(MOST_ROUNDS):
         generation = thread.space.tables.generation
         if vtlb.generation != generation or vmcs.paging_changed:
-            _follow(k, thread, vmcs, vtlb, generation)
-        waiting = vmcs.entry_info & EVENT_VALID
-        retired = machine.engine.retired if waiting else 0
+            _follow(k, thread, vcpu, vtlb, generation)
+        event, retired = vmcs.entry_info, clock.retired
+        waiting = event & EVENT_VALID
         reason = machine.run_guest(vmcs, generation, deadline)
-        k.now = k.clock.cycles
+        k.now = clock.cycles
+        executed = clock.retired - retired
+        counters.instructions += executed
         # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
-        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and machine.engine.retired == retired
+        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and not executed
         own = False  # and is it the guest's own page fault: nobody else's affair?
         if waiting and not vmcs.entry_info & EVENT_VALID:
-            own = first and vcpu.reflected
-            k.counters.injections += not vcpu.reflected
-            vcpu.reflected = False
+            if vcpu.reflected:
+                vcpu.reflected = False
+                own = first
+            else:
+                counters.injections += 1
+                k.trace.append(Injected(k.now, thread.word, event))
         if reason is None:
             if vmcs.paging_changed:
                 continue
@@ -229,9 +265,9 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == PAGE_FAULT:
             told = _shadow_fault(k, thread, vcpu, vtlb, first, own)
         elif reason is ExitReason.INVLPG:
-            told = _invalidate(k, thread, vmcs, vtlb)
+            told = _invalidate(k, thread, vcpu, vtlb)
         elif reason is ExitReason.CR_ACCESS and _is_ours(vmcs):
-            told = _access_cr3(k, thread, vmcs)
+            told = _access_cr3(k, thread, vcpu)
         else:
             fault(k, thread, vmcs, reason)
             told = True
@@ -253,46 +289,58 @@ def _shadow_fault(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, first: b
     vmcs = vcpu.vmcs
     linear = vmcs.exit_qualification
     miss = vtlb.miss(linear, vmcs.exit_error)
+    reason, counters = ExitReason.EXCEPTION_OR_NMI, vcpu.counters
     if miss is FILLED:
-        k.trace.append(VtlbFill(k.now, thread.word, linear))
-        fault_id = _FAULT_ID[ExitReason.EXCEPTION_OR_NMI]
+        told = False
         if own:
             _deliver_again(vcpu)
-        elif vmcs.idt_info & EVENT_VALID and not _keep_event(thread, vcpu, fault_id, first):
-            fault(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI, _INTERNAL)
-            return True
-        return False
+        elif vmcs.idt_info & EVENT_VALID:
+            told = not _keep_event(thread, vcpu, _FAULT_ID[reason], first)
+        counters.vtlb_fills += 1
+        k.trace.append(VtlbFill(k.now, thread.word, linear, told))
+        if told:
+            fault(k, thread, vmcs, reason, _INTERNAL)
+        else:
+            _count(counters.kernel_exits, reason)
+        return told
     if miss is MISSING:
         if own:
             _deliver_again(vcpu)
         elif vmcs.idt_info & EVENT_VALID:
             _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
+        counters.nested_faults += 1
         page_fault(k, thread, vtlb.missing, vtlb.missing_write)
         return True
     k.machine.guest.is_guest_fault(vmcs, vtlb.error_code)
     if vmcs.exception_bitmap >> PAGE_FAULT & 1:
-        fault(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI)
+        fault(k, thread, vmcs, reason)
         return True
     if not _reflect(vmcs, linear):
         fault(k, thread, vmcs, ExitReason.TRIPLE_FAULT)
         return True
     vcpu.reflected = True
+    _ended_here(k, thread, vcpu, reason)
     return False
 
 
-def _invalidate(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb) -> bool:
+def _invalidate(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb) -> bool:
     """INVLPG: the shadow tables forget the page, and so does the CPU."""
+    vmcs, before = vcpu.vmcs, vtlb.dropped
     vtlb.drop_page(vmcs.exit_qualification)
     k.machine.engine.flush_page(vmcs.exit_qualification)
+    _flushed(k, thread, vcpu, vtlb.dropped - before, vmcs.exit_qualification)
     if vmcs.cpu_controls & INVLPG_EXITING:
         fault(k, thread, vmcs, ExitReason.INVLPG)
         return True
+    _ended_here(k, thread, vcpu, ExitReason.INVLPG)
     k.machine.guest.skip(vmcs)
     return False
 
 
-def _access_cr3(k: Kernel, thread: Tcb, vmcs: Vmcs) -> bool:
+def _access_cr3(k: Kernel, thread: Tcb, vcpu: VirtualCpu) -> bool:
     """MOV to or from CR3, of which the monitor does not want to hear."""
+    vmcs = vcpu.vmcs
+    _ended_here(k, thread, vcpu, ExitReason.CR_ACCESS)
     register = of_gpr(vmcs.exit_qualification >> 8 & 15)
     if vmcs.exit_qualification & _FROM_CR:
         thread.regs[register] = vmcs.control_register(3)
@@ -325,16 +373,33 @@ def _deliver_again(vcpu: VirtualCpu) -> None:
     vcpu.reflected = True
 
 
-def _follow(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb, generation: int) -> None:
+def _count(counts: dict[int, int], reason: ExitReason) -> None:
+    """One more exit for this reason."""
+    counts[reason] = counts.get(reason, 0) + 1
+
+
+def _ended_here(k: Kernel, thread: Tcb, vcpu: VirtualCpu, reason: ExitReason) -> None:
+    """An exit of which nobody else hears."""
+    _count(vcpu.counters.kernel_exits, reason)
+    k.trace.append(KernelExit(k.now, thread.word, reason, vcpu.vmcs.exit_qualification, thread.regs[EIP]))
+
+
+def _flushed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, dropped: int, page: int | None = None) -> None:
+    """The shadow tables were flushed: of what was no longer true, that is."""
+    vcpu.counters.vtlb_flushes += 1
+    k.trace.append(VtlbFlush(k.now, thread.word, vcpu.vmcs.control_register(3), dropped, page))
+
+
+def _follow(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, generation: int) -> None:
     """Have the shadow tables follow what was loaded into control registers, or unmapped from the space."""
-    before = vtlb.dropped
+    vmcs, before = vcpu.vmcs, vtlb.dropped
     vmcs.paging_changed = False
     if vtlb.generation != generation:
         vtlb.drop_all(generation)
     else:
         vtlb.activate()
     k.machine.engine.flush_tlb()
-    k.trace.append(VtlbFlush(k.now, thread.word, vmcs.control_register(3), vtlb.dropped - before))
+    _flushed(k, thread, vcpu, vtlb.dropped - before)
 
 
 def _is_ours(vmcs: Vmcs) -> bool:
@@ -359,9 +424,11 @@ def _reflect(vmcs: Vmcs, linear: int) -> bool:
 
 def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason, internal: int = 0) -> None:
     """Send the virtualization fault to the monitor (reference section 9.3)."""
-    k.counters.vm_exits[reason] += 1
+    assert thread.vcpu is not None, f"{thread!r} has no guest"
+    counters = thread.vcpu.counters
+    _count(counters.exits, reason)
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP]))
+    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP], counters.instructions))
     additional = _ADDITIONAL.get(reason)
     information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])

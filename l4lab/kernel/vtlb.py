@@ -80,10 +80,7 @@ class Vtlb:
         self.missing = 0
         self.missing_write = False
         self.error_code = 0
-        # What happened so far
-        self.fills = 0
-        self.flushes = 0  # of one page, or of what CR3 and the paging modes cover
-        self.dropped = 0  # entries that a flush took out
+        self.dropped = 0  # entries that flushes have taken out so far
 
     # -- switching -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +93,6 @@ class Vtlb:
         if wp is not self._wp:  # entries depend on it
             self._drop_paged()
             self._wp = wp
-        self.flushes += 1
         if cr0 & CR0_PG:
             cr3 = vmcs.control_register(3) & FRAME
             try:
@@ -121,7 +117,6 @@ class Vtlb:
 
         Other directories than the active one may hold a global page there; they are compared before they are used.
         """
-        self.flushes += 1
         link = self._active.links.get(linear >> 22)
         if link is None:
             return
@@ -228,7 +223,6 @@ class Vtlb:
         entry = P | A | flags & US
         if flags & RW and flags & D and host & RW and host & D:  # else the first write must come here, to be noted
             entry |= RW | D
-        self.fills += 1
         index = linear >> 22
         if flags & PS and large:
             self._link(index, pde, None)

@@ -44,7 +44,10 @@ def boot(
     paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = NESTED,
     disk: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What is on its disk, an IDE one that its BIOS knows too; what it writes is lost at the end."),
+        typer.Option(
+            metavar="FILE",
+            help="What is on its disk, an IDE one that its BIOS knows too; what it writes is lost at the end.",
+        ),
     ] = None,
     screen: Annotated[
         bool, typer.Option("--screen", help="The console is its text screen and keyboard, not its serial port.")

@@ -20,7 +20,7 @@ from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import CARRY, ITEMS, ZERO, BiosCall
 from l4lab.user.monitor.bios_disk import BiosDisks
 from l4lab.user.monitor.bios_screen import BiosScreen
-from l4lab.user.monitor.fault import UNDEFINED_OPCODE, Fault, Reply
+from l4lab.user.monitor.fault import FLAG_IF, UNDEFINED_OPCODE, Fault, Reply
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.state import EFLAGS_START, Start
 
@@ -32,7 +32,6 @@ SMAP: Final = 0x534D4150
 UNKNOWN_KINDS: Final = 256  # different calls that are counted
 LARGEST_88: Final = 0xFFFF  # KiB above 1 MiB that a word can tell
 MIB: Final = 1 << 20
-IF: Final = 1 << 9
 
 SERIAL, LINE_STATUS, DATA_READY = 0x3F8, 0x3FD, 1
 KEYBOARD, FIRST_COMMAND, SECOND_COMMAND, END_OF_INTERRUPT = 0x60, 0x20, 0xA0, 0x20
@@ -108,7 +107,7 @@ class Bios:
                 self._nothing_to_boot(call)
                 return
             self.monitor.memory.write(rom.BOOT_AT, disk.disk.read(0, 1))
-            start = Start.real_mode(0, rom.BOOT_AT, stack=rom.BOOT_AT, edx=disk.number, eflags=EFLAGS_START | IF)
+            start = Start.real_mode(0, rom.BOOT_AT, stack=rom.BOOT_AT, edx=disk.number, eflags=EFLAGS_START | FLAG_IF)
         for item, values in start.segments.items():
             for index, value in values.items():
                 call.reply.write(item, index, value)

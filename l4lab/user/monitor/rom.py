@@ -131,7 +131,11 @@ def pieces(diskettes: int, hard_disks: int) -> list[Piece]:
 def _data_area(diskettes: int, hard_disks: int) -> bytes:
     area = bytearray(0x100)
     for address, form, value in (
-        (EQUIPMENT, "<H", 0x0222 | bool(diskettes)),  # a serial port, colour text 80x25, a coprocessor, diskette drives?
+        (
+            EQUIPMENT,
+            "<H",
+            0x0222 | bool(diskettes),
+        ),  # a serial port, colour text 80x25, a coprocessor, diskette drives?
         (MEMORY_KB, "<H", LOW_RAM_END >> 10),
         (0x400, "<H", 0x3F8),  # COM1
         (0x40E, "<H", LOW_RAM_END >> 4),  # the segment of the extended data area

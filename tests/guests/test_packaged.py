@@ -168,8 +168,11 @@ def test_memtest_shows_its_screen() -> None:
 
 
 def test_ipxe_runs_a_script() -> None:
-    """Does iPXE come up by its setup code, and do what a script says that it finds as its initrd?"""
-    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n", memory=128 * MIB)
+    """Does iPXE come up by its setup code, and do what a script says that it finds as its initrd?
+
+    In so little memory its scratch area is where an initrd would lie.
+    """
+    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n")
     said = session(rig, "hello from a script")
 
     assert Status.MATCHED is said

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.devices.keys import LEFT_SHIFT, PLAIN, RELEASE, SHIFTED
+from l4lab.images.pieces import MOST_TOLD_KB
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import CARRY, ITEMS, ZERO, BiosCall
 from l4lab.user.monitor.bios_disk import BiosDisks
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 UNSUPPORTED: Final = 0x86  # what INT 15 returns in AH
 SMAP: Final = 0x534D4150
 UNKNOWN_KINDS: Final = 256  # different calls that are counted
-LARGEST_88: Final = 0xFFFF  # KiB above 1 MiB that a word can tell
 MIB: Final = 1 << 20
 
 SERIAL, LINE_STATUS, DATA_READY = 0x3F8, 0x3FD, 1
@@ -156,7 +156,7 @@ class Bios:
             case _ if call.ah == 0x87:
                 self._move(call)
             case _ if call.ah == 0x88:
-                call.ax = min(above >> 10, LARGEST_88)
+                call.ax = min(above >> 10, MOST_TOLD_KB)
                 call.flag(CARRY, False)
             case _ if call.ah == 0x53:
                 self._power(call)

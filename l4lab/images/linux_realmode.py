@@ -89,7 +89,7 @@ def plan(image: bytes, name: str, initrd: bytes | None, cmdline: str, memory: in
 
 
 def _initrd_at(size: int, begin: int, end: int, memory: int) -> int:
-    """The highest page at which the initrd ends before `end`; below the scratch area, if there is room from `begin` on."""
+    """The highest page at which it ends before `end`; below the scratch area, if there is room from `begin` on."""
     at = (end - size) & -PAGE
     scratch_end = min(memory, HIGH_RAM + MOST_TOLD_KB * KIB)
     below = (scratch_end - SCRATCH - size) & -PAGE

@@ -66,7 +66,7 @@ class Kernel:
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
         self.register_frames = RegisterFrames(self.frames)
         self.area = KernelArea(machine.memory, self.frames)
-        self.mappings = MappingDatabase()
+        self.mappings = MappingDatabase(kernel_memory)
         self.ports = PortRights()
         self.sched = Scheduler()
         self.interrupts = Interrupts()

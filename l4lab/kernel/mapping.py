@@ -86,7 +86,9 @@ def send_window(src_base: int, src_log2: int, send_base: int, win_base: int, win
 class MappingDatabase:
     """All nodes, by space and address. Work is proportional to the pages concerned, not to the pages there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, sigma0_end: int = 1 << 32) -> None:
+        """`sigma0_end`: where physical memory ceases to be sigma0's; a multiple of 4 KB."""
+        self._sigma0_end = sigma0_end
         self._nodes: dict[Space, dict[int, Node]] = {}  # space -> address of the page -> node
 
     # Questions
@@ -162,12 +164,12 @@ class MappingDatabase:
         """What `src` has to give between `lo` and `hi`, which are aligned to their distance."""
         if src.is_sigma0:
             size, log2 = (LARGE_SIZE, LARGE_LOG2) if hi - lo >= LARGE_SIZE else (PAGE_SIZE, PAGE_LOG2)
-            for va in range(lo, hi, size):
+            for va in range(lo, min(hi, self._sigma0_end), size):
                 piece = _Piece(self._root(src, va), va, va, log2)
-                if not src.is_reserved(va, size):
+                if self._is_sigma0s(src, va, size):
                     yield piece
                 elif size == LARGE_SIZE:
-                    yield from (small for small in piece.small_pieces() if not src.is_reserved(small.va, PAGE_SIZE))
+                    yield from (small for small in piece.small_pieces() if self._is_sigma0s(src, small.va, PAGE_SIZE))
             return
         for node in self._nodes_in(src, lo, hi):
             if not self._is_alive(node, src):
@@ -177,6 +179,9 @@ class MappingDatabase:
             else:  # the whole range lies in one large page
                 for va in range(lo, hi, PAGE_SIZE):
                     yield _Piece(node, va, node.pa + va - node.va, PAGE_LOG2)
+
+    def _is_sigma0s(self, sigma0: Space, va: int, size: int) -> bool:
+        return va + size <= self._sigma0_end and not sigma0.is_reserved(va, size)
 
     def _hand_over(self, part: _Piece, dst: Space, va: int, writable: bool, grant: bool) -> bool:
         """Put one page into `dst` at `va`. False: nothing was changed."""

@@ -319,9 +319,15 @@ def test_a_multiboot_kernel_and_a_boot_disk_boot(tmp_path: Path) -> None:
     disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
 
     of_kernel, of_disk = boot(kernel, "--module", f"{disk}=a disk"), boot(disk)
+    of_the_guests_disk = boot("--disk", disk)
 
     assert (0, "Hello from GenuineIntel, guest!\n") == (of_kernel.returncode, of_kernel.stdout.replace("\r", ""))
     assert (0, "oo") == (of_disk.returncode, of_disk.stdout)
+    assert (0, "oo") == (of_the_guests_disk.returncode, of_the_guests_disk.stdout)
+    for arguments, said in ((("--kind", "linux"), "is the guest's disk"), (("--append", "x"), "booted as bootsector")):
+        refused = boot("--disk", disk, *arguments)
+        assert 2 == refused.returncode
+        assert said in refused.stderr
 
 
 def test_flat_code_boots_where_it_is_told(tmp_path: Path) -> None:

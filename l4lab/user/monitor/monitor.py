@@ -80,6 +80,7 @@ class Monitor:
         self.now: Callable[[], int] = l4.time_stamp if clock is None else self._shifted_time
         self.outcome: Outcome | None = None
         self.memory = memory or GuestMemory.allocate(l4, memory_size)
+        self.disk = disk
         self.shadow_paging = shadow_paging
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
         self.vcpu = vcpu or VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)

@@ -31,12 +31,18 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "preemption", "propagation", "sched"),
-            *("control", "space", "strings", "thread", "transfer", "traps", "vm", "vtlb"),
+            *("control", "counters", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "mappingtree"),
+            *("preemption", "propagation", "sched", "shadowtables", "space", "strings", "thread", "transfer", "traps"),
+            *("vm", "vtlb"),
         )
     ),
-    *(f"l4lab/machine/{name}.py" for name in ("board", "guestmode", "guestview", "mmu", "pagetables")),
-    *(f"l4lab/machine/{name}.py" for name in ("usermode", "vmcs")),
+    *(
+        f"l4lab/machine/{name}.py"
+        for name in (
+            *("board", "controlregs", "debugging", "ending", "exits", "guestmode", "guestview", "instructions"),
+            *("mmu", "pagetables", "portexits", "svm", "usermode", "vmcs", "vtx"),
+        )
+    ),
     "l4lab/user/l4.py",
     # What every exit passes through; of the rest a student replaces what he likes, by an entry of `handlers`.
     *(f"l4lab/user/monitor/{name}.py" for name in ("exits", "fault", "interrupts", "memory", "monitor", "ports")),

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from l4lab.abi.vm import ExitReason, IoAccess
     from l4lab.errors import LabError
     from l4lab.kernel import events
+    from l4lab.rig.comparison import compare_paging
     from l4lab.rig.named import boot
     from l4lab.rig.rig import Rig
     from l4lab.rig.trace import Trace
+    from l4lab.user.guests import loops
     from l4lab.user.monitor.fault import Fault, Reply
     from l4lab.views import pictures
     from l4lab.widgets.dashboard import Dashboard
@@ -35,9 +37,11 @@ __all__ = [
     "Rig",
     "Trace",
     "boot",
+    "compare_paging",
     "describe",
     "events",
     "frame",
+    "loops",
     "pictures",
 ]
 
@@ -52,9 +56,11 @@ _HOMES = {
     "Rig": "l4lab.rig.rig",
     "Trace": "l4lab.rig.trace",
     "boot": "l4lab.rig.named",
+    "compare_paging": "l4lab.rig.comparison",
     "describe": "l4lab.abi.describe",
     "events": "l4lab.kernel",
     "frame": "l4lab.abi",
+    "loops": "l4lab.user.guests",
     "pictures": "l4lab.views",
 }
 

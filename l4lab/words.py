@@ -8,12 +8,13 @@ This file imports nothing of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntFlag
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 WORD_MASK = 0xFFFF_FFFF
 MEMO_LIMIT = 4096  # decoded words kept per class; a running system has a few hundred distinct ones
+SHORTEST_ROW = 4  # of numbers at equal distances that are told as one
 
 T = TypeVar("T")
 
@@ -187,3 +188,19 @@ def size_text(size: int) -> str:
         if size and size % (1 << log2) == 0:
             return f"{size >> log2}{unit}"
     return str(size)
+
+
+def hex_rows(counts: Mapping[int, int]) -> dict[str, int]:
+    """Numbers, and how often each occurred; four or more at equal distances are told together, with their sum."""
+    numbers, first = sorted(counts), 0
+    rows: dict[str, int] = {}
+    while first < len(numbers):
+        last = first + 1
+        while last < len(numbers) and numbers[last] - numbers[last - 1] == numbers[first + 1] - numbers[first]:
+            last += 1
+        row = numbers[first:last] if last - first >= SHORTEST_ROW else numbers[first : first + 1]
+        step = row[1] - row[0] if len(row) > 1 else 0
+        text = f"{row[0]:#x}" + (f" to {row[-1]:#x}" if step else "") + (f" in steps of {step:#x}" if step > 1 else "")
+        rows[text] = sum(counts[number] for number in row)
+        first += len(row)
+    return rows

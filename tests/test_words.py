@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lab.words import MEMO_LIMIT, PAddr, Rights, VAddr, Word, bit, bits, hex32, size_text
+from l4lab.words import MEMO_LIMIT, PAddr, Rights, VAddr, Word, bit, bits, hex32, hex_rows, size_text
 
 
 class Sample(Word):
@@ -132,3 +132,19 @@ def test_addresses_and_sizes_read_well() -> None:
     assert repr(PAddr(0x10)) == "PAddr(0x10)"
     assert hex32(-1) == "0xffffffff"
     assert [size_text(n) for n in (0, 1536, 4096, 1 << 22, 1 << 32)] == ["0", "1536", "4K", "4M", "4G"]
+
+
+def test_numbers_at_equal_distances_are_told_together() -> None:
+    """Four or more in a row become one entry with its first, its last, the step and the sum; fewer stand alone."""
+    probes = dict.fromkeys(range(0x4000_0000, 0x4001_0000, 0x100), 1)
+
+    assert {"0x40000000 to 0x4000ff00 in steps of 0x100": 256} == hex_rows(probes)
+    assert {"0x1": 2, "0x60 to 0x63": 7, "0x80": 1} == hex_rows({0x80: 1, 1: 2, 0x60: 1, 0x61: 4, 0x62: 1, 0x63: 1})
+    assert {"0x1": 1, "0x2": 1, "0x3": 1} == hex_rows(dict.fromkeys((1, 2, 3), 1))
+    assert {} == hex_rows({})
+
+
+@given(st.dictionaries(st.integers(0, 60), st.integers(1, 9)))
+def test_no_occurrence_is_lost(counts: dict[int, int]) -> None:
+    """Together or alone, all of them are told."""
+    assert sum(counts.values()) == sum(hex_rows(counts).values())

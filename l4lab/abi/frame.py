@@ -28,6 +28,16 @@ USER_EFLAGS: Final = 0x0000_0202  # at start: IOPL 0, interrupts on, and the bit
 USER_EFLAGS_MASK: Final = 0x0000_08D5  # CF PF AF ZF SF OF
 VM_EFLAGS_MASK: Final = 0xFFFF_FFFD  # what a monitor may change of a guest: all but bit 1, which is always one
 
+# Bits of EFLAGS (Intel manual, volume 1, section EFLAGS register).
+FLAG_TF: Final = 1 << 8
+FLAG_IF: Final = 1 << 9
+FLAG_DF: Final = 1 << 10
+FLAG_IOPL: Final = 3 << 12
+FLAG_NT: Final = 1 << 14
+FLAG_RF: Final = 1 << 16
+FLAG_VM: Final = 1 << 17
+FLAG_AC: Final = 1 << 18
+
 # Selectors of user mode (reference section 2). GS holds one word: the address of the running thread's MR0.
 USER_CS: Final = 0x1B
 USER_DS: Final = 0x23

@@ -217,6 +217,11 @@ class InterruptionInfo(Word):
     vector = bits(7, 0)
 
 
+EVENT_VALID: Final = 1 << 31  # the same bits as plain numbers, for who asks at every exit
+EVENT_NMI_UNBLOCKING: Final = 1 << 12
+EVENT_HAS_ERROR_CODE: Final = 1 << 11
+
+
 class Interruptibility(IntFlag):
     """What keeps events from a guest for now (Intel manual, section Guest non-register state)."""
 
@@ -345,6 +350,10 @@ class PinControls(IntFlag):
 
     EXTERNAL_INTERRUPT_EXITING = 1 << 0
     NMI_EXITING = 1 << 3
+
+
+CR3_LOAD_EXITING: Final = 1 << 15  # of the CPU-based controls; no `CpuControls`, because old CPUs require both
+CR3_STORE_EXITING: Final = 1 << 16
 
 
 class CpuControls(IntFlag):

@@ -16,6 +16,7 @@ from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import NIL_THREAD, SIGMA0, ThreadId, global_id
 from l4lab.abi.message import ACCEPT_ALL_MAPPINGS, Acceptor, Message, StringItem
 from l4lab.abi.protocols import any_page, is_page_fault, sigma0_request, thread_start
+from l4lab.bench.programs import ANSWER
 from l4lab.rig.rig import Rig
 from l4lab.user.asm import assemble
 from l4lab.user.l4 import L4
@@ -29,7 +30,7 @@ KIP, UTCBS, CROWD = Fpage.at(0xBFF0_0000), Fpage.at(0xBF00_0000, 17), Fpage.at(0
 PING, PONG, CLIENT, CROWD_SPACE = global_id(100), global_id(101), global_id(102), global_id(1000)
 
 # Each calls the other for ever, with the same message.
-_PARTNERS = """
+_PARTNERS = f"""
 ping:
     mov edi, gs:[0]
 .again:
@@ -50,14 +51,7 @@ pong:
     mov edx, PING
     xor ecx, ecx
     call IPC
-.again:
-    mov eax, PING
-    mov edx, eax
-    xor ecx, ecx
-    xor esi, esi
-    call IPC
-    jmp .again
-"""
+{ANSWER}"""
 
 
 def message(words: int = 0, string: int = 0, apart: bool = False, waiting: int = 0, count: int = 2000) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from l4lab.cli import bench, boot, cc, check, demo, exec, guest, lab
+from l4lab.cli import bench, boot, cc, check, counters, demo, exec, guest, lab
 from l4lab.errors import LabError
 
 UNUSABLE = 2  # exit status for arguments or files that cannot be used; the same that typer gives to a wrong option
@@ -28,6 +28,7 @@ app.command("lab")(lab.lab)
 app.command("boot")(boot.boot)
 app.command("exec")(exec.exec_)
 app.command("cc")(cc.cc)
+app.command("counters")(counters.counters)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
 app.command("exercises")(check.list_)

@@ -26,7 +26,7 @@ KINDS: Final = ("auto", "linux", "multiboot", "flat", "bootsector", "bios")
 def boot(
     image: Annotated[
         Path | None,
-        typer.Argument(help="A Linux or Multiboot kernel, a disk, a BIOS, or flat code; not with --restore."),
+        typer.Argument(help="A Linux or Multiboot kernel, a disk, a BIOS, or flat code; without it, --disk is booted."),
     ] = None,
     kind: Annotated[str, typer.Option(help=f"What the image is: {', '.join(KINDS)}.")] = KINDS[0],
     initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="Linux: its initial root file system.")] = None,
@@ -45,7 +45,10 @@ def boot(
     paging: Annotated[str, typer.Option(help=f"How guest memory is translated: {', '.join(PAGING)}.")] = NESTED,
     disk: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What is on its disk, an IDE one; what it writes is lost at the end."),
+        typer.Option(
+            metavar="FILE",
+            help="What is on its disk, an IDE one that its BIOS knows too; what it writes is lost at the end.",
+        ),
     ] = None,
     screen: Annotated[
         bool, typer.Option("--screen", help="The console is its text screen and keyboard, not its serial port.")
@@ -71,7 +74,7 @@ def boot(
 
     The image is recognised by its contents: a 32-bit Linux bzImage, a Multiboot 1 kernel, a disk that begins with a
     boot sector (its BIOS is the lab's), or a BIOS that the CPU enters as after a reset. --kind flat takes any code, and
-    enters it at its first byte in protected mode.
+    enters it at its first byte in protected mode. Without an image, --disk is booted by its boot sector.
 
     In a terminal all keys go to the guest, and Ctrl-] leaves. Piped input is typed once the guest shows a prompt.
     Lines of --send are typed in their order, each when new output matches. A kernel that `l4lab guest get` obtained
@@ -91,7 +94,7 @@ def boot(
     from l4lab.cli.terminal import Terminal
     from l4lab.guests.guest import LINUX_APPEND, LINUX_SCREEN_APPEND, drivers_of
     from l4lab.images import bzimage, kinds
-    from l4lab.rig.booting import Options, guest_program
+    from l4lab.rig.booting import Options, disk_program, guest_program
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
     from l4lab.user.monitor.hardware import Hardware
@@ -105,16 +108,20 @@ def boot(
             raise LabError("a saved guest has its image in its memory; give --restore without image and its options")
         rig = Rig.restore(restore, disk=on_disk)
         at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
-    if image is None:
-        raise LabError(f"nothing to boot: give {HOW_TO_GET_ONE}; or go on with a saved guest by --restore FILE")
-    contents = read_image(image, HOW_TO_GET_ONE)
+    source = image or disk
+    if source is None:
+        raise LabError(
+            f"nothing to boot: give {HOW_TO_GET_ONE}; or a disk that boots, by --disk; or go on with a saved guest by "
+            "--restore FILE"
+        )
+    contents = b"" if image is None else read_image(image, HOW_TO_GET_ONE)
     is_linux = wanted in (None, kinds.Kind.LINUX) and kinds.is_linux(contents) and bzimage.has_payload(contents)
     if is_linux:
-        typer.echo(f"l4lab: unpacking {image.name}", err=True)
+        typer.echo(f"l4lab: unpacking {source.name}", err=True)
         if append is None:
             append = LINUX_SCREEN_APPEND if screen else LINUX_APPEND
     ramdisk = None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
-    if on_disk is not None and ramdisk is not None and (drivers := drivers_of(image.parent)) is not None:
+    if on_disk is not None and ramdisk is not None and (drivers := drivers_of(source.parent)) is not None:
         ramdisk += drivers.read_bytes()
     options = Options(
         initrd=ramdisk,
@@ -123,8 +130,12 @@ def boot(
         load=None if load is None else _address(load),
         screen=screen,
     )
-    program = guest_program(contents, image.name, wanted, options, memory << 20)
-    program.hardware = Hardware(paging == SHADOW, on_disk, max(restarts, 0))
+    if image is None and on_disk is not None:
+        program = disk_program(on_disk, source.name, wanted, options, memory << 20)
+    else:
+        program = guest_program(contents, source.name, wanted, options, memory << 20)
+    in_pc = program.hardware.disk if on_disk is None else on_disk
+    program.hardware = Hardware(paging == SHADOW, in_pc, max(restarts, 0))
     rig = Rig.for_guest(program)
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
 

@@ -69,7 +69,8 @@ def _put_back(current: Any, value: Any) -> Any:
 class Device(Saved):
     """A device behind I/O ports, memory addresses or both. Its docstring's first line is its one-line documentation.
 
-    What a subclass has no ports or no addresses for, it need not define.
+    A subclass that has `ports` defines `read` and `write`, one that has `memory` defines `load` and `store`: a bus
+    calls them for what the device claims, and for nothing else.
     """
 
     name: str

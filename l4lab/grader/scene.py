@@ -138,7 +138,7 @@ class Scene:
         rig, before = self._rig, -1
         while rig.machine.cycles < CYCLES:
             stop = rig.run(PATIENCE)
-            exits = sum(rig.kernel.counters.vm_exits.values())
+            exits = rig.kernel.counters.exit_count
             if stop.finished or stop.reason == "idle" or exits == before:
                 return
             before = exits

@@ -43,7 +43,7 @@ def main() -> NoReturn:
         result = Result(trouble=troubled.trouble)
     except MemoryError as error:  # the file's doing, but it struck us
         result = Result(trouble=student.trouble(error))
-    except Exception:
+    except Exception:  # whatever it is, the student has to hear that it was not the file
         traceback.print_exc()
         result = Result(trouble=Trouble("The lab itself failed, and not your file. Please report this:"))
     with open(descriptor, "wb") as out:

@@ -7,7 +7,10 @@ Source: Linux, Documentation/arch/x86/boot.rst, "Loading The Rest of The Kernel"
 
     0x10000  boot sector and setup code, behind it its heap, then its stack down from 0x1e000
     0x1e000  command line
-    0x100000 protected-mode code       top of memory  initrd
+    0x100000 protected-mode code       top of memory  initrd, unless the code is going to overwrite it there
+
+iPXE unpacks itself, before it moves to where it wants to be, to the end of the memory that INT 15, 88 tells, without
+a look at what lies there. So an initrd stays out of that memory's last piece.
 """
 
 from __future__ import annotations
@@ -17,7 +20,17 @@ from typing import Final
 from l4lab.errors import LabError
 from l4lab.images.boot_params import CAN_USE_HEAP, UNKNOWN_LOADER
 from l4lab.images.bzimage import LOADED_HIGH, setup_size_of
-from l4lab.images.pieces import HIGH_RAM, PAGE, Piece, check_command_line, check_fits, check_memory
+from l4lab.images.pieces import (
+    HIGH_RAM,
+    KIB,
+    MIB,
+    MOST_TOLD_KB,
+    PAGE,
+    Piece,
+    check_command_line,
+    check_fits,
+    check_memory,
+)
 from l4lab.words import PAddr
 
 SEGMENT: Final = 0x1000
@@ -28,6 +41,7 @@ WITH_COMMAND_LINE_POINTER, WITH_LARGEST_COMMAND_LINE = 0x0202, 0x0206  # protoco
 OLD_COMMAND_LINE: Final = 255
 INITRD_END: Final = 0x37FF_FFFF + 1  # where protocols before 2.03 have their initrd at most
 WITH_INITRD_END: Final = 0x0203
+SCRATCH: Final = 2 * MIB  # what is left free for such code
 
 
 def plan(image: bytes, name: str, initrd: bytes | None, cmdline: str, memory: int) -> list[Piece]:
@@ -65,10 +79,18 @@ def plan(image: bytes, name: str, initrd: bytes | None, cmdline: str, memory: in
     ]
     if initrd:
         end = min(memory, field(0x22C, 4) + 1 if protocol >= WITH_INITRD_END else INITRD_END)
-        at = (end - len(initrd)) & -PAGE
+        at = _initrd_at(len(initrd), code_end, end, memory)
         check_fits(f"{name} with its initrd", memory if at >= code_end else code_end + len(initrd) + PAGE, memory)
         put(0x218, 4, at)
         put(0x21C, 4, len(initrd))
         pieces.append(Piece(PAddr(at), initrd, "initrd"))
     pieces.append(Piece(PAddr(SETUP_AT), bytes(setup), "setup code"))
     return sorted(pieces, key=lambda piece: piece.address)
+
+
+def _initrd_at(size: int, begin: int, end: int, memory: int) -> int:
+    """The highest page at which it ends before `end`; below the scratch area, if there is room from `begin` on."""
+    at = (end - size) & -PAGE
+    scratch_end = min(memory, HIGH_RAM + MOST_TOLD_KB * KIB)
+    below = (scratch_end - SCRATCH - size) & -PAGE
+    return below if at < scratch_end and below >= begin else at

@@ -20,6 +20,7 @@ PAGE: Final = 4 * KIB
 LARGEST_MEMORY: Final = 2048 * MIB  # above, a 32-bit PC keeps its devices, and the monitor could not map it all
 LOW_RAM_END: Final = PAddr(0x9FC00)
 HIGH_RAM: Final = PAddr(1 * MIB)
+MOST_TOLD_KB: Final = 0xFFFF  # KiB of that which the oldest service of a BIOS, INT 15, 88, can tell
 
 
 @dataclass(frozen=True, slots=True)

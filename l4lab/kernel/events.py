@@ -124,6 +124,7 @@ class VmExit(Event, frozen=True, tag=14):
     qualification: int
     length: int
     ip: int
+    instructions: int  # that the virtual CPU has executed so far
 
 
 class VmEntry(Event, frozen=True, tag=15):
@@ -183,14 +184,17 @@ class VtlbFill(Event, frozen=True, tag=33):
 
     vcpu: int
     address: int  # guest-linear
+    told: bool  # did the monitor hear of it, as a VM exit, because it cut short the delivery of an event?
 
 
 class VtlbFlush(Event, frozen=True, tag=34):
-    """The guest or its monitor loaded a control register, or memory was unmapped: shadow tables were compared."""
+    """The guest or its monitor loaded a control register, or memory was unmapped: shadow tables were compared; or the
+    guest executed INVLPG."""
 
     vcpu: int
     directory: int  # the guest's CR3
     dropped: int  # entries that were no longer true
+    page: int | None = None  # guest-linear, of INVLPG
 
 
 class EntryRefused(Event, frozen=True, tag=35):
@@ -198,6 +202,46 @@ class EntryRefused(Event, frozen=True, tag=35):
 
     vcpu: int
     why: str
+
+
+class VcpuCreated(Event, frozen=True, tag=36):
+    """A thread became a virtual CPU."""
+
+    vcpu: int
+    machine: int  # the virtual machine's number
+    name: str  # its space
+    shadow: bool  # shadow paging, or nested
+
+
+class VcpuDeleted(Event, frozen=True, tag=37):
+    """A virtual CPU is gone, with its thread or without."""
+
+    vcpu: int
+    instructions: int  # that it has executed in all
+
+
+class ThreadRenamed(Event, frozen=True, tag=38):
+    """A thread got another identifier."""
+
+    thread: int  # the old one
+    name: int  # the new one
+
+
+class KernelExit(Event, frozen=True, tag=39):
+    """Under shadow paging a guest did what concerns nobody but the kernel: INVLPG, an access to CR3, a page fault that
+    its own tables explain. A page fault that they do not explain is a VtlbFill."""
+
+    vcpu: int
+    reason: int  # ExitReason
+    qualification: int
+    ip: int
+
+
+class Injected(Event, frozen=True, tag=40):
+    """An event that a monitor asked for was delivered to its guest."""
+
+    vcpu: int
+    event: int  # entry interruption-information field
 
 
 AnyEvent = (
@@ -225,4 +269,9 @@ AnyEvent = (
     | VtlbFill
     | VtlbFlush
     | EntryRefused
+    | VcpuCreated
+    | VcpuDeleted
+    | ThreadRenamed
+    | KernelExit
+    | Injected
 )

@@ -153,7 +153,11 @@ def accepts(receiver: Tcb, sender: Tcb) -> bool:
 
 def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> bool:
     """Both are ready: move the message, and let the receiver go on. False: not now; see `copying`, or it failed."""
-    words = sender.outgoing or message_of(sender)
+    words = sender.outgoing
+    if words is None:
+        words = message_of(sender)
+    elif sender.vcpu is not None:
+        sender.vcpu.counters.messages += 1
     k.trace.append(Message(k.now, sender.word, receiver.word, words))
     k.counters.ipc_messages += 1
     take = receiver.on_reply
@@ -163,6 +167,8 @@ def deliver(k: Kernel, sender: Tcb, receiver: Tcb) -> bool:
             return end_of_transfer(k, sender, receiver, error)
         complete(k, receiver, sender, words[0])
     else:  # the answer to a call that the kernel made for the receiver
+        if receiver.vcpu is not None:
+            receiver.vcpu.counters.messages += 1
         receiver.on_reply = None
         receiver.state = RUNNING
         if words[0] & (PROPAGATED | REDIRECTED):

@@ -7,7 +7,7 @@ passes `_run_thread`. What an entry means, and the table of system calls, is `tr
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from l4lab.abi.calls import SystemCall
 from l4lab.abi.frame import EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.kernel import debugtraps, events, ipc, preemption, traps, vm
+from l4lab.kernel.counters import Counters
 from l4lab.kernel.events import Switched
 from l4lab.kernel.frames import FrameAllocator, RegisterFrames
 from l4lab.kernel.hosted import STEP_CYCLES, Died, HostedThread
@@ -51,16 +52,6 @@ class EventSink(Protocol):
         """A good moment to put away what has been noted."""
 
 
-class Counters:
-    """What `--stats` tells. Everything else can be counted from the trace."""
-
-    def __init__(self) -> None:
-        self.ipc_messages = 0
-        self.page_faults = 0
-        self.injections = 0
-        self.vm_exits: Counter[int] = Counter()  # basic exit reason -> how often
-
-
 class Kernel:
     """An L4 kernel on a machine. `boot.py` makes one and starts the first threads."""
 
@@ -75,7 +66,7 @@ class Kernel:
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
         self.register_frames = RegisterFrames(self.frames)
         self.area = KernelArea(machine.memory, self.frames)
-        self.mappings = MappingDatabase()
+        self.mappings = MappingDatabase(kernel_memory)
         self.ports = PortRights()
         self.sched = Scheduler()
         self.interrupts = Interrupts()

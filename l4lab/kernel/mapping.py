@@ -3,9 +3,9 @@
 
 Every page that a user can reach was mapped to it by someone, down to sigma0, which owns all physical memory. Each such
 page is a node; what was mapped on from it are its children. Taking a page back means taking back the whole subtree.
-What lives here: map, grant, unmap, flush (X.2 manual, "Map, Grant, Unmap"). What does not: the words in which a user
-asks for it (`abi`), the format of page tables (`machine`), KIP and UTCB pages (they have no node, so no one can map,
-grant or unmap them).
+What lives here: map, grant, unmap, flush (X.2 manual, "Map, Grant, Unmap"). What does not: how a node keeps its
+children (mappingtree.py), the words in which a user asks (`abi`), the format of page tables (`machine`), KIP and UTCB
+pages (they have no node, so no one can map, grant or unmap them).
 
     sigma0 0x400000 4M            one root for each 4 MB of physical memory somebody has from sigma0
      +- pager  0x800000 4M w      children are as large as their parent or smaller
@@ -16,93 +16,18 @@ grant or unmap them).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from l4lab.errors import KernelPanic
+from l4lab.kernel.mappingtree import Node, Space
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import LARGE_LOG2, LARGE_SIZE, PAGE_LOG2, A, D
-from l4lab.machine.pagetables import PageTables
 
 # Rights as in an fpage's low bits. The hardware knows only `w`: a page that is there can be read and executed.
 RIGHT_W = 2
 ALL_RIGHTS = 7
 ACCESSED = 5  # status of a page that was used: r and x ...
 DIRTY = 6  # ... and of one that was written to: r and w
-WHOLE = -1  # no physical address: where a child was that was as large as its parent
-
-
-class Space(Protocol):
-    """What the mapping database needs to know of an address space."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def tables(self) -> PageTables: ...
-    @property
-    def user_limit(self) -> int:
-        """First address that users cannot map to; a multiple of 4 MB."""
-
-    @property
-    def is_sigma0(self) -> bool: ...
-    @property
-    def large_pages(self) -> bool:
-        """May its tables hold pages of 4 MB? Not where they translate for a guest: see `mmu.walk_nested`."""
-
-    def is_reserved(self, va: int, size: int) -> bool:
-        """Is some of `va .. va + size` in the KIP or UTCB area?"""
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """One page in one space. Whether it is writable, accessed, dirty: see the page table of `space`."""
-
-    space: Space
-    va: int
-    pa: int
-    log2: int  # 12 or 22
-    parent: Node | None  # None: a root, that is sigma0's
-    # By physical address, so that a piece of a 4 MB page finds its own children. A dict serves as an ordered set.
-    children: dict[int, dict[Node, None]] = field(default_factory=dict)
-    remembered: int = 0  # status of derived pages, reported to an unmapper but not yet to the one above it
-    gone: dict[int, int] | None = None  # where -> status of derived pages that went without this node's being asked
-
-    def adopt(self, child: Node) -> None:
-        child.parent = self
-        self.children.setdefault(child.pa, {})[child] = None
-
-    def leave(self) -> None:
-        """Take this node out of its parent's children."""
-        assert self.parent is not None, "roots stay"
-        siblings = self.parent.children[self.pa]
-        del siblings[self]
-        if not siblings:
-            del self.parent.children[self.pa]
-
-    def note_gone(self, child: Node, status: int) -> None:
-        """A child has left without a word to the owner of this node, who hears of its status when he asks."""
-        self.remembered |= status
-        if status:
-            self.gone = self.gone or {}
-            where = child.pa if child.log2 < self.log2 else WHOLE
-            self.gone[where] = self.gone.get(where, 0) | status
-
-    def take_gone(self, pa: int, log2: int) -> int:
-        """The status of what left the piece of size `log2` at `pa`; it is told once."""
-        if not self.gone:
-            return 0
-        status = 0
-        for where in [where for where in self.gone if where == WHOLE or pa <= where < pa + (1 << log2)]:
-            status |= self.gone.pop(where)
-        return status
-
-    def children_in(self, pa: int, log2: int) -> list[Node]:
-        """The children that reach into the physical piece of size `log2` at `pa`."""
-        if log2 >= self.log2:
-            return [child for siblings in self.children.values() for child in siblings]
-        large = [child for child in self.children.get(self.pa, ()) if child.log2 == LARGE_LOG2]
-        pages = range(pa, pa + (1 << log2), PAGE_SIZE)
-        return large + [c for page in pages for c in self.children.get(page, ()) if c.log2 == PAGE_LOG2]
 
 
 class Installed(NamedTuple):
@@ -161,7 +86,9 @@ def send_window(src_base: int, src_log2: int, send_base: int, win_base: int, win
 class MappingDatabase:
     """All nodes, by space and address. Work is proportional to the pages concerned, not to the pages there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, sigma0_end: int = 1 << 32) -> None:
+        """`sigma0_end`: where physical memory ceases to be sigma0's; a multiple of 4 KB."""
+        self._sigma0_end = sigma0_end
         self._nodes: dict[Space, dict[int, Node]] = {}  # space -> address of the page -> node
 
     # Questions
@@ -237,12 +164,12 @@ class MappingDatabase:
         """What `src` has to give between `lo` and `hi`, which are aligned to their distance."""
         if src.is_sigma0:
             size, log2 = (LARGE_SIZE, LARGE_LOG2) if hi - lo >= LARGE_SIZE else (PAGE_SIZE, PAGE_LOG2)
-            for va in range(lo, hi, size):
+            for va in range(lo, min(hi, self._sigma0_end), size):
                 piece = _Piece(self._root(src, va), va, va, log2)
-                if not src.is_reserved(va, size):
+                if self._is_sigma0s(src, va, size):
                     yield piece
                 elif size == LARGE_SIZE:
-                    yield from (small for small in piece.small_pieces() if not src.is_reserved(small.va, PAGE_SIZE))
+                    yield from (small for small in piece.small_pieces() if self._is_sigma0s(src, small.va, PAGE_SIZE))
             return
         for node in self._nodes_in(src, lo, hi):
             if not self._is_alive(node, src):
@@ -252,6 +179,9 @@ class MappingDatabase:
             else:  # the whole range lies in one large page
                 for va in range(lo, hi, PAGE_SIZE):
                     yield _Piece(node, va, node.pa + va - node.va, PAGE_LOG2)
+
+    def _is_sigma0s(self, sigma0: Space, va: int, size: int) -> bool:
+        return va + size <= self._sigma0_end and not sigma0.is_reserved(va, size)
 
     def _hand_over(self, part: _Piece, dst: Space, va: int, writable: bool, grant: bool) -> bool:
         """Put one page into `dst` at `va`. False: nothing was changed."""

@@ -132,6 +132,9 @@ def _rename(k: Kernel, thread: Tcb, dest: ThreadId) -> None:
     """Give the thread another version. Its old name names nobody: who sends to it or waits for it does so in vain."""
     old = thread.id
     thread.rename(dest)
+    k.trace.append(events.ThreadRenamed(k.now, int(old), thread.word))
+    if thread.vcpu is not None:
+        thread.vcpu.counters.thread = thread.word
     if thread.utcb is not None:
         thread.set_tcr(u.MY_GLOBAL_ID, dest)
     k.interrupts.rename(old, dest)

@@ -85,8 +85,6 @@ def hand_over(k: Kernel, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage
     if fpage.is_io:
         k.ports.map(k, sender.space, receiver.space, IoFpage(fpage), isinstance(item, GrantItem))
         return
-    if sender.space.is_sigma0 and fpage.base + fpage.size > k.kernel_memory:
-        return  # sigma0 owns all memory but the kernel's
     grant = isinstance(item, GrantItem)
     installed = k.mappings.map(
         sender.space, fpage.base, fpage.log2, item.base, fpage.rights, receiver.space, window.base, window.log2, grant

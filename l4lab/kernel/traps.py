@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import kip
 from l4lab.abi.calls import CONVENTIONS, SystemCall
+from l4lab.abi.exceptions import BREAKPOINT, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT, UNDEFINED_OPCODE
 from l4lab.abi.frame import EAX, EIP
 from l4lab.errors import Refused
 from l4lab.kernel import control, debugtraps, events, exregs, faults, ipc, portio, schedule, threadcontrol
@@ -24,7 +25,6 @@ from l4lab.machine.mmu import WRITE, PageFault
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
 
-PAGE_FAULT, INVALID_OPCODE, BREAKPOINT, OVERFLOW = 14, 6, 3, 4
 _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
 
 
@@ -42,7 +42,7 @@ def user_trap(k: Kernel, thread: Tcb, event: int) -> None:
     elif event == PAGE_FAULT:
         address = k.machine.engine.read_register("CR2")
         faults.page_fault(k, thread, address, bool(info[e.INFO_ERROR_CODE] & WRITE))
-    elif event == INVALID_OPCODE and k.code_at(thread, 2) == kip.LOCK_NOP:
+    elif event == UNDEFINED_OPCODE and k.code_at(thread, 2) == kip.LOCK_NOP:
         thread.regs[EIP] += 2
         system_call(k, thread, SystemCall.KERNEL_INTERFACE)
     else:
@@ -62,7 +62,7 @@ def _software_interrupt(k: Kernel, thread: Tcb, vector: int) -> None:
         faults.exception(k, thread, vector, 0)
     elif k.machine.user.gate_dpl(vector) < 3:
         regs[EIP] -= 2  # the fault is at the instruction
-        faults.exception(k, thread, 13, 8 * vector + _INT_ERROR)
+        faults.exception(k, thread, GENERAL_PROTECTION, 8 * vector + _INT_ERROR)
 
 
 def system_call(k: Kernel, thread: Tcb, call: SystemCall) -> None:

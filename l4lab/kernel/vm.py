@@ -15,23 +15,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from l4lab.abi import utcb as u
-from l4lab.abi.frame import EFLAGS, EIP
+from l4lab.abi.exceptions import DEBUG, PAGE_FAULT, SHUTDOWN, escalated
+from l4lab.abi.frame import EFLAGS, EIP, FLAG_IF, of_gpr
 from l4lab.abi.message import Acceptor
 from l4lab.abi.protocols import FaultId
-from l4lab.abi.vm import CpuControls, ExitReason, ItemId, fault_id_of, label_of
+from l4lab.abi.vm import (
+    CR3_LOAD_EXITING,
+    CR3_STORE_EXITING,
+    EVENT_HAS_ERROR_CODE,
+    EVENT_NMI_UNBLOCKING,
+    EVENT_VALID,
+    INTERNAL,
+    CrAccessType,
+    ExitReason,
+    ItemId,
+    fault_id_of,
+    label_of,
+)
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import ipc
-from l4lab.kernel.events import EntryRefused, VmEntry, VmExit, VtlbFill, VtlbFlush
+from l4lab.kernel.counters import VcpuCounters
+from l4lab.kernel.events import (
+    EntryRefused,
+    Injected,
+    KernelExit,
+    VcpuCreated,
+    VcpuDeleted,
+    VmEntry,
+    VmExit,
+    VtlbFill,
+    VtlbFlush,
+)
 from l4lab.kernel.faults import items_for, page_fault
+from l4lab.kernel.shadowtables import RESERVE
 from l4lab.kernel.thread import MR, Tcb, ThreadState
 from l4lab.kernel.transfer import apply_items
-from l4lab.kernel.vtlb import FILLED, MISSING, RESERVE, Vtlb
+from l4lab.kernel.vtlb import FILLED, MISSING, Vtlb
 from l4lab.machine import entrycheck
-from l4lab.machine.guestmode import CR3_LOAD_EXITING, CR3_STORE_EXITING, HARDWARE_EXCEPTION, INVLPG_EXITING
 from l4lab.machine.vmcs import Vmcs
+from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, INVLPG_EXITING, WINDOW
 
 if TYPE_CHECKING:
     from l4lab.kernel.kernel import Kernel
@@ -49,14 +74,11 @@ _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
     **dict.fromkeys(range(ExitReason.VMCALL, ExitReason.VMXON + 1), attrgetter("instruction_info")),
 }
 _REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
-_VALID = 1 << 31  # of an event
-_WINDOW = CpuControls.INTERRUPT_WINDOW_EXITING
 _DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
 _DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
-_INTERNAL = 8 << 16  # of the tag: the kernel has dealt with it, but the delivery of an event was cut short
-_PAGE_FAULT, _DOUBLE_FAULT = 14, 8
-_CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
-_EXCEPTION = _VALID | 1 << 11 | HARDWARE_EXCEPTION << 8  # the event word of a hardware exception with an error code
+_INTERNAL: Final = INTERNAL << 16  # of the tag: the kernel has dealt with it, but an event's delivery was cut short
+_EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with an error code
+_FROM_CR: Final = CrAccessType.MOV_FROM_CR << 4  # of the qualification of an access to a control register
 FRAMES = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
 FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
 MOST_ROUNDS = 64  # of those, before the caller may look whether somebody wants to stop
@@ -66,7 +88,8 @@ _PAGER = MR + u.PAGER // 4
 class VirtualCpu:
     """What makes a thread a virtual CPU."""
 
-    def __init__(self, vmcs: Vmcs, block: int, vtlb: Vtlb | None) -> None:
+    def __init__(self, vmcs: Vmcs, block: int, vtlb: Vtlb | None, counters: VcpuCounters) -> None:
+        self.counters = counters
         self.vmcs = vmcs
         self.block = block  # the frame that the CPU was given for it
         self.vtlb = vtlb  # under shadow paging
@@ -86,7 +109,7 @@ def create(k: Kernel, thread: Tcb) -> None:
     if thread.space.shadow_paging:
         vmcs.shadow_paging()
         vtlb = Vtlb(k.machine.memory, k.frames, vmcs, directory)
-    thread.vcpu = VirtualCpu(vmcs, block, vtlb)
+    thread.vcpu = VirtualCpu(vmcs, block, vtlb, _counters(k, thread))
     vmcs.pin_controls, vmcs.cpu_controls, vmcs.exception_bitmap = INITIAL_STATE[ItemId.EXECCTRL]
     # Real CR0 and CR4 as after reset, since nested paging lets the CPU run real mode; masks and shadows as the table.
     vmcs.set_control_register(0, 0x6000_0010)
@@ -101,9 +124,23 @@ def create(k: Kernel, thread: Tcb) -> None:
     thread.regs[EFLAGS] = 2
 
 
+def _counters(k: Kernel, thread: Tcb) -> VcpuCounters:
+    """What is going to be counted of a new virtual CPU."""
+    space, counters = thread.space, k.counters
+    if not space.machine:
+        counters.machines += 1
+        space.machine = counters.machines
+    made = VcpuCounters(thread.word, space.machine, space.name, space.shadow_paging)
+    counters.virtual_cpus.append(made)
+    k.trace.append(VcpuCreated(k.now, thread.word, made.machine, made.name, made.shadow))
+    return made
+
+
 def destroy(k: Kernel, thread: Tcb) -> None:
     """The virtual CPU's thread is deleted, or moves to an ordinary space."""
     assert thread.vcpu is not None
+    k.trace.append(VcpuDeleted(k.now, thread.word, thread.vcpu.counters.instructions))
+    k.counters.ended(thread.vcpu.counters)
     wake(k, thread)  # not a virtual CPU any more, it is not asleep either
     k.machine.unload(thread.vcpu.vmcs)
     k.frames.free(thread.vcpu.block)
@@ -117,21 +154,26 @@ def run(k: Kernel, thread: Tcb, deadline: int) -> bool:
     vcpu = thread.vcpu
     assert vcpu is not None
     vmcs = vcpu.vmcs
-    if (vmcs.entry_info & _VALID or vmcs.unchecked) and not _prepare(k, thread, vmcs):
+    if (vmcs.entry_info & EVENT_VALID or vmcs.unchecked) and not _prepare(k, thread, vmcs):
         return True
     if vcpu.vtlb is not None:
         return _run_shadowed(k, thread, vcpu, vcpu.vtlb, deadline)
-    waiting = vmcs.entry_info & _VALID
-    retired = k.machine.engine.retired if waiting else 0
+    counters, clock = vcpu.counters, k.clock
+    event, retired = vmcs.entry_info, clock.retired
+    waiting = event & EVENT_VALID
     reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
-    k.now = k.clock.cycles
-    if waiting and not vmcs.entry_info & _VALID:
-        k.counters.injections += 1
+    k.now = clock.cycles
+    executed = clock.retired - retired
+    counters.instructions += executed
+    if waiting and not vmcs.entry_info & EVENT_VALID:
+        counters.injections += 1
+        k.trace.append(Injected(k.now, thread.word, event))
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
-        if vmcs.idt_info & _VALID:  # the page that was missing was needed to deliver an event
-            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and k.machine.engine.retired == retired)
+        if vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
+            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and not executed)
+        counters.nested_faults += 1
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
     else:
         fault(k, thread, vmcs, reason)
@@ -149,17 +191,17 @@ def _prepare(k: Kernel, thread: Tcb, vmcs: Vmcs) -> bool:
     if refused:
         k.trace.append(EntryRefused(k.now, thread.word, refused))
         return _exit_at_once(k, thread, vmcs, ExitReason.ENTRY_FAILURE_GUEST_STATE)
-    if not vmcs.entry_info & _VALID:
-        held_back = vmcs.interruptibility & entrycheck.BY_MOV_SS or vmcs.activity > entrycheck.HALTED
+    if not vmcs.entry_info & EVENT_VALID:
+        held_back = vmcs.interruptibility & BLOCKED_BY_MOV_SS or vmcs.activity > HALTED
         if vmcs.pending_debug & _DEBUG_DUE and not held_back:
             return _debug_exception(k, thread, vmcs, vmcs.pending_debug & _DEBUG_STATUS)
-        if vmcs.activity != entrycheck.ACTIVE:
-            if vmcs.activity == entrycheck.HALTED and vmcs.cpu_controls & _WINDOW and flags & entrycheck.FLAG_IF:
+        if vmcs.activity != ACTIVE:
+            if vmcs.activity == HALTED and vmcs.cpu_controls & WINDOW and flags & FLAG_IF:
                 return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
             thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
             return False
     vmcs.accepted()
-    vmcs.activity = entrycheck.ACTIVE
+    vmcs.activity = ACTIVE
     return True
 
 
@@ -176,9 +218,9 @@ def _exit_at_once(
 
 def _debug_exception(k: Kernel, thread: Tcb, vmcs: Vmcs, cause: int) -> bool:
     """A debug exception was held back until now: the monitor gets it, if it wants to, or else the guest."""
-    vmcs.pending_debug, vmcs.activity = 0, entrycheck.ACTIVE
-    event = _VALID | entrycheck.HARDWARE_EXCEPTION << 8 | entrycheck.DEBUG_EXCEPTION
-    if vmcs.exception_bitmap & 1 << entrycheck.DEBUG_EXCEPTION:
+    vmcs.pending_debug, vmcs.activity = 0, ACTIVE
+    event = EVENT_VALID | HARDWARE_EXCEPTION << 8 | DEBUG
+    if vmcs.exception_bitmap & 1 << DEBUG:
         return _exit_at_once(k, thread, vmcs, ExitReason.EXCEPTION_OR_NMI, event, cause)
     vmcs.set_debug_register(6, vmcs.debug_register(6) | cause)
     vmcs.entry_info = event
@@ -195,69 +237,116 @@ def wake(k: Kernel, thread: Tcb) -> None:
 
 def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline: int) -> bool:
     """`run` under shadow paging. What concerns the shadow tables only ends here (reference section 9.4)."""
-    machine, vmcs = k.machine, vcpu.vmcs
+    machine, vmcs, counters, clock = k.machine, vcpu.vmcs, vcpu.counters, k.clock
     for _ in range(MOST_ROUNDS):
         generation = thread.space.tables.generation
         if vtlb.generation != generation or vmcs.paging_changed:
-            _follow(k, thread, vmcs, vtlb, generation)
-        waiting = vmcs.entry_info & _VALID
-        retired = machine.engine.retired if waiting else 0
+            _follow(k, thread, vcpu, vtlb, generation)
+        event, retired = vmcs.entry_info, clock.retired
+        waiting = event & EVENT_VALID
         reason = machine.run_guest(vmcs, generation, deadline)
-        k.now = k.clock.cycles
-        injected = waiting and not vmcs.entry_info & _VALID
-        if injected and vcpu.reflected:
-            vcpu.reflected = False
-            if vmcs.idt_info & _VALID and machine.engine.retired == retired:
-                _deliver_again(vcpu)  # the guest's own page fault: nobody else's affair
-        elif injected:
-            k.counters.injections += 1
+        k.now = clock.cycles
+        executed = clock.retired - retired
+        counters.instructions += executed
+        # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
+        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and not executed
+        own = False  # and is it the guest's own page fault: nobody else's affair?
+        if waiting and not vmcs.entry_info & EVENT_VALID:
+            if vcpu.reflected:
+                vcpu.reflected = False
+                own = first
+            else:
+                counters.injections += 1
+                k.trace.append(Injected(k.now, thread.word, event))
         if reason is None:
             if vmcs.paging_changed:
                 continue
             return False
-        if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == _PAGE_FAULT:
-            linear = vmcs.exit_qualification
-            miss = vtlb.miss(linear, vmcs.exit_error)
-            if miss is FILLED:
-                k.trace.append(VtlbFill(k.now, thread.word, linear))
-                if vmcs.idt_info & _VALID:
-                    first = bool(waiting) and machine.engine.retired == retired
-                    if not _keep_event(thread, vcpu, _FAULT_ID[reason], first):
-                        fault(k, thread, vmcs, reason, _INTERNAL)
-                        return True
-            elif miss is MISSING:
-                if vmcs.idt_info & _VALID:
-                    first = bool(waiting) and machine.engine.retired == retired
-                    _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
-                page_fault(k, thread, vtlb.missing, vtlb.missing_write)
-                return True
-            else:
-                machine.guest.is_guest_fault(vmcs, vtlb.error_code)
-                if vmcs.exception_bitmap >> _PAGE_FAULT & 1:
-                    fault(k, thread, vmcs, reason)
-                    return True
-                if not _reflect(vmcs, linear):
-                    fault(k, thread, vmcs, ExitReason.TRIPLE_FAULT)
-                    return True
-                vcpu.reflected = True
+        if reason is ExitReason.EXCEPTION_OR_NMI and vmcs.exit_info & 0xFF == PAGE_FAULT:
+            told = _shadow_fault(k, thread, vcpu, vtlb, first, own)
         elif reason is ExitReason.INVLPG:
-            vtlb.drop_page(vmcs.exit_qualification)
-            machine.engine.flush_page(vmcs.exit_qualification)
-            if vmcs.cpu_controls & INVLPG_EXITING:
-                fault(k, thread, vmcs, reason)
-                return True
-            machine.guest.skip(vmcs)
+            told = _invalidate(k, thread, vcpu, vtlb)
         elif reason is ExitReason.CR_ACCESS and _is_ours(vmcs):
-            register = 9 - (vmcs.exit_qualification >> 8 & 15)
-            if vmcs.exit_qualification & 16:
-                thread.regs[register] = vmcs.control_register(3)
-            else:
-                vmcs.set_control_register(3, thread.regs[register])
-            machine.guest.skip(vmcs)
+            told = _access_cr3(k, thread, vcpu)
         else:
             fault(k, thread, vmcs, reason)
+            told = True
+        if told:
             return True
         k.now = machine.charge(FILL_CYCLES)
+    return False
+
+
+# The exits of shadow paging. True: somebody is told, so the guest does not go on at once.
+
+
+def _shadow_fault(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, first: bool, own: bool) -> bool:
+    """The CPU's walk failed: an entry is filled in, or a page is missing in the space, or it is the guest's own fault.
+
+    `first`: what it cut short, if anything, is the event that was to be delivered at the entry. `own`: which was the
+    guest's own page fault.
+    """
+    vmcs = vcpu.vmcs
+    linear = vmcs.exit_qualification
+    miss = vtlb.miss(linear, vmcs.exit_error)
+    reason, counters = ExitReason.EXCEPTION_OR_NMI, vcpu.counters
+    if miss is FILLED:
+        told = False
+        if own:
+            _deliver_again(vcpu)
+        elif vmcs.idt_info & EVENT_VALID:
+            told = not _keep_event(thread, vcpu, _FAULT_ID[reason], first)
+        counters.vtlb_fills += 1
+        k.trace.append(VtlbFill(k.now, thread.word, linear, told))
+        if told:
+            fault(k, thread, vmcs, reason, _INTERNAL)
+        else:
+            _count(counters.kernel_exits, reason)
+        return told
+    if miss is MISSING:
+        if own:
+            _deliver_again(vcpu)
+        elif vmcs.idt_info & EVENT_VALID:
+            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
+        counters.nested_faults += 1
+        page_fault(k, thread, vtlb.missing, vtlb.missing_write)
+        return True
+    k.machine.guest.is_guest_fault(vmcs, vtlb.error_code)
+    if vmcs.exception_bitmap >> PAGE_FAULT & 1:
+        fault(k, thread, vmcs, reason)
+        return True
+    if not _reflect(vmcs, linear):
+        fault(k, thread, vmcs, ExitReason.TRIPLE_FAULT)
+        return True
+    vcpu.reflected = True
+    _ended_here(k, thread, vcpu, reason)
+    return False
+
+
+def _invalidate(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb) -> bool:
+    """INVLPG: the shadow tables forget the page, and so does the CPU."""
+    vmcs, before = vcpu.vmcs, vtlb.dropped
+    vtlb.drop_page(vmcs.exit_qualification)
+    k.machine.engine.flush_page(vmcs.exit_qualification)
+    _flushed(k, thread, vcpu, vtlb.dropped - before, vmcs.exit_qualification)
+    if vmcs.cpu_controls & INVLPG_EXITING:
+        fault(k, thread, vmcs, ExitReason.INVLPG)
+        return True
+    _ended_here(k, thread, vcpu, ExitReason.INVLPG)
+    k.machine.guest.skip(vmcs)
+    return False
+
+
+def _access_cr3(k: Kernel, thread: Tcb, vcpu: VirtualCpu) -> bool:
+    """MOV to or from CR3, of which the monitor does not want to hear."""
+    vmcs = vcpu.vmcs
+    _ended_here(k, thread, vcpu, ExitReason.CR_ACCESS)
+    register = of_gpr(vmcs.exit_qualification >> 8 & 15)
+    if vmcs.exit_qualification & _FROM_CR:
+        thread.regs[register] = vmcs.control_register(3)
+    else:
+        vmcs.set_control_register(3, thread.regs[register])
+    k.machine.guest.skip(vmcs)
     return False
 
 
@@ -271,7 +360,7 @@ def _keep_event(thread: Tcb, vcpu: VirtualCpu, fault_id: int, injected: bool) ->
     if ItemId.NONREGEXC in thread.fault_items.get(fault_id, ()):
         return False
     if injected:
-        vmcs.entry_info |= _VALID
+        vmcs.entry_info |= EVENT_VALID
     elif vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
         _deliver_again(vcpu)
     return True
@@ -280,48 +369,66 @@ def _keep_event(thread: Tcb, vcpu: VirtualCpu, fault_id: int, injected: bool) ->
 def _deliver_again(vcpu: VirtualCpu) -> None:
     """Deliver the guest's own exception, whose delivery was cut short, at the next entry."""
     vmcs = vcpu.vmcs
-    vmcs.entry_info, vmcs.entry_error, vmcs.idt_info = vmcs.idt_info & ~(1 << 12), vmcs.idt_error, 0
+    vmcs.entry_info, vmcs.entry_error, vmcs.idt_info = vmcs.idt_info & ~EVENT_NMI_UNBLOCKING, vmcs.idt_error, 0
     vcpu.reflected = True
 
 
-def _follow(k: Kernel, thread: Tcb, vmcs: Vmcs, vtlb: Vtlb, generation: int) -> None:
+def _count(counts: dict[int, int], reason: ExitReason) -> None:
+    """One more exit for this reason."""
+    counts[reason] = counts.get(reason, 0) + 1
+
+
+def _ended_here(k: Kernel, thread: Tcb, vcpu: VirtualCpu, reason: ExitReason) -> None:
+    """An exit of which nobody else hears."""
+    _count(vcpu.counters.kernel_exits, reason)
+    k.trace.append(KernelExit(k.now, thread.word, reason, vcpu.vmcs.exit_qualification, thread.regs[EIP]))
+
+
+def _flushed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, dropped: int, page: int | None = None) -> None:
+    """The shadow tables were flushed: of what was no longer true, that is."""
+    vcpu.counters.vtlb_flushes += 1
+    k.trace.append(VtlbFlush(k.now, thread.word, vcpu.vmcs.control_register(3), dropped, page))
+
+
+def _follow(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, generation: int) -> None:
     """Have the shadow tables follow what was loaded into control registers, or unmapped from the space."""
-    before = vtlb.dropped
+    vmcs, before = vcpu.vmcs, vtlb.dropped
     vmcs.paging_changed = False
     if vtlb.generation != generation:
         vtlb.drop_all(generation)
     else:
         vtlb.activate()
     k.machine.engine.flush_tlb()
-    k.trace.append(VtlbFlush(k.now, thread.word, vmcs.control_register(3), vtlb.dropped - before))
+    _flushed(k, thread, vcpu, vtlb.dropped - before)
 
 
 def _is_ours(vmcs: Vmcs) -> bool:
     """Is this an access to CR3 that only shadow paging wants to hear of?"""
     qualification = vmcs.exit_qualification
-    exiting = CR3_STORE_EXITING if qualification & 16 else CR3_LOAD_EXITING
+    exiting = CR3_STORE_EXITING if qualification & _FROM_CR else CR3_LOAD_EXITING
     return qualification & 15 == 3 and not vmcs.cpu_controls & exiting
 
 
 def _reflect(vmcs: Vmcs, linear: int) -> bool:
     """The guest's own page fault, which its monitor does not care for: deliver it. False: that shuts the guest down."""
-    vector, error_code = _PAGE_FAULT, vmcs.exit_error
-    first = vmcs.idt_info & 0xFF
-    if vmcs.idt_info & _VALID and vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
-        if first == _DOUBLE_FAULT:
+    vector = PAGE_FAULT
+    if vmcs.idt_info & EVENT_VALID and vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
+        vector = escalated(vmcs.idt_info & 0xFF, PAGE_FAULT)
+        if vector == SHUTDOWN:
             return False
-        if first == _PAGE_FAULT or first in _CONTRIBUTORY:
-            vector, error_code = _DOUBLE_FAULT, 0
     vmcs.set_control_register(2, linear)
-    vmcs.entry_info, vmcs.entry_error = _EXCEPTION | vector, error_code
+    vmcs.entry_info = _EXCEPTION | vector
+    vmcs.entry_error = vmcs.exit_error if vector == PAGE_FAULT else 0
     return True
 
 
 def fault(k: Kernel, thread: Tcb, vmcs: Vmcs, reason: ExitReason, internal: int = 0) -> None:
     """Send the virtualization fault to the monitor (reference section 9.3)."""
-    k.counters.vm_exits[reason] += 1
+    assert thread.vcpu is not None, f"{thread!r} has no guest"
+    counters = thread.vcpu.counters
+    _count(counters.exits, reason)
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP]))
+    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP], counters.instructions))
     additional = _ADDITIONAL.get(reason)
     information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])
@@ -336,5 +443,5 @@ def _resume(k: Kernel, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     vcpu = thread.vcpu
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
-        k.trace.append(VmEntry(k.now, thread.word, info if info & _VALID else 0))
+        k.trace.append(VmEntry(k.now, thread.word, info if info & EVENT_VALID else 0))
     return error

@@ -14,7 +14,8 @@ Better than flushing everything at each load of CR3: the tables of the last few 
 entry with the guest's entry that it was made from (`expected`). A load of CR3 compares those with what the guest's
 tables say now, and drops what differs. What is left is what a walk would find, so nothing can be told from a flush.
 
-What lives here: the shadow tables, filling and dropping. When to do so, and who is told, is vm.py's.
+What lives here: filling the shadow tables and dropping what is in them. What they are made of is in shadowtables.py;
+when to fill and drop, and who is told, is vm.py's.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
-from l4lab.errors import Refused
 from l4lab.kernel.frames import FrameAllocator
+from l4lab.kernel.shadowtables import Directory, Link, OutOfFrames, ShadowFrames, ShadowTable
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import (
     FRAME,
@@ -45,8 +46,6 @@ from l4lab.machine.mmu import (
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, Vmcs
 
 MOST_DIRECTORIES: Final = 16  # guest address spaces whose tables are kept
-MOST_FRAMES: Final = 512  # 2 MiB of tables for each virtual CPU; when they are used up, all is built anew
-RESERVE: Final = 10  # frames that a virtual CPU keeps for itself: enough for the pages of any one instruction
 _CHUNK: Final = 128  # bytes compared at once, where a table has changed
 _KEPT: Final = FRAME | PS | RW | US | P  # bits of a guest's directory entry on which a table below it depends
 
@@ -62,67 +61,26 @@ class Miss(Enum):
 FILLED, GUEST_FAULT, MISSING = Miss.FILLED, Miss.GUEST_FAULT, Miss.MISSING
 
 
-class ShadowTable:
-    """One shadow page table. `source` is the guest-physical address of the table it shadows, -1 if it splits a page of
-    4 MB; `rights` are those of the guest's directory entry, which go into each entry."""
-
-    __slots__ = ("checked", "expected", "frame", "rights", "source", "users")
-
-    def __init__(self, frame: int, source: int, rights: int, now: bytes) -> None:
-        self.frame = frame
-        self.source = source
-        self.rights = rights
-        self.expected = bytearray(now)  # per entry that is filled, the guest's entry behind it
-        self.users = 0  # directories that lead here
-        self.checked = 0  # when it was last compared with the guest's
-
-
-class Link:
-    """A filled entry of a shadow directory: the guest's entry it was made from, and the table, if it leads to one."""
-
-    __slots__ = ("source", "table")
-
-    def __init__(self, source: int, table: ShadowTable | None) -> None:
-        self.source = source
-        self.table = table
-
-
-class Directory:
-    """One shadow page directory: a guest address space, or with `cr3` -1 guest-physical memory as it is."""
-
-    __slots__ = ("cr3", "frame", "links")
-
-    def __init__(self, frame: int, cr3: int) -> None:
-        self.frame = frame
-        self.cr3 = cr3
-        self.links: dict[int, Link] = {}  # by the number of the entry
-
-
 class Vtlb:
     """The shadow tables of one virtual CPU. `host` is the page directory of its address space."""
 
     def __init__(self, memory: Memory, frames: FrameAllocator, vmcs: Vmcs, host: int) -> None:
         self._memory = memory
         self._u32 = memory.u32
-        self._frames = frames
+        self._frames = ShadowFrames(memory, frames)
         self._vmcs = vmcs
         self._host = host >> 2
         self._wp = True
-        self._used = 0  # frames
-        self._spare = [frames.allocate() for _ in range(RESERVE)]
         self._clock = 0  # counts loads of CR3
         self._tables: dict[int, ShadowTable] = {}  # those that shadow a table, by its address and rights
         self._directories: dict[int, Directory] = {}  # the least recently used first
-        self._active = self._unpaged = Directory(self._frame(), -1)
+        self._active = self._unpaged = Directory(self._frames.take(), -1)
         self.generation = -1  # of the space's page tables, when they were last looked at
         # The last miss: where guest-physical memory was missing, and whether to write it; or the guest's error code.
         self.missing = 0
         self.missing_write = False
         self.error_code = 0
-        # What happened so far
-        self.fills = 0
-        self.flushes = 0  # of one page, or of what CR3 and the paging modes cover
-        self.dropped = 0  # entries that a flush took out
+        self.dropped = 0  # entries that flushes have taken out so far
 
     # -- switching -----------------------------------------------------------------------------------------------------
 
@@ -135,7 +93,6 @@ class Vtlb:
         if wp is not self._wp:  # entries depend on it
             self._drop_paged()
             self._wp = wp
-        self.flushes += 1
         if cr0 & CR0_PG:
             cr3 = vmcs.control_register(3) & FRAME
             try:
@@ -160,7 +117,6 @@ class Vtlb:
 
         Other directories than the active one may hold a global page there; they are compared before they are used.
         """
-        self.flushes += 1
         link = self._active.links.get(linear >> 22)
         if link is None:
             return
@@ -177,13 +133,12 @@ class Vtlb:
         """Give all frames back."""
         self._drop_paged()
         self._empty(self._unpaged)
-        self._free(self._unpaged.frame)
-        for frame in self._spare:
-            self._frames.free(frame)
+        self._frames.give_back(self._unpaged.frame)
+        self._frames.release()
 
     def frames(self) -> Iterator[int]:
         """All frames in use, each once."""
-        yield from self._spare
+        yield from self._frames.spare
         for directory in (self._unpaged, *self._directories.values()):
             yield directory.frame
             yield from (link.table.frame for link in directory.links.values() if link.table and link.table.source < 0)
@@ -268,7 +223,6 @@ class Vtlb:
         entry = P | A | flags & US
         if flags & RW and flags & D and host & RW and host & D:  # else the first write must come here, to be noted
             entry |= RW | D
-        self.fills += 1
         index = linear >> 22
         if flags & PS and large:
             self._link(index, pde, None)
@@ -311,7 +265,7 @@ class Vtlb:
         table = self._tables.get(source | rights) if source >= 0 else None
         if table is None:
             now = b"" if source < 0 else self._contents(source) or bytes(PAGE_SIZE)
-            table = ShadowTable(self._frame(), source, rights, now)
+            table = ShadowTable(self._frames.take(), source, rights, now)
             table.checked = self._clock
             if source >= 0:
                 self._tables[source | rights] = table
@@ -337,7 +291,7 @@ class Vtlb:
             if not table.users:
                 if table.source >= 0:
                     del self._tables[table.source | table.rights]
-                self._free(table.frame)
+                self._frames.give_back(table.frame)
 
     def _directory(self, cr3: int) -> Directory:
         """The directory for a guest's CR3, which is now the most recently used."""
@@ -345,14 +299,14 @@ class Vtlb:
         if found is None:
             if len(self._directories) >= MOST_DIRECTORIES:
                 self._drop(next(iter(self._directories)))
-            found = Directory(self._frame(), cr3)
+            found = Directory(self._frames.take(), cr3)
         self._directories[cr3] = found
         return found
 
     def _drop(self, cr3: int) -> None:
         directory = self._directories.pop(cr3)
         self._empty(directory)
-        self._free(directory.frame)
+        self._frames.give_back(directory.frame)
 
     def _drop_paged(self) -> None:
         for cr3 in list(self._directories):
@@ -403,29 +357,3 @@ class Vtlb:
                     self._u32[slot + (at >> 2)] = 0
                     self.dropped += 1
         table.expected = bytearray(now)
-
-    # -- frames --------------------------------------------------------------------------------------------------------
-
-    def _frame(self) -> int:
-        if self._used >= MOST_FRAMES:
-            raise OutOfFrames
-        try:
-            frame = self._frames.allocate()
-        except Refused:
-            if not self._spare:
-                raise OutOfFrames from None
-            frame = self._spare.pop()
-        self._used += 1
-        return frame
-
-    def _free(self, frame: int) -> None:
-        self._used -= 1
-        if len(self._spare) < RESERVE:
-            self._memory.fill(frame, PAGE_SIZE)
-            self._spare.append(frame)
-        else:
-            self._frames.free(frame)
-
-
-class OutOfFrames(Exception):
-    """No frame is left for a shadow table: everything has to be dropped and filled anew."""

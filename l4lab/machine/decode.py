@@ -25,7 +25,7 @@ class Instruction:
     control: int  # the control or debug register's number
     repeat: bool
     memory: tuple[str, str, str, int, int] | None
-    operand_size: int
+    operand_size: int  # 2 or 4
     address_size: int
     register_field: int  # of its ModRM byte: for some opcodes part of them
     modifies: bool  # its memory operand is read and written: where it may not be written, that is a write
@@ -74,11 +74,16 @@ def decode(code: bytes, bits: int = 32) -> Instruction | None:
         control=control,
         repeat=found.prefix[0] in (0xF2, 0xF3),
         memory=memory,
-        operand_size=found.operands[0].size if found.operands else 0,
+        operand_size=_operand_size(found, bits),
         address_size=found.addr_size,
         register_field=found.modrm >> 3 & 7,
         modifies=modifies,
     )
+
+
+def _operand_size(found: Any, bits: int) -> int:
+    """16 or 32 bits: 66 in front turns it around. (Capstone knows of far pointers and of stacks only how wide.)"""
+    return 2 if (bits == 32) is (found.prefix[2] == 0x66) else 4
 
 
 class Access(NamedTuple):
@@ -116,8 +121,7 @@ def accesses(code: bytes, bits: int) -> tuple[Access, ...]:
             segment = found.reg_name(m.segment) or ("ss" if base in ("esp", "ebp", "bp") else "ds")
             writes = bool(operand.access & 2)
             touched.append(Access(segment, base, index, m.scale, m.disp, operand.size, writes, mask, False))
-    # The size of a stack slot is the operand size: 66 in front turns it around.
-    width = (2 if found.prefix[2] == 0x66 else 4) if bits == 32 else (4 if found.prefix[2] == 0x66 else 2)
+    width = _operand_size(found, bits)  # that of a stack slot, too
     if name in _PUSHES:
         size = width * _PUSHES[name]
         touched.append(Access("ss", "esp", "", 1, -size, size, True, mask, True))

@@ -83,6 +83,7 @@ class Clock(Protocol):
     """The machine's clock. One retired instruction is one cycle."""
 
     cycles: int  # instructions retired, events delivered, and what was charged
+    retired: int  # instructions retired
 
 
 class Engine:

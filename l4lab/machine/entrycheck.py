@@ -12,21 +12,31 @@ there, may be anything, since the state in which virtual CPUs begin has them as 
 
 from __future__ import annotations
 
-from l4lab.abi.vm import SEGMENTS, ItemId
+from l4lab.abi.exceptions import DEBUG, MACHINE_CHECK, WITH_ERROR_CODE
+from l4lab.abi.frame import FLAG_IF, FLAG_TF, FLAG_VM
+from l4lab.abi.vm import EVENT_HAS_ERROR_CODE, EVENT_VALID, SEGMENTS, ItemId
 from l4lab.machine.vmcs import CR0_PE, CR0_PG, UNUSABLE, Vmcs
+from l4lab.machine.vtx import (
+    ACTIVE,
+    BLOCKED_BY_MOV_SS,
+    BLOCKED_BY_SMI,
+    BLOCKED_BY_STI,
+    EXTERNAL,
+    HALTED,
+    HARDWARE_EXCEPTION,
+    NMI,
+    PRIVILEGED_SOFTWARE,
+    SHUTDOWN,
+    SOFTWARE_EXCEPTION,
+    SOFTWARE_INTERRUPT,
+    WAIT_FOR_SIPI,
+)
 
-EXTERNAL, NMI, HARDWARE_EXCEPTION, SOFTWARE_INTERRUPT, PRIVILEGED_SOFTWARE, SOFTWARE_EXCEPTION = 0, 2, 3, 4, 5, 6
-VALID, ERROR_CODE_VALID, EVENT_RESERVED = 1 << 31, 1 << 11, 0x7FFF_F000
-WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
-DEBUG_EXCEPTION, MACHINE_CHECK = 1, 18
-
-FLAG_TF, FLAG_IF, FLAG_VM = 1 << 8, 1 << 9, 1 << 17
+EVENT_RESERVED = 0x7FFF_F000
 EFLAGS_RESERVED, EFLAGS_ONE = 0xFFC0_8028, 1 << 1
 DEBUGCTL_BTF, DEBUGCTL_RESERVED = 1 << 1, ~0xFFC3
 
-BY_STI, BY_MOV_SS, BY_SMI = 1, 2, 4
 INTERRUPTIBILITY_RESERVED = ~0xF
-ACTIVE, HALTED, SHUTDOWN, WAIT_FOR_SIPI = range(4)
 SINGLE_STEP, PENDING_RESERVED = 1 << 14, ~0x500F
 
 # Items in `Vmcs.unchecked`, by what they have a part in.
@@ -49,7 +59,7 @@ def problem(v: Vmcs, eflags: int) -> str:
     """Why the CPU refuses to enter this state, in a few words; nothing if it enters."""
     written = v.unchecked
     return (
-        (_event(v, eflags) if v.entry_info & VALID else "")
+        (_event(v, eflags) if v.entry_info & EVENT_VALID else "")
         or (_control_registers(v, eflags) if written & _CONTROL else "")
         or (_segments(v, eflags, written) if written & _SELECTING else "")
         or (_tables(v) if written & _TABLES else "")
@@ -70,7 +80,7 @@ def _event(v: Vmcs, eflags: int) -> str:
     if kind == HARDWARE_EXCEPTION and vector > 31:
         return f"exceptions have vectors up to 31, not {vector}"
     pushes = kind == HARDWARE_EXCEPTION and vector in WITH_ERROR_CODE and v.control_register(0) & CR0_PE
-    if bool(info & ERROR_CODE_VALID) != bool(pushes):
+    if bool(info & EVENT_HAS_ERROR_CODE) != bool(pushes):
         return f"event {vector} {'needs' if pushes else 'has no'} error code"
     if pushes and v.entry_error > 0xFFFF:
         return "an error code has 16 bits"
@@ -78,9 +88,9 @@ def _event(v: Vmcs, eflags: int) -> str:
         return f"no instruction is {v.entry_length} bytes long"
     if kind == EXTERNAL and not eflags & FLAG_IF:
         return "an external interrupt cannot be delivered while IF is clear"
-    if kind == EXTERNAL and blocking & (BY_STI | BY_MOV_SS):
+    if kind == EXTERNAL and blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS):
         return "an external interrupt cannot be delivered behind STI or MOV SS"
-    if kind == NMI and blocking & BY_MOV_SS:
+    if kind == NMI and blocking & BLOCKED_BY_MOV_SS:
         return "an NMI cannot be delivered behind MOV SS"
     if v.activity != ACTIVE and not _wakes(v.activity, kind, vector):
         return "the event cannot wake the guest from its activity state"
@@ -90,7 +100,7 @@ def _event(v: Vmcs, eflags: int) -> str:
 def _wakes(activity: int, kind: int, vector: int) -> bool:
     """Is it an event that the activity state lets through?"""
     if activity == HALTED:
-        return kind in (EXTERNAL, NMI) or (kind == HARDWARE_EXCEPTION and vector in (DEBUG_EXCEPTION, MACHINE_CHECK))
+        return kind in (EXTERNAL, NMI) or (kind == HARDWARE_EXCEPTION and vector in (DEBUG, MACHINE_CHECK))
     return activity == SHUTDOWN and (kind == NMI or (kind == HARDWARE_EXCEPTION and vector == MACHINE_CHECK))
 
 
@@ -190,17 +200,17 @@ def _non_register(v: Vmcs, eflags: int) -> str:
         return f"there is no activity state {activity}"
     if activity == HALTED and v.segment("ss")[3] >> 5 & 3 and v.control_register(0) & CR0_PE:
         return "only ring 0 halts"
-    if activity != ACTIVE and blocking & (BY_STI | BY_MOV_SS):
+    if activity != ACTIVE and blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS):
         return "behind STI or MOV SS a guest is active"
-    if blocking & (INTERRUPTIBILITY_RESERVED | BY_SMI):
+    if blocking & (INTERRUPTIBILITY_RESERVED | BLOCKED_BY_SMI):
         return "bits are set in the interruptibility state that cannot be"
-    if blocking & (BY_STI | BY_MOV_SS) == BY_STI | BY_MOV_SS:
+    if blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) == BLOCKED_BY_STI | BLOCKED_BY_MOV_SS:
         return "events are blocked by STI and MOV SS at once"
-    if blocking & BY_STI and not eflags & FLAG_IF:
+    if blocking & BLOCKED_BY_STI and not eflags & FLAG_IF:
         return "events are blocked by STI while IF is clear"
     if pending & PENDING_RESERVED:
         return "reserved bits are set in the pending debug exceptions"
-    if blocking & (BY_STI | BY_MOV_SS) or activity == HALTED:
+    if blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) or activity == HALTED:
         steps = bool(eflags & FLAG_TF) and not v.debugctl & DEBUGCTL_BTF
         if bool(pending & SINGLE_STEP) != steps:
             return "a pending single step and EFLAGS.TF do not go together"

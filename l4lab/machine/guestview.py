@@ -2,7 +2,7 @@
 """A guest as its own instructions see it: linear addresses, the bytes at EIP, operands of the instruction there.
 
 What lives here: looking, without changing anything, at the guest that is loaded. What the CPU does about the
-instruction is guestmode.py's; telling one instruction from another is decode.py's.
+instruction is instructions.py's and its neighbours'; telling one instruction from another is decode.py's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class GuestView:
         """Is the guest's code 16 or 32 bits wide?"""
         return 32 if vmcs.state[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16
 
-    def _instruction(self, vmcs: Vmcs) -> Instruction:
+    def instruction(self, vmcs: Vmcs) -> Instruction:
+        """The instruction at the guest's EIP."""
         state = vmcs.state
         linear = state[_CS_BASE] + self._u32[(vmcs.frame >> 2) + EIP] & 0xFFFFFFFF
         # The CPU has just fetched it; only at the end of a page, or when the TLB lost it, do we walk the tables.
@@ -73,11 +74,12 @@ class GuestView:
             return Instruction(1, "", b"\0", 0, 0, False, None, 0, 4, 0, False)
         return found
 
-    def _effective_address(self, vmcs: Vmcs, instruction: Instruction) -> int:
+    def effective_address(self, vmcs: Vmcs, instruction: Instruction) -> int:
+        """Linear address of its operand in memory; 0 if it has none."""
         if instruction.memory is None:
             return 0
         segment, base, index, scale, displacement = instruction.memory
-        register = self._register_of(vmcs)
+        register = self.register_of(vmcs)
         offset = displacement
         for name, factor in ((base, 1), (index, scale)):
             if name:
@@ -86,7 +88,7 @@ class GuestView:
         mask = 0xFFFF if instruction.address_size == 2 else 0xFFFFFFFF
         return vmcs.segment(segment)[1] + (offset & mask) & 0xFFFFFFFF
 
-    def _register_of(self, vmcs: Vmcs) -> Callable[[str], int]:
+    def register_of(self, vmcs: Vmcs) -> Callable[[str], int]:
         """Asks for general registers by their names in instructions, of 32 or of 16 bits."""
         frame = self._u32[vmcs.frame >> 2 : (vmcs.frame >> 2) + 10]
 
@@ -97,8 +99,9 @@ class GuestView:
 
         return register
 
-    def _operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
+    def operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
+        """Its operand of 16 bits, in a register or in memory; ones where a page is missing."""
         if instruction.memory is None:
             return self._u32[(vmcs.frame >> 2) + 9 - instruction.register] & 0xFFFF
-        data = self.read_linear(vmcs, self._effective_address(vmcs, instruction), 2)
+        data = self.read_linear(vmcs, self.effective_address(vmcs, instruction), 2)
         return int.from_bytes(data.ljust(2, b"\xff"), "little")

@@ -25,22 +25,26 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT
+from l4lab.abi.frame import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
 from l4lab.machine import engine as e
+from l4lab.machine import svm
 from l4lab.machine.decode import MAX_LENGTH, special_instructions
-from l4lab.machine.delivery import KINDS, Delivery, Event, Fault, Kind, TaskSwitch
+from l4lab.machine.delivery import KINDS, Delivery, Event, Kind, TaskSwitch
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
+from l4lab.machine.ring0 import Fault, RingZero
 
-_GENERAL_PROTECTION = 13
-_EXIT_RDTSC = e.VM_EXIT + 0x6E
-_PAGE_FAULTS = frozenset((14, e.VM_EXIT + 0x4E, e.VM_EXIT + 0x400))  # in the guest's tables or the host's
-_SINGLE_STEPS = frozenset((1, e.VM_EXIT + 0x41))
-_TF, _IF, _RF, _ARITHMETIC = 1 << 8, 1 << 9, 1 << 16, 0x8D5  # OF SF ZF AF PF CF
+_EXIT_RDTSC = e.VM_EXIT + svm.RDTSC
+_EXIT_EXCEPTION = e.VM_EXIT + svm.EXCEPTION
+_PAGE_FAULTS = frozenset((PAGE_FAULT, _EXIT_EXCEPTION + PAGE_FAULT, e.VM_EXIT + svm.NESTED_FAULT))
+_SINGLE_STEPS = frozenset((DEBUG, _EXIT_EXCEPTION + DEBUG))
+_ARITHMETIC = 0x8D5  # OF SF ZF AF PF CF
 _REQUEST = 1 << 11  # of CPUState.interrupt_request: one that the engine itself never sets
 _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translated as any other
 _NONE = 0xFFFFFFFF
 _TRANSLATE_AGAIN = -99  # an event of our own: the next block has been thrown away
-_VM, _NT, _CODE_IS_32_BITS_WIDE = 1 << 17, 1 << 14, 1 << 4
+_CODE_IS_32_BITS_WIDE = 1 << 4
 _SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\xea\xcf\xff")  # without one of these a block has no such instruction
 _STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
 _CLASS_WORDS = 64  # of the engine's table of functions that we look through
@@ -117,7 +121,8 @@ class PyCore:
         self._on_new_block = _ON_NEW_BLOCK(self._find_special)
         self._on_special = _ON_CODE(self._stop_before)
         self.on_new_block = ctypes.cast(self._on_new_block, _P).value or 0
-        self._delivery = Delivery(memory, self._env, self.forget_code)
+        self._ring0 = RingZero(memory, self._env, self.forget_code)
+        self._delivery = Delivery(memory, self._env, self._ring0)
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
         self._direct = False  # it is for our caller, whatever mode the CPU is in
@@ -216,7 +221,7 @@ class PyCore:
         if number >= e.VM_EXIT:
             env[_IS_INT] = 0
         fetch = number in _PAGE_FAULTS and not env[_RETURN_ADDRESS] and not env[_RETURN_ADDRESS + 1]
-        stepped = number in _SINGLE_STEPS and env[_EFLAGS] & _TF
+        stepped = number in _SINGLE_STEPS and env[_EFLAGS] & FLAG_TF
         self._note(number, retired=bool(env[_IS_INT] or fetch or stepped))
 
     def _on_invalid(self, uc: int, opaque: int) -> bool:
@@ -241,7 +246,7 @@ class PyCore:
         if self._env[_HFLAGS] & e.HF_GUEST:
             self._note_for_undoing(e.EVENT_SYSENTER)
         else:
-            self._note_for_undoing(_GENERAL_PROTECTION)
+            self._note_for_undoing(GENERAL_PROTECTION)
 
     def _note_for_undoing(self, event: int) -> None:
         """The instruction will complete before the engine stops, and be undone."""
@@ -261,7 +266,7 @@ class PyCore:
             return
         linear = block[0].pc
         size = min(block[0].size, MAX_LENGTH * block[0].instructions)  # the size of one that faults may be anything
-        code = self._delivery.peek(linear, size)
+        code = self._ring0.peek(linear, size)
         if _SPECIAL_BYTES.isdisjoint(code):
             return
         found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
@@ -271,7 +276,7 @@ class PyCore:
             self._call_before(ctypes.cast(self._on_special, _P).value or 0, at, at)
         if new:
             for at in new:
-                physical = self._delivery.where(at)
+                physical = self._ring0.where(at)
                 self.forget_code(physical, physical + 1)
             if self._number is None:
                 self._note(_TRANSLATE_AGAIN, retired=True)
@@ -284,14 +289,14 @@ class PyCore:
         if self._go_on:
             self._go_on = False
             return
-        code = self._delivery.peek(linear, min(size, MAX_LENGTH))
+        code = self._ring0.peek(linear, min(size, MAX_LENGTH))
         if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
             return  # another program has been here, or another page
         opcode = code.lstrip(bytes(_PREFIXES))[:1]
         if opcode not in (b"\x6c", b"\x6d"):
-            if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & _VM:
+            if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & FLAG_VM:
                 return
-            if opcode == b"\xcf" and not env[_EFLAGS] & _NT:
+            if opcode == b"\xcf" and not env[_EFLAGS] & FLAG_NT:
                 return
         self._note(e.EVENT_BEFORE, retired=False)
         self._direct = True
@@ -311,7 +316,7 @@ class PyCore:
             # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
             self._counter.value -= 1
             self._env[_CC_OP] = _FLAGS_ARE_READY  # see _note
-        if self._watching and self._number is None and self._env[_EFLAGS] & _IF:
+        if self._watching and self._number is None and self._env[_EFLAGS] & FLAG_IF:
             self._note(e.EVENT_WINDOW, retired=True)
         return False
 
@@ -346,13 +351,13 @@ class PyCore:
 
     def _window_open(self) -> bool:
         env = self._env
-        return self._window and bool(env[_EFLAGS] & _IF) and not env[_HFLAGS] & e.HF_INHIBIT_IRQ
+        return self._window and bool(env[_EFLAGS] & FLAG_IF) and not env[_HFLAGS] & e.HF_INHIBIT_IRQ
 
     def _run_engine(self, count: int) -> int | None:
         """Let the CPU run at most `count` instructions; the event, or None if there is reason to go on."""
         env = self._env
         self._watching = self._window
-        if self._window and env[_EFLAGS] & _IF:  # in the shadow of STI or MOV SS: it ends with the next instruction
+        if self._window and env[_EFLAGS] & FLAG_IF:  # in the shadow of STI or MOV SS: it ends with the next instruction
             self._watching = False
             count = 1
         self._number, self._direct, self._port_state = None, False, None
@@ -380,10 +385,10 @@ class PyCore:
     def _happened(self, number: int) -> int | None:
         env = self._env
         if self._direct:
-            if number in (6, _GENERAL_PROTECTION):
+            if number in (6, GENERAL_PROTECTION):
                 self._tell(number, 0)
             return number
-        if number == _EXIT_RDTSC and self._native_time and not env[_EFLAGS] & _TF:
+        if number == _EXIT_RDTSC and self._native_time and not env[_EFLAGS] & FLAG_TF:
             return self._read_time()
         if number < e.VM_EXIT and env[_HFLAGS] & e.HF_GUEST:
             eip = env[_EIP]
@@ -405,7 +410,7 @@ class PyCore:
         for at, value in zip(_PORT_STATE, saved, strict=False):
             env[at] = value
         eflags, arithmetic, hflags = saved[-3:]
-        env[_EFLAGS] = env[_EFLAGS] & ~(_RF | _ARITHMETIC) | eflags & _RF | arithmetic & _ARITHMETIC
+        env[_EFLAGS] = env[_EFLAGS] & ~(FLAG_RF | _ARITHMETIC) | eflags & FLAG_RF | arithmetic & _ARITHMETIC
         env[_HFLAGS] |= hflags & e.HF_INHIBIT_IRQ
 
     def _read_time(self) -> int | None:
@@ -413,7 +418,7 @@ class PyCore:
         env = self._env
         start = env[_CS_BASE] + env[_EIP]
         length = 0
-        while self._delivery.read(start + length, 1) in _PREFIXES:
+        while self._ring0.read(start + length, 1) in _PREFIXES:
             length += 1
         ticks = self.cycles + self._time_offset & 0xFFFFFFFFFFFFFFFF
         env[_EAX], env[_EAX + 1] = ticks & 0xFFFFFFFF, 0
@@ -456,8 +461,8 @@ class PyCore:
 
     def _before_software_interrupt(self, vector: int, behind: int) -> int:
         """Where the INT, INT3 or INTO that ends at `behind` begins; a prefix in front of it is not seen."""
-        short = {3: 0xCC, 4: 0xCE}.get(vector)
-        length = 1 if short == self._delivery.read(self._env[_CS_BASE] + behind - 1, 1) else 2
+        short = {BREAKPOINT: 0xCC, OVERFLOW: 0xCE}.get(vector)
+        length = 1 if short == self._ring0.read(self._env[_CS_BASE] + behind - 1, 1) else 2
         return behind - length & 0xFFFFFFFF
 
     # -- the register frame --------------------------------------------------------------------------------------------
@@ -470,7 +475,7 @@ class PyCore:
 
     def _store(self, at: int) -> None:
         env, frame = self._env, self._memory.u32[at : at + 10]
-        frame[0], frame[1] = env[_EIP], env[_EFLAGS] & ~(_RF if env[_HFLAGS] & e.HF_GUEST else 0)
+        frame[0], frame[1] = env[_EIP], env[_EFLAGS] & ~(FLAG_RF if env[_HFLAGS] & e.HF_GUEST else 0)
         for i in range(8):
             frame[2 + i] = env[14 - 2 * i]
 

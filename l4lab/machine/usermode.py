@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 
+from l4lab.abi.exceptions import DEVICE_NOT_AVAILABLE, GENERAL_PROTECTION
 from l4lab.abi.frame import EAX, EDX, EFLAGS, EIP, ESP, USER_EFLAGS
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
@@ -18,7 +19,6 @@ from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import USER, PageFault, walk
 
 KERNEL_CS, KERNEL_DS, USER_CS, USER_DS, UTCB_GS = 0x08, 0x10, 0x1B, 0x23, 0x2B
-DEVICE_NOT_AVAILABLE, GENERAL_PROTECTION = 7, 13
 _HFLAGS = e.ENV_HFLAGS >> 2
 _GDT, _IDT, _STUB, _STACK = 0x000, 0x100, 0x900, 0xA00  # offsets in the descriptor frame; 256 gates take 2 KB
 _FPU_BEGIN, _FPU_END = 600, e.ENV_SYSENTER_CS  # x87 and SSE registers in the engine's CPU state

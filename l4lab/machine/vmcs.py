@@ -3,14 +3,16 @@
 
 Guest state proper (control registers, segments, debug registers) lives in a saved CPU context of the engine; while the
 virtual CPU is loaded, the same accessors read and write the engine's live state. Controls, masks and exit information
-are plain attributes. Entering a guest and translating its exits is guestmode.py's.
+are plain attributes. Entering a guest is guestmode.py's, translating its exits exits.py's.
 """
 
 from __future__ import annotations
 
+from l4lab.abi.frame import FLAG_IF, FLAG_VM
 from l4lab.machine import engine as e
+from l4lab.machine.vtx import BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI
 
-CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
+CR0_PE, CR0_TS, CR0_ET, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 4, 1 << 16, 1 << 31
 CR4_DE, CR4_PGE, CR4_OSFXSR = 1 << 3, 1 << 7, 1 << 9
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
@@ -22,8 +24,6 @@ _DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
 UNUSABLE = 1 << 16
 _ACCESSED, _BUSY, _DATA_OR_CODE, _PRESENT = 1, 2, 1 << 4, 1 << 7
 DR7_ENABLE, DR7_GENERAL_DETECT = 0xFF, 1 << 13
-BLOCKED_BY_STI, BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI = 1, 2, 8
-_IF = 1 << 9
 _EFLAGS, _HFLAGS, _HFLAGS2 = e.ENV_EFLAGS >> 2, e.ENV_HFLAGS >> 2, e.ENV_HFLAGS2 >> 2
 
 
@@ -206,7 +206,7 @@ class Vmcs:
             return self._blocking
         blocking = BLOCKED_BY_NMI if self.state[_HFLAGS2] & e.HF2_NMI else 0
         if self.state[_HFLAGS] & e.HF_INHIBIT_IRQ:
-            blocking |= BLOCKED_BY_STI if self.state[_EFLAGS] & _IF else BLOCKED_BY_MOV_SS
+            blocking |= BLOCKED_BY_STI if self.state[_EFLAGS] & FLAG_IF else BLOCKED_BY_MOV_SS
         return blocking
 
     @interruptibility.setter
@@ -239,7 +239,7 @@ class Vmcs:
         cs_flags = state[_SEGMENT_AT["cs"] + 5]
         ss_flags = state[_SEGMENT_AT["ss"] + 5]
         protected = cr0 & CR0_PE
-        v8086 = bool(eflags & 1 << 17)
+        v8086 = bool(eflags & FLAG_VM)
         flags = state[e.ENV_HFLAGS >> 2] & (e.HF_INHIBIT_IRQ | e.HF_GUEST | 1 << 20)
         if v8086:
             flags |= 3

@@ -2,7 +2,7 @@
 """What a VM exit says about a VMX instruction of the guest: which it is, its operands, the displacement.
 
 Source: Intel SDM vol. 3, section "Information for VM Exits Due to Instruction Execution", table "Format of the
-VM-Exit Instruction-Information Field", and vol. 2 for the opcodes. What is done about the exit is guestmode.py's.
+VM-Exit Instruction-Information Field", and vol. 2 for the opcodes. What is done about the exit is instructions.py's.
 """
 
 from __future__ import annotations

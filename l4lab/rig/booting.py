@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
+from l4lab.devices.disk import Image
 from l4lab.errors import LabError
 from l4lab.images import bzimage, flat, linux, multiboot_kernel
 from l4lab.images.kinds import Kind, is_linux, recognise, unpacked
@@ -54,10 +55,7 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
     if kind is not Kind.FLAT:
         image = unpacked(image, name)
     kind = kind or recognise(image, name)
-    for option in options.given():
-        if option not in TAKES[kind]:
-            takers = ", ".join(sorted(other.value for other in Kind if option in TAKES[other]))
-            raise LabError(f"--{option} is for images of kind {takers}, and {name} is booted as {kind.value}")
+    _check_options(options, kind, name)
     match kind:
         case Kind.LINUX if is_linux(image) and not bzimage.has_payload(image):
             return realmode.setup_code(image, name, options.initrd, options.append or "", memory)
@@ -77,3 +75,18 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
             return realmode.boot_sector(image, name, memory)
         case Kind.BIOS:
             return realmode.bios_image(image, name, memory)
+
+
+def disk_program(disk: Image, name: str, kind: Kind | None, options: Options, memory: int) -> GuestProgram:
+    """A monitor program that boots the guest's own disk, of which only what is read takes memory."""
+    if kind not in (None, Kind.BOOTSECTOR):
+        raise LabError(f"{name} is the guest's disk, and --kind {kind.value} is for an image; give one, or no --kind")
+    _check_options(options, Kind.BOOTSECTOR, name)
+    return realmode.boot_sector(disk, name, memory)
+
+
+def _check_options(options: Options, kind: Kind, name: str) -> None:
+    for option in options.given():
+        if option not in TAKES[kind]:
+            takers = ", ".join(sorted(other.value for other in Kind if option in TAKES[other]))
+            raise LabError(f"--{option} is for images of kind {takers}, and {name} is booted as {kind.value}")

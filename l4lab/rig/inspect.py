@@ -18,6 +18,7 @@ from l4lab.kernel.space import Space
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.decode import disassemble
 from l4lab.machine.mmu import USER, PageFault, walk
+from l4lab.rig.counting import machines
 from l4lab.rig.snapshot import (
     Area,
     DisasmLine,
@@ -77,6 +78,7 @@ def take_snapshot(
             "page faults": counters.page_faults,
             "injections": counters.injections,
         },
+        machines=machines(counters.virtual_cpus),
         screen=screen,
         console=console.decode("latin-1"),
         input_expected=idle,
@@ -123,8 +125,8 @@ def _disassembly(k: Kernel, thread: Tcb | None) -> list[DisasmLine]:
         return []
     eip = thread.regs[EIP]
     if thread.vcpu is not None:
-        vmcs, guest = thread.vcpu.vmcs, k.machine.guest
-        code, bits = guest.read_code(vmcs, CODE_BYTES), guest.bits(vmcs)
+        vmcs, view = thread.vcpu.vmcs, k.machine.guest.view
+        code, bits = view.read_code(vmcs, CODE_BYTES), view.bits(vmcs)
     else:
         code, bits = b"", 32
         try:

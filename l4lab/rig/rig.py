@@ -30,7 +30,7 @@ from l4lab.kernel.hosted import HostedCpu, HostedThread
 from l4lab.kernel.kernel import Enough
 from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
-from l4lab.rig import loader, savefile
+from l4lab.rig import counting, loader, savefile
 from l4lab.rig.inspect import look, take_snapshot
 from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
@@ -350,7 +350,7 @@ class Rig:
         return self.last_stop.detail or self.last_stop.reason
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the whole run; of a guest also what it asked for in vain, and said at the debug port."""
+        """Counters of the whole run and of each virtual CPU; of a guest also what it asked for in vain, and said."""
         counters = self.kernel.counters
         monitor = self.guest.monitor if self.guest is not None else None
         of_guest: dict[str, Any] = {}
@@ -363,6 +363,7 @@ class Rig:
             "vm_exits": {ExitReason(reason).name: count for reason, count in sorted(counters.vm_exits.items())},
             "page_faults": counters.page_faults,
             "injections": counters.injections,
+            "virtual_machines": msgspec.to_builtins(counting.machines(counters.virtual_cpus)),
             **of_guest,
         }
 

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from l4lab.devices.vga import TextPage
+from l4lab.rig.counting import VmCounts
 from l4lab.words import Rights
 
 Mode = Literal["user", "guest", "kernel", "hosted", "idle"]
@@ -130,6 +131,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     exits: tuple[ExitView, ...] = ()  # the latest ones, oldest first
     exit_counts: dict[str, int] = {}  # of the whole run, by reason
     counters: dict[str, int] = {}  # of the whole run: IPC messages, page faults, injections, ...
+    machines: tuple[VmCounts, ...] = ()  # what each virtual machine cost in the whole run, those that are gone too
 
     # the guest's screen; None if it has none, or nothing was ever put on it
     screen: TextPage | None = None

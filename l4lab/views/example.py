@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from l4lab.devices.vga import TEXT_BUFFER, TextPage, Vga
+from l4lab.rig.counting import Counts, CpuCounts, VmCounts
 from l4lab.rig.snapshot import (
     Area,
     DisasmLine,
@@ -49,6 +50,29 @@ _REGISTERS = {
 _MONITOR_REGIONS = (
     Region(0x0040_0000, 0x4000, 0x0020_0000, Rights.RWX, 1, "program"),
     Region(0x1000_0000, 0x0040_0000, 0x0100_0000, Rights.RWX, 1, "guest memory"),
+)
+
+
+_MACHINES = (
+    VmCounts(
+        number=1,
+        name="guest",
+        paging="nested",
+        total=Counts(instructions=150_000, exits={"IO": 41, "CPUID": 3}, nested_faults=12, messages=112),
+        cpus=(
+            CpuCounts(thread=CPU0, instructions=150_000, exits={"IO": 41, "CPUID": 3}, nested_faults=12, messages=112),
+        ),
+    ),
+    VmCounts(
+        number=2,
+        name="an earlier guest",
+        paging="shadow",
+        total=Counts(instructions=3_000, kernel_exits={"INVLPG": 7}, vtlb_fills=20, vtlb_flushes=9),
+        cpus=(
+            CpuCounts(thread=CPU0, instructions=1_000, vtlb_fills=20, vtlb_flushes=2),
+            CpuCounts(thread=CPU0 + 0x4000, instructions=2_000, kernel_exits={"INVLPG": 7}, vtlb_flushes=7),
+        ),
+    ),
 )
 
 
@@ -131,6 +155,7 @@ def example() -> Snapshot:
         ),
         exit_counts={"IO": 41, "CPUID": 3, "HLT": 1, "CR_ACCESS": 2},
         counters={"ipc_messages": 97, "vm_exits": 47, "page_faults": 12, "injections": 0},
+        machines=_MACHINES,
         screen=_screen(),
         console="Loading...\r\n\x1b[1mhe",
         input_expected=False,

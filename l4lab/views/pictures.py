@@ -13,7 +13,10 @@ import subprocess
 import msgspec
 
 from l4lab.errors import LabError
+from l4lab.rig.comparison import PagingComparison
 from l4lab.rig.snapshot import Snapshot, SpaceView
+from l4lab.views import comparison as comparison_view
+from l4lab.views import counters as counters_view
 from l4lab.views import disassembly as disassembly_view
 from l4lab.views import ipc, spaces, svg, text, vmexits
 from l4lab.views import registers as registers_view
@@ -40,6 +43,9 @@ class Picture(msgspec.Struct, frozen=True):
 
 # Notebooks align the cells of all tables to the right, which suits neither names nor instructions.
 _LEFT = "<style>table[class^='l4-'] :is(td, th) { text-align: left !important; }</style>"
+_RIGHT = """<style>table.l4-numbers :is(td, th + th) { text-align: right !important; }
+table.l4-numbers :is(caption, th:first-child) { text-align: left !important; }
+table.l4-numbers :is(td, tbody th) { white-space: nowrap; }</style>"""
 
 
 def messages(snapshot: Snapshot, latest: int = ipc.MESSAGES) -> Picture:
@@ -65,6 +71,16 @@ def exits(snapshot: Snapshot, latest: int = 10) -> Picture:
 def histogram(snapshot: Snapshot) -> Picture:
     """How often each exit reason occurred."""
     return Picture(vmexits.histogram(snapshot.exit_counts), text.exit_counts(snapshot.exit_counts))
+
+
+def counters(snapshot: Snapshot) -> Picture:
+    """What each virtual machine and each of its CPUs cost so far."""
+    return Picture(_RIGHT + counters_view.as_html(snapshot.machines), counters_view.as_text(snapshot.machines))
+
+
+def comparison(compared: PagingComparison) -> Picture:
+    """A guest under nested and under shadow paging, as `compare_paging` has run it."""
+    return Picture(_RIGHT + comparison_view.as_html(compared), comparison_view.as_text(compared))
 
 
 def disassembly(snapshot: Snapshot, lines: int = 8) -> Picture:

@@ -176,6 +176,16 @@ def columns(rows: Iterable[tuple[str, ...]]) -> str:
     )
 
 
+def figures(rows: Iterable[tuple[str, ...]]) -> str:
+    """Rows of a name and its numbers, which stand below each other."""
+    table = list(rows)
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    return columns(
+        (name, *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)))
+        for name, *numbers in table
+    )
+
+
 def everything(snapshot: Snapshot) -> str:
     """The whole snapshot, section by section."""
     sections = {

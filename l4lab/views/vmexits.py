@@ -18,7 +18,7 @@ LEFT, RIGHT = 165, 145  # pixels: for the names, for the counts
 HEADINGS = ("Cycle", "CPU", "Reason", "Guest IP", "Detail")
 
 
-def histogram(counts: Mapping[str, int]) -> Markup:
+def histogram(counts: Mapping[str, int], title: str = "VM exits by reason") -> Markup:
     """A bar per reason, the most frequent first; lengths are to scale, and the count stands beside the bar."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     total = sum(counts.values())
@@ -35,7 +35,7 @@ def histogram(counts: Mapping[str, int]) -> Markup:
     spoken = "; ".join(f"{reason} {count}" for reason, count in ranked) or "none so far"
     if not ranked:
         rows.append(label(8, 17, "No VM exits so far.", muted=True))
-    return picture(LEFT + BAR + RIGHT, max(len(ranked), 1) * ROW + 6, "VM exits by reason", spoken, *rows)
+    return picture(LEFT + BAR + RIGHT, max(len(ranked), 1) * ROW + 6, title, spoken, *rows)
 
 
 def share(count: int, total: int) -> str:

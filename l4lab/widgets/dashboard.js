@@ -35,6 +35,7 @@ export default {
       screenPanel(model),
       panel("Where we are", "l4-where", who(model), row(markup(model, "disassembly"), markup(model, "registers"))),
       panel("VM exits", "l4-exits", row(markup(model, "exit_counts"), markup(model, "exits"))),
+      panel("Counters", "l4-counters", markup(model, "counters"), markup(model, "kernel_exits")),
       panel("Messages (IPC)", "l4-ipc", markup(model, "ipc")),
       panel("Threads and address spaces", "l4-spaces", graph(model), row(markup(model, "mappings"), markup(model, "threads"))),
     );

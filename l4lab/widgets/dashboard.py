@@ -69,6 +69,8 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     graph_text = traitlets.Unicode().tag(sync=True)  # this
     mappings = traitlets.Unicode().tag(sync=True)
     ipc = traitlets.Unicode().tag(sync=True)
+    counters = traitlets.Unicode().tag(sync=True)
+    kernel_exits = traitlets.Unicode().tag(sync=True)
     exit_counts = traitlets.Unicode().tag(sync=True)
     exits = traitlets.Unicode().tag(sync=True)
 

@@ -7,13 +7,14 @@ the page in `dashboard.js` and `dashboard.css`, and when a new snapshot is taken
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 import graphviz
 import msgspec
 
 from l4lab.rig.snapshot import Snapshot
-from l4lab.views import console, disassembly, ipc, registers, screen, spaces, svg, text, threads, vmexits
+from l4lab.views import console, counters, disassembly, ipc, registers, screen, spaces, svg, text, threads, vmexits
 from l4lab.words import hex32, size_text
 
 MESSAGES = 12  # in the chart: so many that its heads and its legend stay in sight
@@ -36,6 +37,8 @@ def contents(snapshot: Snapshot) -> dict[str, str]:
         "graph_text": text.spaces(snapshot),
         "mappings": mappings(snapshot),
         "ipc": ipc.sequence(msgspec.structs.replace(snapshot, ipc=snapshot.ipc[-MESSAGES:])),
+        "counters": counters.as_html(snapshot.machines),
+        "kernel_exits": kernel_exits(snapshot),
         "exit_counts": vmexits.histogram(snapshot.exit_counts),
         "exits": vmexits.as_html(snapshot),
     }
@@ -55,6 +58,15 @@ def who(snapshot: Snapshot) -> str:
             return f"{name} runs in guest mode: these are the virtual machine's instructions and registers."
         case mode:
             return f"{name} runs in {mode} mode."
+
+
+def kernel_exits(snapshot: Snapshot) -> str:
+    """Exits that ended in the kernel, by reason; nothing where there were none, as always under nested paging."""
+    counts = sum((Counter(machine.total.kernel_exits) for machine in snapshot.machines), Counter[str]())
+    if not counts:
+        return ""
+    title = "Exits that ended in the kernel, by reason"
+    return svg.group(svg.element("p", title, class_="l4-hint"), vmexits.histogram(counts, title))
 
 
 def mappings(snapshot: Snapshot) -> svg.Markup:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from l4lab.rig.trace import Trace
 from l4lab.user.asm import assemble
 from l4lab.user.guests import greeting
 from l4lab.user.guests.flat import COM1, multiboot_image
+from tests.cli.terminal import at_a_terminal, cpu_seconds, until
 
 PATIENCE = 120.0  # seconds; a boot takes some ten
 
@@ -64,7 +63,7 @@ def test_linux_boots_to_a_shell_does_what_it_is_told_and_halts(linux: guest.Gues
     assert "the guest ended" in done.stderr
     figures = json.loads(stats.read_text())
     wanted = {"instructions", "virtual_s", "wall_s", "ipc_messages", "vm_exits", "page_faults", "injections"}
-    wanted |= {"unknown", "debug_port"}
+    wanted |= {"unknown", "debug_port", "virtual_machines"}
     assert wanted == set(figures)
     assert figures["instructions"] > 10**8
     assert {"CPUID", "IO_INSTRUCTION", "HLT"} <= set(figures["vm_exits"])
@@ -117,11 +116,8 @@ def test_saving_and_restoring_say_what_they_need(arguments: tuple[str, ...], sai
 
 def test_at_a_terminal_keys_go_to_the_guest_and_an_idle_guest_lets_the_host_sleep(linux: guest.Guest) -> None:
     """Does Ctrl-C end a program of the guest, does waiting at the prompt cost little, and does Ctrl-] leave?"""
-    user, terminal = pty.openpty()
     line = command(linux.kernel, "--initrd", linux.initrd, "--timeout", PATIENCE)
-    process = subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True)
-    os.close(terminal)
-    try:
+    with at_a_terminal(line) as (user, process):
         assert b"Ctrl-]" in until(user, b"/ # ")
         os.write(user, b"sleep 1000\r")
         until(user, b"sleep 1000")
@@ -136,10 +132,6 @@ def test_at_a_terminal_keys_go_to_the_guest_and_an_idle_guest_lets_the_host_slee
         assert cpu_seconds(process.pid) - before < 1.0
         os.write(user, b"\x1d")
         assert 130 == process.wait(10.0)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(user)
 
 
 DROP = "sync; echo 3 > /proc/sys/vm/drop_caches"  # so that the disk is read again
@@ -170,11 +162,8 @@ def test_linux_reads_and_writes_its_disk_at_its_screen(linux: guest.Guest, tmp_p
 
 def test_at_a_terminal_the_screen_is_drawn_and_keys_are_the_guests(linux: guest.Guest) -> None:
     """Is the screen cleared and painted as the guest's is, and is what is typed there echoed on it?"""
-    user, terminal = pty.openpty()
     line = command(linux.kernel, "--initrd", linux.initrd, "--timeout", PATIENCE, "--screen")
-    process = subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True)
-    os.close(terminal)
-    try:
+    with at_a_terminal(line) as (user, process):
         painted = until(user, b"/ # ")
         assert b"\x1b[2J" in painted
         assert b"\x1b[0;37;40m" in painted
@@ -182,26 +171,6 @@ def test_at_a_terminal_the_screen_is_drawn_and_keys_are_the_guests(linux: guest.
         until(user, b"42 ")
         os.write(user, b"\x1d")
         assert 130 == process.wait(10.0)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(user)
-
-
-def until(terminal: int, wanted: bytes) -> bytes:
-    """What is on the terminal up to the wanted words."""
-    output, deadline = b"", time.monotonic() + PATIENCE
-    while wanted not in output:
-        ready, _, _ = select.select([terminal], [], [], max(deadline - time.monotonic(), 0.0))
-        assert ready, output
-        output += os.read(terminal, 4096)
-    return output
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has taken so far: proc(5), fields 14 and 15."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_panic_is_status_4(linux: guest.Guest) -> None:
@@ -350,9 +319,15 @@ def test_a_multiboot_kernel_and_a_boot_disk_boot(tmp_path: Path) -> None:
     disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
 
     of_kernel, of_disk = boot(kernel, "--module", f"{disk}=a disk"), boot(disk)
+    of_the_guests_disk = boot("--disk", disk)
 
     assert (0, "Hello from GenuineIntel, guest!\n") == (of_kernel.returncode, of_kernel.stdout.replace("\r", ""))
     assert (0, "oo") == (of_disk.returncode, of_disk.stdout)
+    assert (0, "oo") == (of_the_guests_disk.returncode, of_the_guests_disk.stdout)
+    for arguments, said in ((("--kind", "linux"), "is the guest's disk"), (("--append", "x"), "booted as bootsector")):
+        refused = boot("--disk", disk, *arguments)
+        assert 2 == refused.returncode
+        assert said in refused.stderr
 
 
 def test_flat_code_boots_where_it_is_told(tmp_path: Path) -> None:

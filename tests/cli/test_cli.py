@@ -16,7 +16,7 @@ import pytest
 
 from l4lab.guests import guest
 
-COMMANDS = ["lab", "boot", "guest", "demo", "bench"]
+COMMANDS = ["lab", "boot", "counters", "guest", "demo", "bench"]
 
 
 def l4lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import struct
 import subprocess
@@ -20,6 +18,7 @@ import pytest
 from l4lab.kernel import events
 from l4lab.rig.trace import Trace
 from l4lab.user import cc
+from tests.cli.terminal import at_a_terminal, cpu_seconds, until
 
 PATIENCE = "60"
 Make = Callable[..., Path]
@@ -120,12 +119,7 @@ def test_piped_input_reaches_the_console(make: Make, read: str) -> None:
 def test_at_a_terminal_keys_go_to_the_program_and_waiting_costs_nothing(make: Make) -> None:
     """Does a program at a terminal get each key, do its lines begin at the left, and does the host sleep meanwhile?"""
     image = make('for (;;) { print("key\\n"); print("got %d\\n", L4_KDB_ReadChar_Blocked()); }')
-    user, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command(image, "--timeout", PATIENCE), stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True
-    )
-    os.close(terminal)
-    try:
+    with at_a_terminal(command(image, "--timeout", PATIENCE)) as (user, process):
         until(user, b"key\r\n")
         os.write(user, b"\x03")
         until(user, b"got 3\r\nkey\r\n")
@@ -135,26 +129,6 @@ def test_at_a_terminal_keys_go_to_the_program_and_waiting_costs_nothing(make: Ma
         assert cpu_seconds(process.pid) - before < 0.3
         os.write(user, b"\x1d")
         assert 130 == process.wait(10.0)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(user)
-
-
-def until(terminal: int, wanted: bytes) -> bytes:
-    """What is on the terminal up to the wanted words."""
-    output, deadline = b"", time.monotonic() + 60
-    while wanted not in output:
-        ready, _, _ = select.select([terminal], [], [], max(deadline - time.monotonic(), 0.0))
-        assert ready, output
-        output += os.read(terminal, 4096)
-    return output
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has taken so far: proc(5), fields 14 and 15."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_ctrl_c_stops_a_program_that_spins(make: Make) -> None:

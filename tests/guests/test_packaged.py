@@ -6,16 +6,20 @@ What each of them does, and what it does not, is told in docs/what-boots.md.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 
 import pytest
 
-from l4lab.guests import packaged
-from l4lab.rig.booting import Options, guest_program
+from l4lab.guests import guest, packaged
+from l4lab.images import cpio
+from l4lab.rig.booting import Options, disk_program, guest_program
 from l4lab.rig.rig import Rig
 from l4lab.rig.session import Script, Session, Status
+from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.outcome import End
+from tests.user.monitor.realmode import END, SECTOR, boot_disk, on_the_lab, report
 
 MIB = 1 << 20
 PATIENCE = 200.0  # seconds; most need a few
@@ -72,6 +76,72 @@ def test_seabios_finds_a_machine_without_pci_and_nothing_to_boot() -> None:
     assert "PS2 keyboard initialized" in said
 
 
+SECTORS = """
+        mov     ah, 0x42
+        mov     si, packet
+        int     0x13
+        mov     ax, [0x2200]
+        call    show
+        mov     ax, 0x0301
+        mov     bx, 0x2200
+        mov     cx, 0x0021
+        mov     dh, 0
+        int     0x13
+        mov     ax, 0x0201
+        mov     bx, 0x3000
+        mov     cx, 0x0021
+        int     0x13
+        mov     ax, [0x3000]
+        call    show
+        mov     ah, 8
+        int     0x13
+        mov     ax, cx
+        and     ax, 63                      ; SeaBIOS keeps the last cylinder to itself
+        call    show
+        mov     ax, dx
+        call    show
+        jmp     ending
+        .align  4
+packet: .byte   16, 0
+        .word   3, 0x2000, 0
+        .quad   1234"""  # reads by number, writes and reads by cylinder and head, asks for the geometry
+
+
+def test_seabios_boots_the_disk_as_the_labs_bios_does() -> None:
+    """Does a BIOS of somebody else's find the disk behind its controller, and tell a boot sector the same of it?"""
+    disk = boot_disk(SECTORS)
+    image = packaged.get("seabios").file.read_bytes()
+    program = guest_program(image, "bios.bin", None, Options(), 64 * MIB)
+    program.hardware = Hardware(disk=disk)
+    by_seabios = Rig.for_guest(program)
+
+    assert Status.MATCHED is session(by_seabios, END)
+    assert report(on_the_lab(disk).console.decode("latin-1")) == report(by_seabios.console.decode("latin-1"))
+    assert "L4LAB DISK ATA-6 Hard-Disk" in by_seabios.console.decode("latin-1")
+
+
+def test_grub_starts_linux_from_the_disk() -> None:
+    """Does GRUB come up from the guest's only disk, read a kernel from its partition, and does Linux begin to run?"""
+    archive = cpio.pack({"vmlinuz": cpio.File(guest.get("linux").kernel.read_bytes())})
+    first, sectors = 4096, -(-len(archive) // SECTOR)
+    disk = bytearray(packaged.get("grub").file.read_bytes().ljust(first * SECTOR, b"\0"))
+    disk += archive.ljust(sectors * SECTOR, b"\0")
+    struct.pack_into("<B3xB3xII", disk, 0x1CE, 0, 0x83, first, sectors)  # the partition table's second entry
+    rig = Rig.for_guest(disk_program(bytes(disk), "disk", None, Options(), 64 * MIB))
+    said = session(
+        rig,
+        "Probing EDD .*ok",  # so says its setup code, of what the BIOS tells about disks
+        (
+            "automatically in=>c",
+            r"grub> =>insmod newc",
+            r"newc\s+grub> =>linux16 (hd0,msdos2)/vmlinuz",
+            "z\\s+grub> =>boot",
+        ),
+    )
+
+    assert Status.MATCHED is said
+
+
 def test_gnu_mach_finds_its_memory_and_probes_for_devices() -> None:
     """Does a packed Multiboot kernel of thirty years' standing turn on paging and print to its serial console?"""
     rig = booted("gnumach")
@@ -98,8 +168,11 @@ def test_memtest_shows_its_screen() -> None:
 
 
 def test_ipxe_runs_a_script() -> None:
-    """Does iPXE come up by its setup code, and do what a script says that it finds as its initrd?"""
-    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n", memory=128 * MIB)
+    """Does iPXE come up by its setup code, and do what a script says that it finds as its initrd?
+
+    In so little memory its scratch area is where an initrd would lie.
+    """
+    rig = booted("ipxe", initrd=b"#!ipxe\necho hello from a script\n")
     said = session(rig, "hello from a script")
 
     assert Status.MATCHED is said

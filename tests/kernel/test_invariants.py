@@ -14,7 +14,7 @@ from l4lab.abi.message import Acceptor, Message
 from l4lab.errors import KernelPanic
 from l4lab.kernel import invariants
 from l4lab.kernel.kernel import Kernel
-from l4lab.kernel.mapping import Node
+from l4lab.kernel.mappingtree import Node
 from l4lab.kernel.thread import Tcb, ThreadState
 from l4lab.testing import Root, System
 from l4lab.user.l4 import L4

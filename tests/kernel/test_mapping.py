@@ -92,6 +92,18 @@ def test_sigma0_owns_all_memory_idempotently(world: World) -> None:
     assert 0x5123 == world.touch(world.a, 0x8123, write=True)
 
 
+def test_of_what_reaches_beyond_sigma0s_memory_the_rest_is_mapped(world: World) -> None:
+    """Does a map item that begins in sigma0's memory and ends in the kernel's map what is sigma0's, page by page?"""
+    end = 2 * MB4 + 0x3000
+    world.db = MappingDatabase(end)
+    installed = world.give(world.sigma0, 0, world.a, 0, log2=24)
+
+    assert {(0, 22), (MB4, 22)} | {(2 * MB4 + n, 12) for n in range(0, 0x3000, 0x1000)} == {
+        (page.pa, page.log2) for page in installed
+    }
+    assert [] == world.give(world.sigma0, end, world.b, 0)
+
+
 def test_map_never_widens_rights(world: World) -> None:
     """Does mapping rwx out of a page held r-x hand over only r-x (Q6)?"""
     world.give(world.sigma0, 0x5000, world.a, 0x8000, RX)

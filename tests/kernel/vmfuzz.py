@@ -2,8 +2,9 @@
 """A hostile monitor: answers each exit of guests with arbitrary code by arbitrary registers, events and mappings.
 
 A *round* is one system, made from a seed: the root task is the monitor of one virtual machine, whose guest executes
-what a random page holds. What is claimed: no exception leaves the kernel, its invariants hold, and the guest writes to
-no memory but the pages that its monitor gave it. `test_vmfuzz.py` plays a few rounds; more are played by
+what a random page holds, in odd rounds under shadow paging. What is claimed: no exception leaves the kernel, its
+invariants hold, what it counts agrees with the trace, and the guest writes to no memory but the pages that its monitor
+gave it. `test_vmfuzz.py` plays a few rounds; more are played by
 `python -m tests.kernel.vmfuzz EXITS [SEED]`, which prints the seed of a round that broke something.
 """
 
@@ -13,7 +14,7 @@ import random
 import sys
 from contextlib import suppress
 
-from l4lab.abi.calls import ExregsControl
+from l4lab.abi.calls import ExregsControl, SpaceControlBits
 from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.abi.message import CtrlXferItem, Message
@@ -22,6 +23,7 @@ from l4lab.abi.time import period, timeouts
 from l4lab.abi.vm import ITEM_REGISTERS, ExitReason, ItemId, full_mask, label_of
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel import invariants
+from l4lab.rig.counting import machines, recount
 from l4lab.testing import MEMORY, PAGE, Root, System
 from l4lab.user.l4 import IpcFailed
 
@@ -29,7 +31,6 @@ KIP, UTCB = Fpage.at(0x80_0000), Fpage.at(0x80_1000)
 POOL, POOL_PAGES = MEMORY.base + 0x20_0000, 16  # what a guest may get
 AROUND = 32  # pages before and behind that no guest may change
 CANARY = b"\xa5" * PAGE
-VIRTUAL_MACHINES = (1 << 30, 1 << 30 | 1 << 28)  # SpaceControl's control word: nested and shadow paging
 CYCLES_PER_EXIT = 100_000  # a round ends after so many for each exit that was asked for, even if they were fewer
 I = ItemId  # noqa: E741
 VALID = 1 << 31
@@ -68,6 +69,7 @@ class Round:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.kind = SpaceControlBits.VM | (SpaceControlBits.SHADOW_PAGING if seed & 1 else 0)
         self.exits = 0
         self.reasons: set[int] = set()  # labels of the messages that came
         self.system = System(self._monitor, memory=16 << 20, check=False)
@@ -83,8 +85,8 @@ class Round:
             invariants.check(k)
             for thread, died in k.deaths:
                 raise AssertionError(f"the program of {thread.name} raised:\n{died.text}")
-            self.system.trace.events.clear()
         self._look_around()
+        self._count_again()
         return self.exits
 
     def stop(self) -> None:
@@ -101,6 +103,15 @@ class Round:
                 found = self.system.words(POOL + page * PAGE + offset, 2)
                 assert words == b"".join(word.to_bytes(4, "little") for word in found), f"page {page} was changed"
 
+    def _count_again(self) -> None:
+        """Does the trace tell what the kernel has counted? Of guests that run, up to their last exit."""
+        counters = self.system.kernel.counters
+        found = recount(self.system.trace.events)
+        for cpu, again in zip(counters.virtual_cpus, found, strict=True):
+            assert cpu.instructions >= again.instructions
+            again.instructions = cpu.instructions
+        assert machines(counters.virtual_cpus) == machines(found)
+
     # -- the monitor
 
     def _monitor(self, r: Root) -> None:
@@ -110,7 +121,7 @@ class Round:
         while True:
             for page in range(POOL_PAGES):
                 r.store(POOL + page * PAGE, self._code() if rng.random() < 0.7 else self._tables())
-            id_ = r.create(r.space(KIP, UTCB, control=rng.choice(VIRTUAL_MACHINES)), priority=90)
+            id_ = r.create(r.space(KIP, UTCB, control=self.kind), priority=90)
             with suppress(IpcFailed):
                 self._configure(r, id_)
                 r.send(id_, self._start())

@@ -13,8 +13,9 @@ from l4lab.abi.frame import EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import HLT_EXITING, GuestMode
+from l4lab.machine.guestmode import GuestMode
 from l4lab.machine.memory import PAGE_SIZE, Memory
+from l4lab.machine.vtx import HLT_EXITING
 from l4lab.user.asm import assemble
 
 SIZE, GUEST_SIZE = 1 << 18, 1 << 17

@@ -3,8 +3,9 @@
 
 A `Case` is a program with all the memory it sees: IDT, GDT, task-state segments, page tables. `Qemu` runs cases in one
 QEMU, started once, over its gdb stub: reset, load memory, enter by a short ROM, run into the HLT that ends every case.
-`run_here` enters the same memory as a guest, in a given paging mode. Both answer with a `State`: registers with their
-hidden parts, and memory. Every handler is a HLT at an address of its own, so EIP tells how a program ended.
+`run_here` enters the same memory as a guest; `oracle_vm.py` does so with a kernel and a monitor around it. All answer
+with a `State`: registers with their hidden parts, and memory. Every handler is a HLT at an address of its own, so EIP
+tells how a program ended.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
-from l4lab.abi.vm import ExitReason, ItemId, TaskSwitch
+from l4lab.abi.vm import EVENT_VALID, CrAccess, ExitReason, ItemId, TaskSwitch
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import HLT_EXITING, VALID, GuestMode
+from l4lab.machine.guestmode import GuestMode
 from l4lab.machine.memory import Memory
-from l4lab.machine.vmcs import CR4_PSE
+from l4lab.machine.vmcs import CR4_PSE, Vmcs
+from l4lab.machine.vtx import HLT_EXITING
 from l4lab.user.asm import Program, assemble
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.taskswitch import switch_task
@@ -234,9 +237,10 @@ def _hex(value: int | tuple[int, ...]) -> str:
 
 
 _NAMES = {"EDI": EDI, "ESI": ESI, "EBP": EBP, "ESP": ESP, "EBX": EBX, "EDX": EDX, "ECX": ECX, "EAX": EAX, "EIP": EIP}
+_SEGMENTS = (ItemId.ES, ItemId.CS, ItemId.SS, ItemId.DS, ItemId.FS, ItemId.GS, ItemId.TR, ItemId.LDTR)
 _ROOM = 0x40000
 _FRAME, _REGION, _BLOCK, _HOST_DIRECTORY, _HOST_TABLE = 0x30000, 0x31000, 0x35000, 0x36000, 0x37000
-_ENOUGH = 100_000
+ENOUGH = 100_000
 
 
 @functools.cache
@@ -248,10 +252,9 @@ def _machine(kind: str) -> tuple[Memory, Engine, GuestMode]:
 
 
 class Guest:
-    """A guest in its first state. `mode` names how guest-physical memory is translated."""
+    """A guest in its first state, under nested paging; for shadow page tables see `oracle_vm.py`."""
 
-    def __init__(self, kind: str, mode: str, case: Case) -> None:
-        assert mode == "nested"
+    def __init__(self, kind: str, case: Case) -> None:
         self.memory, self.engine, self.mode = _machine(kind)
         memory = self.memory
         self.engine.swap(bytearray(e.ENV_SIZE), self.engine.reset_state)
@@ -262,54 +265,72 @@ class Guest:
             memory.u32[(_HOST_TABLE >> 2) + page] = page << 12 | 7
         memory.write(0, case.image)
         self.vmcs = vmcs = self.mode.create(_FRAME, _BLOCK, _HOST_DIRECTORY)
-        protected = case.bits == 32
-        limit, wide = (0xFFFFFFFF, 0xC000) if protected else (0xFFFF, 0)
-        vmcs.set_segment("cs", CODE_0 if protected else 0, 0, limit, 0x9B | wide)
-        for name in ("es", "ss", "ds", "fs", "gs"):
-            vmcs.set_segment(name, DATA_0 if protected else 0, 0, limit, 0x93 | wide)
-        vmcs.set_segment("tr", 0, 0, 0xFFFF, 0x8B)
-        vmcs.set_segment("ldtr", 0, 0, 0xFFFF, 0x82)
-        vmcs.set_table("gdtr", GDT, 0x7FF)
-        vmcs.set_table("idtr", IDT, 8 * _VECTORS - 1 if protected else 4 * _VECTORS - 1)
-        vmcs.set_control_register(4, 0)
-        vmcs.set_control_register(0, 0x11 if protected else 0x10)
+        state = first_state(case)
+        for item in _SEGMENTS:
+            vmcs.set_segment(item.name.lower(), *state[item].values())
+        vmcs.set_table("gdtr", *state[ItemId.GDTR].values())
+        vmcs.set_table("idtr", *state[ItemId.IDTR].values())
+        vmcs.set_control_register(4, state[ItemId.CREGS][vm.CR4])
+        vmcs.set_control_register(0, state[ItemId.CREGS][vm.CR0])
         vmcs.cpu_controls = HLT_EXITING
         vmcs.exception_bitmap = vmcs.cr0_mask = 0
         vmcs.cr4_mask, vmcs.cr4_shadow = CR4_PSE, 0
         self.frame = memory.u32[_FRAME >> 2 : (_FRAME >> 2) + 10]
-        for index, value in case.frame.items():
+        for index, value in state[ItemId.GPREGS].items():
             self.frame[index] = value
         self.engine.swap(bytearray(e.ENV_SIZE), vmcs.context)
         vmcs.state = self.engine.env32
 
     def enter(self) -> ExitReason | None:
         """Run to an exit."""
-        return self.mode.enter(self.vmcs, self.engine.cycles + _ENOUGH)
+        return self.mode.enter(self.vmcs, self.engine.cycles + ENOUGH)
 
     @property
     def state(self) -> State:
         """Where it is."""
-        vmcs = self.vmcs
-        registers: dict[str, int | tuple[int, ...]] = {name: self.frame[index] for name, index in _NAMES.items()}
-        registers["EFL"] = self.frame[EFLAGS]
-        for n in (0, 2, 3, 4):
-            registers[f"CR{n}"] = vmcs.control_register(n) & ~(CR4_PSE if n == 4 else 0)
-        for n in (0, 1, 2, 3, 6, 7):
-            registers[f"DR{n}"] = vmcs.debug_register(n)
-        for name in ("ES", "CS", "SS", "DS", "FS", "GS", "LDT", "TR"):
-            registers[name] = vmcs.segment({"LDT": "ldtr"}.get(name, name.lower()) if name != "TR" else "tr")
-        for name in ("GDT", "IDT"):
-            registers[name] = vmcs.table(name.lower() + "r")
-        return State(registers, bytes(self.memory.u8[:SIZE]))
+        return state_of(self.vmcs, self.frame, bytes(self.memory.u8[:SIZE]))
+
+
+def first_state(case: Case) -> dict[ItemId, dict[int, int]]:
+    """What a case begins with, as register items, segments with their hidden parts."""
+    protected = case.bits == 32
+    limit, wide = (0xFFFFFFFF, 0xC000) if protected else (0xFFFF, 0)
+    data = DATA_0 if protected else 0, 0, limit, 0x93 | wide
+    words: dict[ItemId, tuple[int, ...]] = {
+        **dict.fromkeys(_SEGMENTS, data),
+        ItemId.CS: (CODE_0 if protected else 0, 0, limit, 0x9B | wide),
+        ItemId.TR: (0, 0, 0xFFFF, 0x8B),
+        ItemId.LDTR: (0, 0, 0xFFFF, 0x82),
+        ItemId.GDTR: (GDT, 0x7FF),
+        ItemId.IDTR: (IDT, 8 * _VECTORS - 1 if protected else 4 * _VECTORS - 1),
+    }
+    state = {item: dict(enumerate(values)) for item, values in words.items()}
+    return state | {ItemId.GPREGS: case.frame, ItemId.CREGS: {vm.CR0: 0x11 if protected else 0x10, vm.CR4: 0}}
+
+
+def state_of(vmcs: Vmcs, frame: memoryview, memory: bytes) -> State:
+    """A virtual CPU as it stands."""
+    registers: dict[str, int | tuple[int, ...]] = {name: frame[index] for name, index in _NAMES.items()}
+    registers["EFL"] = frame[EFLAGS]
+    for n in (0, 2, 3):
+        registers[f"CR{n}"] = vmcs.control_register(n)
+    registers["CR4"] = vmcs.visible_cr4()
+    for n in (0, 1, 2, 3, 6, 7):
+        registers[f"DR{n}"] = vmcs.debug_register(n)
+    for name in ("ES", "CS", "SS", "DS", "FS", "GS", "LDT", "TR"):
+        registers[name] = vmcs.segment({"LDT": "ldtr"}.get(name, name.lower()) if name != "TR" else "tr")
+    for name in ("GDT", "IDT"):
+        registers[name] = vmcs.table(name.lower() + "r")
+    return State(registers, memory)
 
 
 class BeyondMemory(Exception):
     """The program used more memory than there is here; QEMU has some."""
 
 
-def run_here(kind: str, mode: str, case: Case) -> State:
-    """The end of a case in a guest of ours."""
-    guest = Guest(kind, mode, case)
+def run_here(kind: str, case: Case) -> State:
+    """The end of a case in a guest of ours, with nothing but guest mode around it."""
+    guest = Guest(kind, case)
     while True:
         reason = guest.enter()
         if reason is ExitReason.HLT:
@@ -319,7 +340,10 @@ def run_here(kind: str, mode: str, case: Case) -> State:
         if reason is ExitReason.TRIPLE_FAULT:
             return State({}, b"", shut_down=True)
         assert reason is not None, f"no end at {guest.frame[EIP]:#x}"
-        switch_tasks(guest, reason)
+        if reason is ExitReason.CR_ACCESS:
+            set_pse(guest)
+        else:
+            switch_tasks(guest, reason)
 
 
 # What a monitor does, of the exits that the machine does not answer by itself.
@@ -355,12 +379,22 @@ def items_of(guest: Guest) -> dict[ItemId, dict[int, int]]:
     return {item: dict(enumerate(values)) for item, values in found.items()}
 
 
+def set_pse(guest: Guest) -> None:
+    """MOV to CR4 by a guest that asks for pages of 4 MB."""
+    vmcs = guest.vmcs
+    access = CrAccess.decode(vmcs.exit_qualification)
+    assert access.cr == 4, access
+    vmcs.cr4_shadow = guest.frame[access.register]
+    vmcs.set_control_register(4, vmcs.cr4_shadow)
+    guest.mode.skip(vmcs)
+
+
 def switch_tasks(guest: Guest, reason: ExitReason) -> None:
     """The monitor's part in a task switch."""
     assert reason is ExitReason.TASK_SWITCH, f"{reason!r} at {guest.frame[EIP]:#x}"
     vmcs = guest.vmcs
-    by_event = vmcs.idt_info & VALID and vmcs.idt_info >> 8 & 7 < 4
-    error = vmcs.idt_error if vmcs.idt_info & VALID and vmcs.idt_info & 1 << 11 else None
+    by_event = vmcs.idt_info & EVENT_VALID and vmcs.idt_info >> 8 & 7 < 4
+    error = vmcs.idt_error if vmcs.idt_info & EVENT_VALID and vmcs.idt_info & 1 << 11 else None
     done = switch_task(
         GuestMemory(_Bytes(guest.memory), SIZE, 0),
         items_of(guest),
@@ -384,7 +418,7 @@ def switch_tasks(guest: Guest, reason: ExitReason) -> None:
             vmcs.set_segment(name, *values.values())
     if done.fault is not None:
         code = done.fault.error_code
-        vmcs.entry_info = VALID | (0 if code is None else 1 << 11) | 3 << 8 | done.fault.vector
+        vmcs.entry_info = EVENT_VALID | (0 if code is None else 1 << 11) | 3 << 8 | done.fault.vector
         vmcs.entry_error = code or 0
 
 

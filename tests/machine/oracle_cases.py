@@ -203,7 +203,7 @@ CASES: dict[str, Case] = {
     # control registers
     "cr0 bits": Case(f"mov eax, cr0\n or eax, 0x2e\n mov cr0, eax\n mov ebx, cr0\n clts\n mov ecx, cr0\n {END}"),
     "lmsw": Case(f"mov eax, 0xe\n lmsw ax\n smsw ebx\n mov eax, 0\n lmsw ax\n smsw ecx\n {END}"),
-    "paging without protection": Case("mov eax, 0x80000000\n mov cr0, eax"),
+    "cr0 without et": Case(f"mov eax, 1\n mov cr0, eax\n mov ebx, cr0\n {END}"),
     "no such control register": Case("mov eax, cr1"),
     "device not available": Case("mov eax, cr0\n or eax, 8\n mov cr0, eax\n fninit"),
     "emulated fpu": Case("mov eax, cr0\n or eax, 4\n mov cr0, eax\n fninit"),
@@ -267,6 +267,7 @@ CASES: dict[str, Case] = {
     "jump to a task": Case(f"{LTR}\n .byte 0xea\n .long 0\n .word {B}"),
     "call a task": Case(f"{LTR}\n mov ecx, 77\n stc\n .byte 0x9a\n .long 0\n .word {B}"),
     "call a task through memory": Case(f"{LTR}\n mov word ptr [{HIGH + 4}], {B}\n .byte 0xff, 0x1d\n .long {HIGH}"),
+    "jump to a task through memory, 16 bits": Case(f"{LTR}\n mov word ptr [{HIGH + 2}], {B}\n .byte 0x66, 0xff, 0x2d\n .long {HIGH}"),
     "call through a task gate": Case(f"{LTR}\n .byte 0x9a\n .long 0\n .word {TASK_GATE}"),
     "jump through a task gate in ring 3": Case(ring_3(f".byte 0xea\n .long 0\n .word {TASK_GATE | 3}")),
     "call a task in ring 3 that is not for it": Case(ring_3(f".byte 0x9a\n .long 0\n .word {B | 3}")),

@@ -16,11 +16,33 @@ from hypothesis import strategies as st
 
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, ESI
 
-from .oracle import CODE_0, DATA, DATA_3, HIGH, MISSING, SMALL, STACK_0, BeyondMemory, Case, Qemu, differences, run_here
+from .oracle import (
+    CODE_0,
+    DATA,
+    DATA_3,
+    HIGH,
+    MISSING,
+    SMALL,
+    STACK_0,
+    BeyondMemory,
+    Case,
+    Qemu,
+    State,
+    differences,
+    run_here,
+)
 from .oracle_cases import CASES, END, PAGING, VM, ring_3, v8086
+from .oracle_vm import MODES, run_in_kernel
 
 KINDS = ("native", "python")
-MODE = "nested"  # of translating guest-physical addresses
+
+
+def all_of_ours(case: Case) -> Iterator[tuple[str, State]]:
+    """The end of a case on both cores: under nested paging in bare guest mode, under shadow paging in a kernel."""
+    for kind in KINDS:
+        yield f"{kind}, nested", run_here(kind, case)
+        for mode in MODES:
+            yield f"{kind}, {mode}", run_in_kernel(kind, mode, case)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +58,8 @@ def test_a_program_ends_as_in_qemu(qemu: Qemu, name: str) -> None:
     """Does the program leave the same registers, segments, tables and memory, however it ends?"""
     case = CASES[name]
     theirs = qemu.run(case)
-    for kind in KINDS:
-        assert [] == differences(run_here(kind, MODE, case), theirs, case.manual), kind
+    for ours, state in all_of_ours(case):
+        assert [] == differences(state, theirs, case.manual), ours
 
 
 VALUES = st.sampled_from((0, 1, 2, 0x7F, 0x80, 0xFFFF, 0x8000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x12345678))
@@ -100,9 +122,9 @@ _SIXTEEN = frozenset(
 def test_any_program_ends_as_in_qemu(qemu: Qemu, case: Case) -> None:
     """Do odd instructions on odd values, in every mode, leave what they leave in QEMU?"""
     try:
-        ours = [run_here(kind, MODE, case) for kind in KINDS]
+        ours = list(all_of_ours(case))
     except BeyondMemory:
         reject()
     theirs = qemu.run(case)
-    for state in ours:
-        assert [] == differences(state, theirs)
+    for name, state in ours:
+        assert [] == differences(state, theirs), name

@@ -13,7 +13,7 @@ import pytest
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason as R
-from l4lab.machine.guestmode import MONITOR_EXITING, MOV_DR_EXITING, MWAIT_EXITING
+from l4lab.machine.vtx import MONITOR_EXITING, MOV_DR_EXITING, MWAIT_EXITING
 
 from .guestbench import CODE, CODE_0, DATA, DATA_0, GDT, HANDLERS, IDT, MISSING, STACK, Guest
 
@@ -335,3 +335,12 @@ def test_a_breakpoint_interrupted_half_way_has_its_length(kind: str) -> None:
 
     assert R.EPT_VIOLATION == guest.enter()
     assert (VALID | 6 << 8 | 3, 1) == (guest.vmcs.idt_info, guest.vmcs.exit_length)
+
+
+def test_paging_without_protection_is_refused(kind: str) -> None:
+    """Is setting PG while PE is clear a #GP, also where the monitor has masked nothing? (QEMU lets it be.)"""
+    guest = Guest(kind, "mov eax, 0x80000000\n at: mov cr0, eax")
+    guest.vmcs.exception_bitmap = 1 << 13
+
+    assert (R.EXCEPTION_OR_NMI, VALID | WITH_CODE | 3 << 8 | 13) == (guest.enter(), guest.vmcs.exit_info)
+    assert (guest.at, 0x11) == (guest.frame[EIP], guest.vmcs.control_register(0))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason as R
-from l4lab.machine.guestmode import HLT_EXITING, RDTSC_EXITING, TSC_OFFSETTING
+from l4lab.machine.vtx import HLT_EXITING, RDTSC_EXITING, TSC_OFFSETTING
 
 from .guestbench import CODE, CODE_0, DATA, HANDLERS, IDT, MISSING, PE, READ_ONLY, TABLE, Guest
 

@@ -19,12 +19,13 @@ from l4lab.user.asm import assemble
 from l4lab.user.guests import greeting
 from l4lab.user.guests.flat import ORIGIN, FlatGuest, multiboot_image
 from l4lab.user.monitor.outcome import End
+from tests.fragments import hexadecimal
 
 MIB = 1 << 20
 
 # Reports what the specification promises a kernel, through the serial port, and ends with '!'. The addresses at which
 # a loader puts things are its own affair; what lies there is not.
-MULTIBOOT = """
+MULTIBOOT = f"""
         mov     esp, stack
         mov     ebp, ebx
         call    tell                    ; EAX: the magic number
@@ -70,17 +71,7 @@ line:   mov     esi, [ebp + 16]
 
 ; EAX in hexadecimal, and a space
 tell:   pushad
-        mov     ecx, 8
-        mov     ebx, eax
-.digit: rol     ebx, 4
-        mov     al, bl
-        and     al, 15
-        add     al, 0x30
-        cmp     al, 0x3a
-        jb      .put
-        add     al, 7
-.put:   call    send
-        loop    .digit
+        mov     ebx, eax{hexadecimal("ebx", 8, "call    send")}
         mov     al, 32
         call    send
         popad
@@ -190,7 +181,7 @@ def test_a_bios_begins_as_after_a_reset(size: int) -> None:
 
 def test_a_program_in_linuxs_format_begins_with_its_setup_code() -> None:
     """Are the setup code, its segments, its stack, and what it is told of initrd and command line as Linux has it?"""
-    setup = """
+    setup = f"""
         mov     ax, cs                  ; entered behind the boot sector
         call    tell
         mov     ax, ds
@@ -212,17 +203,7 @@ def test_a_program_in_linuxs_format_begins_with_its_setup_code() -> None:
         call    tell
         cli
         hlt
-tell:   mov     bx, ax
-        mov     cx, 4
-.digit: rol     bx, 4
-        mov     al, bl
-        and     al, 15
-        add     al, 0x30
-        cmp     al, 0x3a
-        jb      .put
-        add     al, 7
-.put:   call    send
-        loop    .digit
+tell:   mov     bx, ax{hexadecimal("bx", 4, "call    send")}
         ret
 send:   mov     dx, 0x3f8
         out     dx, al

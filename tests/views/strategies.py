@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from l4lab.rig.counting import Counts, CpuCounts, VmCounts
 from l4lab.rig.snapshot import (
     Area,
     DisasmLine,
@@ -65,6 +66,22 @@ messages = st.builds(
     kind=st.sampled_from(["send", "reply", "fault", "exit", "irq"]),
 )
 exits = st.builds(ExitView, cycle=st.integers(0, 10**12), vcpu=ids, reason=texts, guest_ip=words, detail=texts)
+exit_counts = st.dictionaries(st.sampled_from(["IO_INSTRUCTION", "HLT", "CPUID"]), st.integers(0, 10**9))
+costs = {
+    "exits": exit_counts,
+    "kernel_exits": exit_counts,
+    **dict.fromkeys(("instructions", "nested_faults", "vtlb_fills", "vtlb_flushes"), st.integers(0, 10**12)),
+    **dict.fromkeys(("injections", "messages"), st.integers(0, 10**9)),
+}
+totals = st.builds(Counts, **costs)
+machines = st.builds(
+    VmCounts,
+    number=st.integers(1, 9),
+    name=texts,
+    paging=st.sampled_from(["nested", "shadow"]),
+    total=totals,
+    cpus=st.lists(st.builds(CpuCounts, thread=ids, **costs), max_size=3).map(tuple),
+)
 instructions = st.builds(
     DisasmLine, address=words, code=st.binary(min_size=1, max_size=15), text=texts, current=st.booleans()
 )
@@ -87,6 +104,7 @@ snapshots = st.builds(
     exits=st.lists(exits, **few).map(tuple),
     exit_counts=counts,
     counters=counts,
+    machines=st.lists(machines, max_size=3).map(tuple),
     console=texts,
     input_expected=st.booleans(),
 )

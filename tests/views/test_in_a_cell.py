@@ -21,6 +21,7 @@ ALL = [
     pictures.threads,
     pictures.address_spaces,
     pictures.histogram,
+    pictures.counters,
 ]
 
 

@@ -54,6 +54,20 @@ def test_a_new_dashboard_shows_a_machine_that_stands_still() -> None:
     assert "sigma0" in board.graph_dot
 
 
+def test_counters_are_shown_for_each_machine() -> None:
+    """Instructions and exits of a machine that ran are in the table; under shadow paging also those in the kernel."""
+    board = Dashboard(boot("greeting", paging="shadow"))
+    before = board.counters
+    board.run_for(5)
+    [machine] = board.rig.stats()["virtual_machines"]
+
+    assert "There has been no virtual machine so far." in before
+    assert f"<td>{machine['total']['instructions']:,}</td>".replace(",", "\u202f") in board.counters
+    assert "shadow" in board.counters
+    assert "ended in the kernel" in board.kernel_exits
+    assert "" == Dashboard(boot("greeting")).kernel_exits
+
+
 def test_run_for_stops_when_the_console_says_the_word() -> None:
     """Within a cell: the machine runs as fast as it goes, up to the text that was asked for."""
     board = tinyos()

@@ -97,6 +97,8 @@ def test_the_guest_is_seen_from_all_sides(board: Locator) -> None:
 
     expect(board.get_by_role("img", name="Messages between threads")).to_contain_text("exit")
     expect(board.get_by_role("img", name="VM exits by reason")).to_contain_text("CPUID")
+    expect(board.locator(".l4-box-counters thead")).to_contain_text("Exits to monitor")
+    expect(board.locator(".l4-box-counters tbody th")).to_contain_text("nested")
     expect(board.locator(".l4-box-threads")).to_contain_text("monitor")
     expect(board.locator(".l4-box-mappings")).to_contain_text("rwx")
     expect(board.locator(".l4-graph svg")).to_contain_text("virtual machine")
@@ -109,6 +111,21 @@ def test_run_boots_to_the_prompt_and_typing_gets_an_answer(board: Locator) -> No
     board.page.keyboard.type("help\n")
 
     expect(console(board)).to_contain_text("commands: help", timeout=10_000)
+
+
+def test_counters_go_up_while_it_runs(board: Locator) -> None:
+    """The table of counters follows a running machine, can be reached by the keyboard, and is scrolled by it."""
+    reach_prompt(board)
+    box = board.locator(".l4-box-counters")
+    injected = box.locator("tbody td").nth(6)
+    before = injected.inner_text()
+    expect(injected).not_to_have_text(before, timeout=10_000)
+    pause(board)
+    board.locator(".l4-counters summary").focus()
+    board.page.keyboard.press("Tab")
+
+    expect(box).to_be_focused()
+    assert box.evaluate("element => element.scrollWidth <= element.clientWidth")
 
 
 def test_pause_stops_the_clock(board: Locator) -> None:

@@ -102,8 +102,9 @@ def compute(iterations: int) -> FlatGuest:
 def paging(iterations: int, body: str) -> FlatGuest:
     """TOUCH, INVALIDATE or RELOAD in a loop, with paging on. There are TABLES * 1024 pages to touch."""
     names = {"DIRECTORY": DIRECTORY, "TABLES_AT": TABLES_AT, "TABLES": TABLES}
+    told = "; ".join(map(str.strip, body.splitlines()))
     return _build(
-        PAGING_SOURCE.replace("BODY", body), iterations, f"Executes {body!r} {iterations} times, then halts.", names
+        PAGING_SOURCE.replace("BODY", body), iterations, f"Executes {told} {iterations} times, then halts.", names
     )
 
 

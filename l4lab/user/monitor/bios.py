@@ -14,15 +14,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from l4lab.abi.exceptions import UNDEFINED_OPCODE
+from l4lab.abi.frame import FLAG_IF
 from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.devices.keys import LEFT_SHIFT, PLAIN, RELEASE, SHIFTED
+from l4lab.images.pieces import MOST_TOLD_KB
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import CARRY, ITEMS, ZERO, BiosCall
-from l4lab.user.monitor.bios_disk import BiosDisk
+from l4lab.user.monitor.bios_disk import BiosDisks
 from l4lab.user.monitor.bios_screen import BiosScreen
-from l4lab.user.monitor.fault import UNDEFINED_OPCODE, Fault, Reply
+from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.state import Start
+from l4lab.user.monitor.state import EFLAGS_START, Start
 
 if TYPE_CHECKING:
     from l4lab.user.monitor.monitor import Monitor
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 UNSUPPORTED: Final = 0x86  # what INT 15 returns in AH
 SMAP: Final = 0x534D4150
 UNKNOWN_KINDS: Final = 256  # different calls that are counted
-LARGEST_88: Final = 0xFFFF  # KiB above 1 MiB that a word can tell
 MIB: Final = 1 << 20
 
 SERIAL, LINE_STATUS, DATA_READY = 0x3F8, 0x3FD, 1
@@ -45,20 +47,26 @@ _BY_SHIFTED_CODE: Final = {code: char for char, code in SHIFTED.items()}
 
 
 class Bios:
-    """The BIOS of one guest: `boot` says with which registers the guest goes on when the BIOS has done its part."""
+    """The BIOS of one guest.
 
-    def __init__(self, monitor: Monitor, boot: Start, disk: BiosDisk | None) -> None:
-        self.monitor, self.boot, self.disk = monitor, boot, disk
+    `loaded` says with which registers the guest goes on when the BIOS has done its part; None is for the first disk's
+    boot sector.
+    """
+
+    def __init__(self, monitor: Monitor, loaded: Start | None, disks: BiosDisks) -> None:
+        self.monitor, self.loaded, self.disks = monitor, loaded, disks
+        monitor.load((piece.address, piece.data) for piece in rom.pieces(disks.diskettes, disks.hard_disks))
         self.screen = BiosScreen(monitor.memory, monitor.transmit)
         self.unknown: Counter[tuple[int, int]] = Counter()  # (vector, AX)
         self._shift = False  # is a shift key held down?
+        self._typed = bytearray()  # at the serial port, and not yet keys
         monitor.handlers[ExitReason.VMCALL] = self.handle
         self._services: Mapping[int, Callable[[BiosCall], None]] = {
             0x09: self._key_pressed,
             0x10: self.screen.call,
             0x11: self._equipment,
             0x12: self._conventional_memory,
-            0x13: self._disk,
+            0x13: disks.call,
             0x15: self._system,
             0x16: self._keyboard,
             0x18: self._nothing_to_boot,
@@ -93,13 +101,19 @@ class Bios:
     # -- the start and the end -----------------------------------------------------------------------------------------
 
     def _bootstrap(self, call: BiosCall) -> None:
-        """INT 19: what is booted lies in memory already, the first time; a disk's first sector may be wanted again."""
-        if self.disk is not None:
-            self.monitor.memory.write(rom.BOOT_AT, bytes(self.disk.data[:512]))
-        for item, values in self.boot.segments.items():
+        """INT 19: go on with what was loaded, the first time; else with the boot sector, as often as that is wanted."""
+        start, self.loaded = self.loaded, None
+        if start is None:
+            disk = self.disks.to_boot
+            if disk is None:
+                self._nothing_to_boot(call)
+                return
+            self.monitor.memory.write(rom.BOOT_AT, disk.disk.read(0, 1))
+            start = Start.real_mode(0, rom.BOOT_AT, stack=rom.BOOT_AT, edx=disk.number, eflags=EFLAGS_START | FLAG_IF)
+        for item, values in start.segments.items():
             for index, value in values.items():
                 call.reply.write(item, index, value)
-        call.reply.gprs(self.boot.general)
+        call.reply.gprs(start.general)
         call.goes_elsewhere = True
 
     def _nothing_to_boot(self, call: BiosCall) -> None:
@@ -123,12 +137,6 @@ class Bios:
     def _conventional_memory(self, call: BiosCall) -> None:
         call.ax = self._word(rom.MEMORY_KB)
 
-    def _disk(self, call: BiosCall) -> None:
-        if self.disk is None:
-            call.fail(0x01)
-        else:
-            self.disk.call(call)
-
     def _system(self, call: BiosCall) -> None:
         """INT 15."""
         above = self.monitor.memory.size - MIB
@@ -150,7 +158,7 @@ class Bios:
             case _ if call.ah == 0x87:
                 self._move(call)
             case _ if call.ah == 0x88:
-                call.ax = min(above >> 10, LARGEST_88)
+                call.ax = min(above >> 10, MOST_TOLD_KB)
                 call.flag(CARRY, False)
             case _ if call.ah == 0x53:
                 self._power(call)
@@ -221,19 +229,15 @@ class Bios:
                 self._refuse(call)
 
     def _take_typed(self) -> None:
-        """What has arrived at the serial port becomes keys."""
-        ports = self.monitor.pc.ports
-        typed = bytearray()
+        """What has arrived at the serial port becomes keys, as far as there is room for them; the rest waits."""
+        ports, typed = self.monitor.pc.ports, self._typed
         while ports.read(LINE_STATUS, 1) & DATA_READY:
             typed.append(ports.read(SERIAL, 1))
-        at = 0
-        while at < len(typed):
-            if typed[at : at + 2] == b"\x1b[" and (code := _ARROWS.get(bytes(typed[at + 2 : at + 3]))):
-                self._put_key(code << 8)
-                at += 3
-            else:
-                self._put_key(_key(chr(typed[at])))
-                at += 1
+        while typed:
+            arrow = _ARROWS.get(bytes(typed[2:3])) if typed[:2] == b"\x1b[" else None
+            if not self._put_key(_key(chr(typed[0])) if arrow is None else arrow << 8):
+                break
+            del typed[: 1 if arrow is None else 3]
 
     def _key_pressed(self, call: BiosCall) -> None:
         """INT 09, the interrupt of the PC's own keyboard."""

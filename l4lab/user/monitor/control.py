@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 from l4lab.abi import vm
+from l4lab.abi.exceptions import GENERAL_PROTECTION, UNDEFINED_OPCODE
 from l4lab.abi.vm import CrAccess, CrAccessType, DrAccess, ItemId
-from l4lab.user.monitor.fault import GENERAL_PROTECTION, UNDEFINED_OPCODE, Fault, Reply
+from l4lab.user.monitor.fault import Fault, Reply
 
 CR0_PE, CR0_TS, CR0_PG = 1, 1 << 3, 1 << 31
 LMSW_BITS: Final = 0xF  # PE, MP, EM, TS

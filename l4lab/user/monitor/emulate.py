@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, ECX, EDI, EFLAGS, ESI, ESP, of_gpr
+from l4lab.abi.frame import EAX, ECX, EDI, EFLAGS, ESI, ESP, FLAG_DF, of_gpr
 from l4lab.abi.vm import ItemId, SegmentAttributes
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import alu
-from l4lab.user.monitor.fault import FLAG_DF, MASK, Fault, Reply
+from l4lab.user.monitor.fault import MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_code
 from l4lab.user.monitor.vcpu import VirtualCpu

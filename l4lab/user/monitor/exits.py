@@ -12,22 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, EDX
+from l4lab.abi.exceptions import GENERAL_PROTECTION, PAGE_FAULT, SHUTDOWN, UNDEFINED_OPCODE, escalated
+from l4lab.abi.frame import EAX, EDX, FLAG_IF
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import control
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.emulate import Emulator, Unsupported
-from l4lab.user.monitor.fault import (
-    DOUBLE_FAULT,
-    FLAG_IF,
-    GENERAL_PROTECTION,
-    PAGE_FAULT,
-    UNDEFINED_OPCODE,
-    Fault,
-    Reply,
-)
+from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
@@ -40,7 +33,6 @@ Handler = Callable[[Fault, Reply], None]
 Stop = Callable[[End, str], None]
 NO_DEVICES: Final = MemoryBus(())
 
-_CONTRIBUTORY: Final = frozenset((0, 10, 11, 12, 13))  # exceptions two of which make a double fault
 _VMX_INSTRUCTIONS: Final = range(ExitReason.VMCALL, ExitReason.VMXON + 1)
 
 
@@ -135,11 +127,12 @@ class Exits:
         event = InterruptionInfo.decode(nonregexc[vm.EXIT_INFO])
         first = fault.interrupted
         if first is not None and first.type is InterruptionType.HARDWARE_EXCEPTION:
-            if first.vector == DOUBLE_FAULT:
+            vector = escalated(first.vector, event.vector)
+            if vector == SHUTDOWN:
                 self.triple_fault(fault, reply)
                 return
-            if _make_double_fault(first.vector, event.vector):
-                reply.raise_exception(DOUBLE_FAULT, 0)
+            if vector != event.vector:
+                reply.raise_exception(vector, 0)
                 return
         if event.vector == PAGE_FAULT:
             reply.write(ItemId.CREGS, vm.CR2, fault.qualification)
@@ -188,10 +181,3 @@ class Exits:
                 End.STOPPED,
                 f"the guest's {instruction} at {hex32(fault.eip)} {access} {where}; this monitor cannot do it",
             )
-
-
-def _make_double_fault(first: int, second: int) -> bool:
-    """Intel SDM vol. 3, table "Conditions for Generating a Double Fault"."""
-    if first == PAGE_FAULT:
-        return second in _CONTRIBUTORY or second == PAGE_FAULT
-    return first in _CONTRIBUTORY and second in _CONTRIBUTORY

@@ -13,21 +13,18 @@ from operator import itemgetter
 from typing import Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI
+from l4lab.abi.exceptions import PAGE_FAULT
+from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, FLAG_IF
 from l4lab.abi.message import CtrlXferItem, typed_items
 from l4lab.abi.utcb import MESSAGE_REGISTERS
-from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
+from l4lab.abi.vm import EVENT_HAS_ERROR_CODE, EVENT_VALID, ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.errors import LabError
 from l4lab.words import hex32
 
 GPREGS: Final = ItemId.GPREGS
 NONREGEXC: Final = ItemId.NONREGEXC
-FLAG_DF: Final = 1 << 10
-FLAG_IF: Final = 1 << 9
 MASK: Final = 0xFFFF_FFFF
 
-VALID: Final = 1 << 31
-UNDEFINED_OPCODE, DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 6, 8, 13, 14  # vectors
 
 _ITEM_TYPE: Final = CtrlXferItem.fixed
 _ALL_GPREGS: Final = CtrlXferItem.make(id=ItemId.GPREGS, mask=vm.full_mask(ItemId.GPREGS))
@@ -157,7 +154,7 @@ class Fault:
     def interrupted(self) -> InterruptionInfo | None:
         """The event whose delivery was cut short by this exit (idt_info), if the message says so."""
         nonregexc = self.items.get(NONREGEXC)
-        if nonregexc is None or not nonregexc[vm.IDT_INFO] & VALID:
+        if nonregexc is None or not nonregexc[vm.IDT_INFO] & EVENT_VALID:
             return None
         return InterruptionInfo.decode(nonregexc[vm.IDT_INFO])
 
@@ -228,8 +225,8 @@ class Reply:
 
     def inject(self, info: int, error_code: int = 0, instruction_length: int = 0) -> None:
         """Deliver an event when the guest goes on (reference section 9.8)."""
-        self.write(NONREGEXC, vm.ENTRY_INFO, info | VALID)
-        if info & 1 << 11:
+        self.write(NONREGEXC, vm.ENTRY_INFO, info | EVENT_VALID)
+        if info & EVENT_HAS_ERROR_CODE:
             self.write(NONREGEXC, vm.ENTRY_EEC, error_code)
         if instruction_length:
             self.write(NONREGEXC, vm.ENTRY_ILEN, instruction_length)
@@ -287,9 +284,14 @@ def _layout(item: int, *indices: int) -> tuple[int, Callable[[Mapping[int, int]]
 
 def exception(vector: int, with_error_code: bool = False) -> int:
     """The event word of a hardware exception."""
-    return VALID | (1 << 11 if with_error_code else 0) | InterruptionType.HARDWARE_EXCEPTION << 8 | vector
+    return (
+        EVENT_VALID
+        | (EVENT_HAS_ERROR_CODE if with_error_code else 0)
+        | InterruptionType.HARDWARE_EXCEPTION << 8
+        | vector
+    )
 
 
 def external_interrupt(vector: int) -> int:
     """The event word of an interrupt from outside."""
-    return VALID | vector
+    return EVENT_VALID | vector

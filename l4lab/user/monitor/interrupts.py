@@ -11,10 +11,10 @@ Only when the event is on its way is the interrupt acknowledged at the controlle
 from __future__ import annotations
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EFLAGS
-from l4lab.abi.vm import CpuControls, ExitReason, Interruptibility, ItemId
+from l4lab.abi.frame import EFLAGS, FLAG_IF
+from l4lab.abi.vm import EVENT_VALID, CpuControls, ExitReason, Interruptibility, ItemId
 from l4lab.devices.i8259 import I8259Pair
-from l4lab.user.monitor.fault import FLAG_IF, VALID, Fault, Reply, external_interrupt
+from l4lab.user.monitor.fault import Fault, Reply, external_interrupt
 from l4lab.user.monitor.state import CPU_CONTROLS
 from l4lab.user.monitor.vcpu import VirtualCpu
 
@@ -49,7 +49,7 @@ class Interrupts:
         registers = self.vcpu.read(ItemId.GPREGS, ItemId.NONREGEXC)
         flags, other = registers[ItemId.GPREGS][EFLAGS], registers[ItemId.NONREGEXC]
         writes: dict[ItemId, dict[int, int]] = {}
-        if flags & FLAG_IF and not other[vm.INTERRUPTIBILITY] & _BLOCKED and not other[vm.ENTRY_INFO] & VALID:
+        if flags & FLAG_IF and not other[vm.INTERRUPTIBILITY] & _BLOCKED and not other[vm.ENTRY_INFO] & EVENT_VALID:
             writes[ItemId.NONREGEXC] = {vm.ENTRY_INFO: external_interrupt(self.pic.acknowledge())}
         if self.pic.pending():
             self.window = True

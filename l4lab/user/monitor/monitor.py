@@ -9,7 +9,7 @@ One thread does everything, so nothing happens to the guest behind its back: whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from mypy_extensions import mypyc_attr
@@ -37,6 +37,7 @@ from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.saved import SavedGuest, as_registers, pieces_of, registers_of
 from l4lab.user.monitor.state import FAULT_ITEMS, Start
 from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.words import hex_rows
 
 # The machine's own serial port (PC16550D data sheet): it is the guest's console. Its keyboard is the guest's, too.
 CONSOLE: Final = 0x3F8
@@ -79,6 +80,7 @@ class Monitor:
         self.now: Callable[[], int] = l4.time_stamp if clock is None else self._shifted_time
         self.outcome: Outcome | None = None
         self.memory = memory or GuestMemory.allocate(l4, memory_size)
+        self.disk = disk
         self.shadow_paging = shadow_paging
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
         self.vcpu = vcpu or VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
@@ -109,10 +111,10 @@ class Monitor:
     def unknown(self) -> dict[str, dict[str, int]]:
         """What the guest asked for that is not there, and how often: ports, MSRs, CPUID leaves, memory."""
         return {
-            "ports": {f"{way} {port:#x}": n for (port, way), n in sorted(self.pc.ports.unclaimed.items())},
-            "msrs": {f"{way} {number:#x}": n for (number, way), n in sorted(self.msrs.unknown.items())},
-            "cpuid_leaves": {hex(leaf): n for leaf, n in sorted(self.cpuid.unknown.items())},
-            "memory": {f"{way} {address:#x}": n for (address, way), n in sorted(self.memory.unbacked.items())},
+            "ports": _ways(self.pc.ports.unclaimed),
+            "msrs": _ways(self.msrs.unknown),
+            "cpuid_leaves": hex_rows(self.cpuid.unknown),
+            "memory": _ways(self.memory.unbacked),
         }
 
     def stop(self, end: End, why: str) -> None:
@@ -339,3 +341,12 @@ class GuestProgram:
             self.attach(monitor)
         monitor.run(self.start)
         return monitor
+
+
+def _ways(counts: Mapping[tuple[int, str], int]) -> dict[str, int]:
+    """How often each number was used in each way."""
+    found: dict[str, int] = {}
+    for way in sorted({way for _, way in counts}):
+        rows = hex_rows({number: times for (number, each), times in counts.items() if each == way})
+        found |= {f"{way} {row}": times for row, times in rows.items()}
+    return found

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, ECX, EDI, ESI
+from l4lab.abi.frame import EAX, ECX, EDI, ESI, FLAG_DF
 from l4lab.abi.vm import IoAccess, ItemId, SegmentAttributes
 from l4lab.devices.device import PortBus
-from l4lab.user.monitor.fault import FLAG_DF, MASK, Fault, Reply
+from l4lab.user.monitor.fault import MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.paging import (
     GuestPageFault,

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from l4lab.devices.disk import Disk, Image
 from l4lab.errors import LabError
 from l4lab.images import linux_realmode
 from l4lab.images.kinds import BIOS_SIZES, BOOT_SIGNATURE, SECTOR
 from l4lab.images.pieces import HIGH_RAM, Piece, check_memory
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios import Bios
-from l4lab.user.monitor.bios_disk import BiosDisk, number_of
+from l4lab.user.monitor.bios_disk import DISKETTE, BiosDisks, number_of
+from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import GuestProgram, Monitor
 from l4lab.user.monitor.state import Start
 from l4lab.words import PAddr
@@ -25,24 +27,40 @@ from l4lab.words import PAddr
 RESET: Start = Start.real_mode(rom.SEGMENT, rom.RESET)
 
 
-def with_bios(pieces: Sequence[Piece], boot: Start, memory_size: int, disk: bytes | None = None) -> GuestProgram:
-    """A monitor program for a guest that the lab's BIOS starts with these registers."""
-    drive = None if disk is None else number_of(disk)
-    contents = [(piece.address, piece.data) for piece in (*rom.pieces(drive), *pieces)]
+def with_bios(pieces: Sequence[Piece], loaded: Start, memory_size: int) -> GuestProgram:
+    """A monitor program for what lies in memory and is started by the lab's BIOS with these registers."""
 
     def attach(monitor: Monitor) -> None:
-        Bios(monitor, boot, None if disk is None else BiosDisk(disk))
+        Bios(monitor, loaded, BiosDisks((), _hard_disks(monitor)))
 
-    return GuestProgram(contents, RESET, memory_size, attach)
+    return GuestProgram([(piece.address, piece.data) for piece in pieces], RESET, memory_size, attach)
 
 
-def boot_sector(image: bytes, name: str, memory_size: int) -> GuestProgram:
-    """A disk that begins with a boot sector."""
+def boot_sector(image: Image, name: str, memory_size: int) -> GuestProgram:
+    """A disk that begins with a boot sector: the PC's own, unless that is another one, or a diskette."""
     check_memory(memory_size)
-    if image[SECTOR - 2 : SECTOR] != BOOT_SIGNATURE:
-        raise LabError(f"{name} has no boot sector: bytes 510 and 511 are not 55 AA; give another --kind")
-    boot = Start.real_mode(0, rom.BOOT_AT, stack=rom.BOOT_AT, edx=number_of(image))
-    return with_bios((), boot, memory_size, image)
+    if bytes(image[SECTOR - 2 : SECTOR]) != BOOT_SIGNATURE:
+        raise LabError(f"{name} has no boot sector: bytes 510 and 511 are not 55 AA; give another --kind, or a kernel")
+    is_diskette = number_of(image) == DISKETTE
+
+    def attach(monitor: Monitor) -> None:
+        hard_disks = _hard_disks(monitor)
+        if is_diskette:
+            disks = BiosDisks([Disk(image)], hard_disks)
+        elif hard_disks and hard_disks[0].image is image:
+            disks = BiosDisks((), hard_disks)
+        else:
+            disks = BiosDisks((), [Disk(image), *hard_disks])
+        Bios(monitor, None, disks)
+
+    program = GuestProgram((), RESET, memory_size, attach)
+    if not is_diskette:
+        program.hardware = Hardware(disk=image)
+    return program
+
+
+def _hard_disks(monitor: Monitor) -> list[Disk]:
+    return [] if monitor.disk is None else [monitor.disk]
 
 
 def setup_code(image: bytes, name: str, initrd: bytes | None, cmdline: str, memory_size: int) -> GuestProgram:

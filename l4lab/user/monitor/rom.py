@@ -113,8 +113,8 @@ def program() -> Program:
     return assemble(_SOURCE.format(stubs=stubs), 0, 16, constants)
 
 
-def pieces(disk: int | None) -> list[Piece]:
-    """What the BIOS has in memory when the CPU begins; `disk` is the number of the one there is."""
+def pieces(diskettes: int, hard_disks: int) -> list[Piece]:
+    """What the BIOS has in memory when the CPU begins, where there are so many drives."""
     code = program()
     start = assemble(f"jmp {SEGMENT:#x}:{code.address('post'):#x}", RESET, 16).code
     rom = code.code.ljust(RESET, b"\0") + start
@@ -123,16 +123,19 @@ def pieces(disk: int | None) -> list[Piece]:
     vectors[DISKETTE_TABLE] = code.address("diskette")
     return [
         Piece(PAddr(0), b"".join(struct.pack("<HH", offset, SEGMENT) for offset in vectors), "vectors"),
-        Piece(PAddr(0x400), _data_area(disk), "data area"),
+        Piece(PAddr(0x400), _data_area(diskettes, hard_disks), "data area"),
         Piece(PAddr(ROM_AT), rom.ljust(ROM_SIZE, b"\0"), "BIOS"),
     ]
 
 
-def _data_area(disk: int | None) -> bytes:
-    is_diskette = disk is not None and disk < 0x80
+def _data_area(diskettes: int, hard_disks: int) -> bytes:
     area = bytearray(0x100)
     for address, form, value in (
-        (EQUIPMENT, "<H", 0x0222 | is_diskette),  # a serial port, colour text 80x25, a coprocessor, diskette drives?
+        (
+            EQUIPMENT,
+            "<H",
+            0x0222 | bool(diskettes),
+        ),  # a serial port, colour text 80x25, a coprocessor, diskette drives?
         (MEMORY_KB, "<H", LOW_RAM_END >> 10),
         (0x400, "<H", 0x3F8),  # COM1
         (0x40E, "<H", LOW_RAM_END >> 4),  # the segment of the extended data area
@@ -145,7 +148,7 @@ def _data_area(disk: int | None) -> bytes:
         (0x44C, "<H", 0x1000),  # bytes of a page of the screen
         (0x460, "<H", 0x0607),  # the cursor's lines
         (CRTC_PORT, "<H", 0x3D4),
-        (DISKS, "<B", disk is not None and not is_diskette),
+        (DISKS, "<B", hard_disks),
         (LAST_ROW, "<B", HEIGHT - 1),
         (CHARACTER_HEIGHT, "<B", 16),
         (0x496, "<B", 0x10),  # a keyboard of 101 keys

@@ -103,10 +103,12 @@ class Start:
     gdt: tuple[int, int] = (0, 0xFFFF)  # base, limit
 
     @classmethod
-    def real_mode(cls, segment: int, offset: int, data: int = 0, stack: int = 0, edx: int = 0) -> Start:
+    def real_mode(
+        cls, segment: int, offset: int, data: int = 0, stack: int = 0, edx: int = 0, eflags: int = EFLAGS_START
+    ) -> Start:
         """Real mode, at segment:offset; `data` is the segment of all data and of the stack."""
         code, others = ((value, value << 4, 0xFFFF, REAL_16) for value in (segment, data))
-        return cls(offset, code, others, cr0=CR0_ET, esp=stack, edx=edx)
+        return cls(offset, code, others, cr0=CR0_ET, esp=stack, edx=edx, eflags=eflags)
 
     @property
     def general(self) -> dict[int, int]:

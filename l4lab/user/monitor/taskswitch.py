@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
+from l4lab.abi.exceptions import DEBUG, INVALID_TSS, NOT_PRESENT, STACK_FAULT
+from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP, FLAG_NT, FLAG_VM
 from l4lab.abi.vm import InterruptionType, ItemId, TaskSwitch, TaskSwitchSource
 from l4lab.user.monitor.control import CR0_PG, CR0_TS
 from l4lab.user.monitor.fault import Fault, Reply
@@ -29,8 +30,6 @@ from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_linear, write_linear, write_pieces
 from l4lab.user.monitor.vcpu import VirtualCpu
 
-INVALID_TSS, NOT_PRESENT, STACK_FAULT, DEBUG = 10, 11, 12, 1
-NT, VM_FLAG = 1 << 14, 1 << 17
 _BUSY, _WIDE = 2, 8  # in the type of a TSS
 _ACCESSED, _WRITABLE_OR_READABLE, _CONFORMING, _CODE, _SEGMENT, _PRESENT = 1, 2, 4, 8, 0x10, 0x80
 _UNUSABLE: Final = 1 << 16
@@ -108,7 +107,7 @@ def switch_task(
     image = read_linear(memory, paging, base, layout.size)
 
     gprs = registers[ItemId.GPREGS]
-    eflags = gprs[EFLAGS] & ~NT if source is TaskSwitchSource.IRET else gprs[EFLAGS]
+    eflags = gprs[EFLAGS] & ~FLAG_NT if source is TaskSwitchSource.IRET else gprs[EFLAGS]
     values = [next_eip, eflags, *(gprs[n] for n in _GENERAL[2:])]
     values += [registers[item][vm.SELECTOR] for item in old_layout.selectors]
     if old_layout is not _LAYOUT[True]:
@@ -124,7 +123,7 @@ def switch_task(
     words = layout.saved.unpack_from(image, layout.saved_at)
     new = Switched()
     general = dict(zip(_GENERAL, words, strict=False))
-    general[EFLAGS] = general[EFLAGS] & 0x3F7FD5 | 2 | (NT if nests else 0)
+    general[EFLAGS] = general[EFLAGS] & 0x3F7FD5 | 2 | (FLAG_NT if nests else 0)
     new.registers[ItemId.GPREGS] = general
     new.registers[ItemId.TR] = dict(enumerate((switch.selector, base, limit, attributes | _BUSY)))
     new.registers[ItemId.DREGS] = {vm.DR7: registers[ItemId.DREGS][vm.DR7] & ~_LOCAL_ENABLES | 0x400}
@@ -138,7 +137,7 @@ def switch_task(
     selectors = {item: word & 0xFFFF for item, word in zip(layout.selectors, words[10:], strict=True)}
     ldt = int.from_bytes(image[layout.ldt_at : layout.ldt_at + 2], "little")
     try:
-        _load_segments(tables, new.registers, selectors, ldt, bool(general[EFLAGS] & VM_FLAG))
+        _load_segments(tables, new.registers, selectors, ldt, bool(general[EFLAGS] & FLAG_VM))
         if error_code is not None:
             _push(memory, tables.paging, new.registers, error_code, 4 if attributes & _WIDE else 2)
         if layout.trap_at is not None and image[layout.trap_at] & 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 from l4lab.rig.booting import Options, guest_program
 from l4lab.rig.rig import Rig
 from l4lab.user.asm import assemble
+from tests.fragments import hexadecimal
 
 MIB = 1 << 20
 SECTOR = 512
@@ -19,7 +20,7 @@ PATIENCE = 60.0  # seconds that QEMU may take
 REPORT, END = "|", "END"  # what a program says before and after its report
 
 # The boot sector reads the 7 sectors behind it and goes on there. At the end it sends a report through the serial port.
-_LOADER = """
+_LOADER = f"""
         jmp     0:start
 start:  xor     ax, ax
         mov     ds, ax
@@ -36,23 +37,15 @@ start:  xor     ax, ax
 
 ; note AX, as four digits and a space, for the report at the end
 show:   pushad
-        mov     cx, 4
         mov     bx, ax
-        mov     di, cs:[noted]
-.digit: rol     bx, 4
-        mov     al, bl
-        and     al, 15
-        add     al, 0x30
-        cmp     al, 0x3a
-        jb      .put
-        add     al, 7
-.put:   mov     cs:[di], al
-        inc     di
-        loop    .digit
+        mov     di, cs:[noted]{hexadecimal("bx", 4, "call    note")}
         mov     byte ptr cs:[di], 32
         inc     di
         mov     cs:[noted], di
         popad
+        ret
+note:   mov     cs:[di], al
+        inc     di
         ret
 noted:  .word   0x600
 ; all that flags say to callers of a BIOS: carry and zero

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from l4lab.rig.booting import Options, guest_program
+from l4lab.rig.rig import Rig
+from l4lab.user.asm import assemble
+from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.outcome import End
-from tests.user.monitor.realmode import END, MIB, boot_disk, on_qemu, on_the_lab, report
+from tests.user.monitor.realmode import END, MIB, SECTOR, boot_disk, on_qemu, on_the_lab, report
 
 PROGRAMS = {
     "what the boot sector is given": "mov ax, dx\nand ax, 0xff\ncall show",
+    "whether interrupts are on": "pushf\npop ax\nand ax, 0x200\ncall show",
     "conventional memory": "int 0x12\ncall show",
     "sectors by number": """
         mov     ah, 0x41
@@ -72,6 +77,64 @@ packet: .byte   16, 0
         call    show
         mov     ax, [0x3400]
         call    show""",
+    "the controller shows what the BIOS has written, and the BIOS what was written through the controller": """
+        mov     byte ptr [0x2000], 0x47
+        mov     ax, 0x0301
+        mov     bx, 0x2000
+        mov     cx, 0x0020                  ; cylinder 0, head 0, sector 32: number 31
+        mov     dh, 0
+        int     0x13
+        call    flags
+        mov     si, 0x20                    ; READ SECTORS
+        call    ask
+        mov     di, 0x3000
+        mov     cx, 256
+        mov     dx, 0x1f0
+        rep insw
+        mov     ax, [0x3000]
+        call    show
+        mov     word ptr [0x3000], 0x1234
+        mov     si, 0x30                    ; WRITE SECTORS
+        call    ask
+        mov     si, 0x3000
+        mov     cx, 256
+        mov     dx, 0x1f0
+        rep outsw
+        call    wait
+        mov     ax, 0x0201
+        mov     bx, 0x2000
+        mov     cx, 0x0020
+        mov     dx, 0x0080
+        int     0x13
+        call    flags
+        mov     ax, [0x2000]
+        call    show
+        jmp     ending
+ask:    mov     dx, 0x3f6
+        mov     al, 2                       ; no interrupts: the BIOS need not know
+        out     dx, al
+        mov     dx, 0x1f2
+        mov     al, 1
+        out     dx, al
+        inc     dx
+        mov     al, 31
+        out     dx, al
+        inc     dx
+        mov     al, 0
+        out     dx, al
+        inc     dx
+        out     dx, al
+        inc     dx
+        mov     al, 0xe0
+        out     dx, al
+        inc     dx
+        mov     ax, si
+        out     dx, al
+wait:   mov     dx, 0x3f6
+.busy:  in      al, dx
+        test    al, 0x80
+        jnz     .busy
+        ret""",
     "a sector that is not there": """
         mov     ax, 0x0201
         mov     bx, 0x2000
@@ -254,6 +317,44 @@ def test_typed_text_arrives_as_keys() -> None:
     rig.run(10**9)
 
     assert "|1E61 3042 1C0D 0E08 4800 2E03 011B END" == rig.console.decode()
+
+
+def test_no_typed_key_is_lost_when_there_are_more_than_the_bios_keeps() -> None:
+    """Does a line of more characters than the BIOS's buffer has places reach a program that takes its time?"""
+    rig = on_the_lab(boot_disk(".next: hlt\nmov ah, 0\nint 0x16\ncall send\ncmp al, 0x2e\njne .next"), 0.2)
+    line = b"a line that is longer than fifteen keys."
+    rig.type(line)
+    rig.run(5 * 10**9)
+
+    assert line + b"|END" == bytes(rig.console)
+
+
+def test_setup_code_finds_the_disk_too_and_can_boot_it() -> None:
+    """Does a program that a boot loader would start reach the guest's disk by INT 13, and INT 19 boot that disk?"""
+    code = assemble(
+        """
+        mov     ax, 0x0801                  ; sees whether the disk is there: AH 08 returns the number of disks in DL
+        mov     dl, 0x80
+        int     0x13
+        mov     al, dl
+        add     al, 0x30
+        mov     dx, 0x3f8
+        out     dx, al
+        int     0x19""",
+        0x80,
+        16,
+    ).code
+    image = bytearray(3 * SECTOR)
+    image[0x1F1] = 1  # sectors of setup code; header of protocol 2.02, loaded high
+    image[0x1FE:0x208] = b"\x55\xaa\xeb\x7eHdrS\x02\x02"
+    image[0x211] = 1
+    image[0x280 : 0x280 + len(code)] = code
+    program = guest_program(bytes(image), "setup", None, Options(), 16 * MIB)
+    program.hardware = Hardware(disk=boot_disk("mov al, 0x2a\ncall send"))
+    rig = Rig.for_guest(program)
+    rig.run(10**9)
+
+    assert b"1*|END" == bytes(rig.console)
 
 
 def test_keys_of_the_keyboard_arrive_too() -> None:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBX, EIP
-from l4lab.abi.vm import CrAccess, CrAccessType, DrAccess, ExitReason, InterruptionType, ItemId
+from l4lab.abi.vm import EVENT_VALID, CrAccess, CrAccessType, DrAccess, ExitReason, InterruptionType, ItemId
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor.control import cr_access, dr_access
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
-from l4lab.user.monitor.fault import VALID, Fault, Reply, exception
+from l4lab.user.monitor.fault import Fault, Reply, exception
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.ports import PortIo
@@ -139,7 +139,7 @@ def test_two_exceptions_at_once_make_what_the_manual_says(first: int, second: in
 
 def test_a_software_exception_brings_its_length() -> None:
     """Does INT3, sent on to the guest, carry the length by which the CPU has to advance EIP?"""
-    event = VALID | InterruptionType.SOFTWARE_EXCEPTION << 8 | 3
+    event = EVENT_VALID | InterruptionType.SOFTWARE_EXCEPTION << 8 | 3
     reply = Reply()
     met = fault(ExitReason.EXCEPTION_OR_NMI, length=1, more={ItemId.NONREGEXC: {vm.EXIT_INFO: event}})
     exits([]).handle(met, reply)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EFLAGS, EIP, ESP, REGISTER_NAMES
+from l4lab.abi.frame import EFLAGS, EIP, ESP, FLAG_DF, REGISTER_NAMES
 from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.devices.device import Device
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import alu
 from l4lab.user.monitor.emulate import Emulator, Unsupported
-from l4lab.user.monitor.fault import FLAG_DF, MASK, Reply
+from l4lab.user.monitor.fault import MASK, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.state import CODE_32, DATA_32, REAL_16
 from tests.machine.guestbench import CODE, DATA, GUEST_SIZE, STACK, Guest

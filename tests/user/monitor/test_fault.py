@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, ECX, EFLAGS, EIP
+from l4lab.abi.frame import EAX, ECX, EFLAGS, EIP, FLAG_IF
 from l4lab.abi.message import CtrlXferItem, Message, MsgTag
-from l4lab.abi.vm import ExitReason, InterruptionType, ItemId
-from l4lab.user.monitor.fault import FLAG_IF, VALID, Fault, Reply, exception
+from l4lab.abi.vm import EVENT_VALID, ExitReason, InterruptionType, ItemId
+from l4lab.user.monitor.fault import Fault, Reply, exception
 from tests.user.monitor.parts import fault
 
 words = st.integers(0, 0xFFFF_FFFF)
@@ -85,7 +85,7 @@ def test_an_interrupted_event_is_delivered_again() -> None:
 
 def test_an_interrupted_int_instruction_is_not_delivered_again() -> None:
     """Is an INT n, which will be executed again anyway, left alone?"""
-    event = VALID | InterruptionType.SOFTWARE_INTERRUPT << 8 | 0x80
+    event = EVENT_VALID | InterruptionType.SOFTWARE_INTERRUPT << 8 | 0x80
     reply = Reply()
     reply.resume_delivery(fault(ExitReason.TASK_SWITCH, more={ItemId.NONREGEXC: {vm.IDT_INFO: event}}))
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, ECX, EDI, EIP, ESI
+from l4lab.abi.frame import EAX, ECX, EDI, EIP, ESI, FLAG_DF
 from l4lab.abi.vm import ExitReason, IoAccess, ItemId
 from l4lab.devices.device import Device, PortBus
-from l4lab.user.monitor.fault import FLAG_DF, Reply
+from l4lab.user.monitor.fault import Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.ports import CHUNK, PortIo
 from l4lab.user.monitor.state import CODE_32, DATA_32

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's accesses to control registers: an exit, or done here when masks and shadows say so.
+
+Source: Intel SDM vol. 3, sections "Instructions That Cause VM Exits Conditionally", "Changes to Instruction Behavior
+in VMX Non-Root Operation", table "Exit Qualification for Control-Register Accesses".
+"""
+
+from __future__ import annotations
+
+from l4lab.abi.exceptions import GENERAL_PROTECTION
+from l4lab.abi.vm import ExitReason
+from l4lab.machine import svm
+from l4lab.machine.decode import Instruction
+from l4lab.machine.ending import Ending
+from l4lab.machine.guestview import GuestView
+from l4lab.machine.memory import Memory
+from l4lab.machine.mmu import WRITE, NestedPageFault, PageFault
+from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, Vmcs
+
+
+class ControlRegisters:
+    """MOV to and from CR, CLTS, LMSW, SMSW."""
+
+    def __init__(self, memory: Memory, view: GuestView, ending: Ending) -> None:
+        self._memory = memory
+        self._u32 = memory.u32
+        self._view = view
+        self._ending = ending
+
+    def access(self, vmcs: Vmcs, code: int) -> ExitReason | None:
+        """The instruction at the guest's EIP, which reads or writes one of them, as AMD's exit code says."""
+        instruction = self._view.instruction(vmcs)
+        vmcs.exit_length = instruction.length
+        number = code & 15
+        if code < svm.CR_WRITE:
+            if number == 3:
+                vmcs.exit_qualification = 3 | 1 << 4 | instruction.register << 8
+                return ExitReason.CR_ACCESS
+            value = vmcs.visible_cr0() if number == 0 else vmcs.visible_cr4()
+            if instruction.name == "smsw" and instruction.memory:
+                return self._smsw_to_memory(vmcs, instruction, value & 0xFFFF)
+            index = (vmcs.frame >> 2) + 9 - instruction.register
+            if instruction.name == "smsw" and instruction.operand_size == 2:
+                value = self._u32[index] & 0xFFFF0000 | value & 0xFFFF
+            self._u32[index] = value
+            return self._ending.skip(vmcs)
+        old = vmcs.control_register(number)
+        if instruction.name == "clts":
+            new, access = old & ~8, 2 << 4
+        elif instruction.name == "lmsw":
+            source = self._view.operand16(vmcs, instruction)
+            new = old & ~0xE | source & 0xF | old & 1  # LMSW can set PE but not clear it
+            access = 3 << 4 | source << 16 | (64 if instruction.memory else 0)
+            if instruction.memory:
+                vmcs.guest_linear = self._view.effective_address(vmcs, instruction)
+        else:
+            new = self._u32[(vmcs.frame >> 2) + 9 - instruction.register]
+            access = instruction.register << 8
+        if number == 3:
+            vmcs.exit_qualification = 3 | access
+            return ExitReason.CR_ACCESS
+        mask, shadow = (vmcs.cr0_mask, vmcs.cr0_shadow) if number == 0 else (vmcs.cr4_mask, vmcs.cr4_shadow)
+        if (self._asked_of(instruction.name, new, shadow) ^ shadow) & mask:
+            vmcs.exit_qualification = number | access
+            return ExitReason.CR_ACCESS
+        if number == 0 and new & CR0_PG and not new & CR0_PE:
+            return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
+        if number == 0:
+            new |= CR0_ET
+        vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
+        return self._ending.skip(vmcs)
+
+    @staticmethod
+    def _asked_of(name: str, new: int, shadow: int) -> int:
+        """What the guest, which sees the shadow, wants the register to be: CLTS and LMSW touch some bits only."""
+        if name == "clts":
+            return shadow & ~8
+        if name == "lmsw":
+            return shadow & ~0xE | new & 0xE | (shadow | new) & 1
+        return new
+
+    def _smsw_to_memory(self, vmcs: Vmcs, instruction: Instruction, value: int) -> ExitReason | None:
+        address = self._view.effective_address(vmcs, instruction)
+        for i, byte in enumerate(value.to_bytes(2, "little")):
+            try:
+                self._memory.u8[self._view.translate(vmcs, address + i, WRITE)] = byte
+            except (PageFault, NestedPageFault):
+                break
+        return self._ending.skip(vmcs)

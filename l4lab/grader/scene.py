@@ -17,12 +17,13 @@ from l4lab.grader.result import Trouble
 from l4lab.grader.student import Function, OutOfTime, Student, Troubled
 from l4lab.kernel.boot import KERNEL_MEMORY
 from l4lab.rig.rig import SPARE_MEMORY, Rig
+from l4lab.user.console import COM1
 from l4lab.user.guests import greeting
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.flat import start_of
-from l4lab.user.monitor.monitor import CONSOLE, GuestProgram, Monitor
+from l4lab.user.monitor.monitor import GuestProgram, Monitor
 from l4lab.user.monitor.outcome import End
 
 GUESTS: Mapping[str, Callable[[], FlatGuest]] = {"greeting": greeting.build, "probe": probe.build}
@@ -44,7 +45,7 @@ class Console:
         if not isinstance(byte, int) or not 0 <= byte <= 0xFF:
             shown = hex(byte) if isinstance(byte, int) else repr(byte)
             raise ValueError(f"console.send takes one byte, 0 to 255, and was given {shown}; OUT sends AL: EAX & 0xFF")
-        self._monitor.l4.port_out(CONSOLE, 1, byte)
+        self._monitor.l4.port_out(COM1, 1, byte)
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,10 @@ class Rig:
     def save(self, path: Path | str) -> None:
         """Have the monitor save its guest, and write it to a file; the guest can go on, here and elsewhere."""
         if self.guest is None:
-            raise LabError("no guest runs here that could be saved. Save one that `l4lab boot` or a Rig.for_... runs.")
+            raise LabError(
+                "no guest runs here that could be saved: not those of a host, and no native programs. "
+                "Save one that `l4lab boot` runs, or a Rig.for_flat_guest or Rig.for_linux."
+            )
         before = self._last_saved()
         self.machine.press_button()
         self.kernel.input_arrived()

@@ -3,7 +3,8 @@
 
 Only the root task may create threads and spaces. So it makes the virtual machines, and each monitor, an ordinary
 program in a space of its own, becomes the pager of the virtual CPUs that it serves; from then on it needs nobody's
-leave. The root task stays for three things: it is the console, each line with the name of whom it comes from; it
+leave. The root task stays for three things: it is the console, each line with the name of whom it comes from, and what
+is typed there is one guest's, the first one's until Ctrl-A n gives the keyboard to the next; it
 deletes what has ended; and it hands out the page that guests share.
 
     sigma0 <--- memory --- monitor "left"  <--- faults --- VM "left"   (one thread for each virtual CPU)
@@ -28,18 +29,19 @@ from l4lab.abi.message import Acceptor, IpcErrorCode, Message
 from l4lab.abi.protocols import any_page, is_page_fault, sigma0_granted, sigma0_request, thread_start
 from l4lab.abi.time import NEVER, period
 from l4lab.errors import LabError
+from l4lab.user import console
 from l4lab.user.asm import assemble
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
+from l4lab.user.keyboard import SharedKeyboard
 from l4lab.user.l4 import L4, IpcFailed, Program, Received
 from l4lab.user.monitor.flat import start_of
-from l4lab.user.monitor.link import COM2_IRQ, LinkedUart, link_bytes, link_message
+from l4lab.user.monitor.link import COM2_IRQ, MOST_BYTES, LinkedUart, link_bytes, link_message
 from l4lab.user.monitor.memory import PAGE, WINDOW, GuestMemory
 from l4lab.user.monitor.outcome import Outcome
 from l4lab.user.monitor.state import Start
 from l4lab.user.monitor.together import Guest, Together
 from l4lab.user.monitor.vcpu import MOST_CPUS, VirtualCpu
 
-CONSOLE: Final = 0x3F8
 FIRST_THREAD: Final = USER_BASE + 16
 SUPERPAGE: Final = 4 << 20
 
@@ -55,6 +57,10 @@ ENDED: Final = 0x102  # is answered by a monitor's guest's having been deleted
 SHARE: Final = 0x103  # asks for the shared page
 
 MONITOR_PRIORITY, GUEST_PRIORITY = 150, 100
+TRY_AGAIN: Final = period(1000)  # to take what was typed to a monitor that was busy
+# How long to try. A monitor with several guests always has messages to receive, so we have to queue among them; but it
+# may be waiting for us to take its guest's output.
+LISTEN: Final = period(100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,21 +181,40 @@ class Host:
 
     def _serve(self, l4: L4, parties: dict[ThreadId, _Party]) -> None:
         """Until all have ended."""
-        received = l4.wait()
+        console.listen(l4)
+        keyboard = self._keyboard = SharedKeyboard(list(self.places))
+        to, reply = NIL_THREAD, None
         while True:
-            party = parties.get(received.sender)
+            until = TRY_AGAIN if keyboard.waiting else NEVER
+            try:
+                received = l4.wait(until) if reply is None else l4.reply_wait(to, reply, until)
+            except IpcFailed:  # nobody waits for the reply any more, or it is time to try again
+                reply = None
+                self._pass_on(l4, keyboard)
+                continue
+            to = received.sender
+            party = parties.get(to)
             reply = None if party is None else self._answer(l4, received, party)
             if party is not None and party.left == 0:
-                for id_ in (received.sender, *(id_ for threads in party.threads for id_ in threads)):
+                for id_ in (to, *(id_ for threads in party.threads for id_ in threads)):
                     l4.thread_control(id_, space=NIL_THREAD)
-                del parties[received.sender]
+                del parties[to]
                 if not parties:
+                    console.stop_listening(l4)
                     return
                 reply = None
-            try:
-                received = l4.wait() if reply is None else l4.reply_wait(received.sender, reply)
-            except IpcFailed:
-                received = l4.wait()
+            if to == console.CONSOLE_IRQ and keyboard.type(console.typed(l4)):
+                console.say(l4, f"the keyboard is {keyboard.owner}'s\r")
+            self._pass_on(l4, keyboard)
+
+    def _pass_on(self, l4: L4, keyboard: SharedKeyboard) -> None:
+        """What was typed goes to the monitors, as far as they listen."""
+        for name, data in list(keyboard.waiting.items()):
+            monitor, number = self.places[name]
+            if _carry(l4, monitor, link_message(number, bytes(data[:MOST_BYTES])), LISTEN):
+                del data[:MOST_BYTES]
+            if not data:
+                del keyboard.waiting[name]
 
     def _answer(self, l4: L4, received: Received, party: _Party) -> Message | None:
         """The answer to a message of a monitor or a native program; None for none."""
@@ -214,6 +239,8 @@ class Host:
         for id_ in party.threads[number]:
             l4.thread_control(id_, space=NIL_THREAD)
         party.threads[number] = []
+        if party.names[number] in self.places:
+            self._keyboard.forget(party.names[number])
         party.left = max(party.left - 1, 0)
 
     def _page(self, l4: L4, received: Received, party: _Party) -> Message | None:
@@ -289,6 +316,12 @@ class Host:
 
             return LinkedUart(l4.time_stamp, guest.pc.pic.line(COM2_IRQ), carry)
 
+        def typed(received: Received) -> None:
+            number, data = link_bytes(received.untyped)
+            guests[number].pc.uart.receive(data)
+            guests[number].look_again()
+
+        together.listeners[ROOT_TASK] = typed
         for guest in guests:
             if guest.name in self.peers:
                 monitor, line = self.places[self.peers[guest.name]]
@@ -341,7 +374,7 @@ def _put(l4: L4, party: _Party, number: int, byte: int) -> None:
     line.append(byte)
     if byte == ord("\n"):
         for each in f"{party.names[number]}: ".encode() + line.replace(b"\n", b"\r\n"):
-            l4.port_out(CONSOLE, 1, each)
+            l4.port_out(console.COM1, 1, each)
         line.clear()
 
 

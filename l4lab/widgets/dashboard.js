@@ -245,7 +245,7 @@ function typedAt(model, screen, name, send) {
   follow(model, ["state"], () => {
     const running = model.get("state") === "running";
     const fate = running ? "" : " The machine stands still: it reads them when it runs.";
-    hint.textContent = `Click here or Tab to it, and keys go to the guest; Shift+Tab leaves.${fate}`;
+    hint.textContent = `Click here or Tab to it, and keys go to the machine; Shift+Tab leaves.${fate}`;
   });
   return [terminal, hint];
 }

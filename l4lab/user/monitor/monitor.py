@@ -23,6 +23,7 @@ from l4lab.abi.vm import QUALIFICATION_MR, CpuControls, ExitReason, ItemId, is_v
 from l4lab.devices.device import Device
 from l4lab.devices.disk import Disk, Image
 from l4lab.errors import LabError
+from l4lab.user import console
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.exits import Exits
@@ -39,10 +40,7 @@ from l4lab.user.monitor.state import FAULT_ITEMS, Start
 from l4lab.user.monitor.vcpu import VirtualCpu
 from l4lab.words import hex_rows
 
-# The machine's own serial port (PC16550D data sheet): it is the guest's console. Its keyboard is the guest's, too.
-CONSOLE: Final = 0x3F8
-CONSOLE_IRQ: Final = interrupt_id(4)
-INTERRUPT_ENABLE, FIFO_CONTROL, MODEM_CONTROL, LINE_STATUS = 1, 2, 4, 5  # registers, from its first port
+# The machine's own serial port is the guest's console. Its keyboard is the guest's, too.
 KEYS, KEYS_STATUS, KEYBOARD_IRQ = 0x60, 0x64, interrupt_id(1)
 
 SAVE_IRQ: Final = interrupt_id(9)  # the machine's button for saving the guest
@@ -168,7 +166,7 @@ class Monitor:
                     self._look_ahead()
             else:
                 self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
-        elif received.sender == CONSOLE_IRQ:
+        elif received.sender == console.CONSOLE_IRQ:
             self._receive()
         elif received.sender == KEYBOARD_IRQ:
             self._take_keys()
@@ -258,24 +256,16 @@ class Monitor:
 
     def _open_console(self) -> None:
         """Have received bytes announced by the machine's serial port, and keys by its keyboard, to this thread."""
-        self.l4.thread_control(CONSOLE_IRQ, CONSOLE_IRQ, pager=self.l4.my_id)
-        self.l4.port_out(CONSOLE + FIFO_CONTROL, 1, 0x07)  # on, both cleared, announce each byte
-        self.l4.port_out(CONSOLE + MODEM_CONTROL, 1, 0x0B)  # DTR, RTS, and OUT2, which lets interrupts through
-        self.l4.port_out(CONSOLE + INTERRUPT_ENABLE, 1, 0x01)
-
+        console.listen(self.l4)
         self.l4.thread_control(KEYBOARD_IRQ, KEYBOARD_IRQ, pager=self.l4.my_id)
 
     def transmit(self, byte: int) -> None:
         """A byte to the console."""
-        self.l4.port_out(CONSOLE, 1, byte)
+        self.l4.port_out(console.COM1, 1, byte)
 
     def _receive(self) -> None:
         """Take what has arrived at the machine's serial port to the guest's, and let the next interrupt come."""
-        data = bytearray()
-        while self.l4.port_in(CONSOLE + LINE_STATUS, 1) & 1:
-            data.append(self.l4.port_in(CONSOLE, 1))
-        self.l4.send(CONSOLE_IRQ, Message(INTERRUPT))
-        self.pc.uart.receive(bytes(data))
+        self.pc.uart.receive(console.typed(self.l4))
         self._look_ahead()
 
     def _take_keys(self) -> None:

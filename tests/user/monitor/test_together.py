@@ -151,6 +151,40 @@ search: not     ebx
 """
 
 
+ECHO = """
+next:   mov     dx, COM1_LSR
+.wait:  mov     ecx, 2000               ; long enough to lose its turn
+        loop    $
+        in      al, dx
+        test    al, 1
+        jz      .wait
+        mov     dx, COM1
+        in      al, dx
+        out     dx, al
+        cmp     al, '.'
+        jne     next
+        cli
+        hlt
+"""  # says what it hears, up to a full stop
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["apart", "together"])
+def test_what_is_typed_goes_to_one_of_them(together: bool) -> None:
+    """Are keys the first one's until Ctrl-A n makes them the next one's, and the last one's when no other is left?"""
+    echo = FlatGuest.of(assemble(ECHO, ORIGIN, constants=COM1), "says what it hears")
+    plans = [vm(name, echo, False, time_slice_us=1) for name in ("one", "two")]  # they wait in loops
+    rig = Rig.for_host(Host([plans] if together else [[plan] for plan in plans]))
+    rig.run(4 * 10**6)
+    for text in (b"first\n", b"\x01nsecond " + b"long " * 60, b"line\n", b"\x01n\x01\x01.", b"last."):
+        rig.type(text)
+        rig.run(4 * 10**6)
+
+    assert ["first", "\x01."] == said(rig, "one")
+    assert ["second " + "long " * 60 + "line", "last."] == said(rig, "two")
+    assert b"the keyboard is two's\r\n" in bytes(rig.console)
+    assert rig.over() is not None
+
+
 @pytest.mark.parametrize("together", [False, True], ids=["a monitor each", "one monitor"])
 def test_no_machine_sees_the_memory_of_another(shadow: bool, together: bool) -> None:
     """Does a guest that searches all of its guest-physical space find its own word, and not the other guest's?"""

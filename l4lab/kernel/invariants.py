@@ -50,14 +50,14 @@ def check_shadows(k: Kernel) -> None:
     """
     for thread in k.threads.values():
         vtlb = thread.vcpu.vtlb if thread.vcpu is not None else None
-        if vtlb is None or vtlb.generation != thread.space.tables.generation:  # then they are dropped before they are used
+        if (
+            vtlb is None or vtlb.generation != thread.space.tables.generation
+        ):  # then they are dropped before they are used
             continue
         space = thread.space
         mapped = [m for m in space.tables.entries() if m.user and not space.is_reserved(m.va, 1 << m.log2)]
         for pa, size, writable in vtlb.reached():
-            allowed = any(
-                m.pa <= pa and pa + size <= m.pa + (1 << m.log2) and m.writable >= writable for m in mapped
-            )
+            allowed = any(m.pa <= pa and pa + size <= m.pa + (1 << m.log2) and m.writable >= writable for m in mapped)
             require(allowed, f"{thread!r} reaches {pa:#x}, which {space} has not, or not writable")
 
 

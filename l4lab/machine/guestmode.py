@@ -455,7 +455,9 @@ class GuestMode(GuestView):
 
     def is_guest_fault(self, vmcs: Vmcs, error: int) -> None:
         """The page fault that exited is the guest's own. Its error code, and the flags as its frame would have them."""
-        delivering = (vmcs.idt_info | self._u32[vmcs.block + _B_EVENT >> 2]) & VALID  # then EIP has nothing to do with it
+        delivering = (
+            vmcs.idt_info | self._u32[vmcs.block + _B_EVENT >> 2]
+        ) & VALID  # then EIP has nothing to do with it
         if error & 0x12 == 0 and not delivering and self._instruction(vmcs).modifies:
             error |= 2
         vmcs.exit_error = error
@@ -706,7 +708,7 @@ class GuestMode(GuestView):
     def skip(self, vmcs: Vmcs) -> ExitReason | None:
         """The instruction has been done; it retires."""
         at = vmcs.frame >> 2
-        # Where it has changed how memory is translated, it can no longer be read there: its exit has said how long it is.
+        # Where it has changed how memory is translated it can no longer be read; its exit has told its length.
         length = vmcs.exit_length or self._instruction(vmcs).length
         self._u32[at + EIP] = self._u32[at + EIP] + length & 0xFFFFFFFF
         vmcs.end_shadow()

@@ -65,7 +65,9 @@ FLUSH_GLOBAL = f"mov eax, {PSE}\n mov cr4, eax\n mov eax, {PSE | PGE}\n mov cr4,
 
 def access(number: int, body: str, user: bool) -> str:
     """Something that may fault; then EAX, which may be what it has read, is logged."""
-    ring_3 = f"push {DATA_3}\n push {STACK_3 + 0xF00}\n push 2\n push {CODE_3}\n push user{number}\n iretd\n user{number}:"
+    ring_3 = (
+        f"push {DATA_3}\n push {STACK_3 + 0xF00}\n push 2\n push {CODE_3}\n push user{number}\n iretd\n user{number}:"
+    )
     return f"""
         mov ebp, next{number}
         xor eax, eax
@@ -75,6 +77,12 @@ def access(number: int, body: str, user: bool) -> str:
     next{number}:
         mov [ebx], eax
         add ebx, 4"""
+
+
+def set_page(table: int, number: int, entry: int) -> tuple[str, str]:
+    """A table's entry is changed, and each page flushed that it may be for."""
+    pages = (slot << 22 | number << 12 for slot in SLOTS)
+    return "do", "\n ".join([f"mov dword ptr [{table + 4 * number}], {entry}", *(f"invlpg [{page}]" for page in pages)])
 
 
 BODIES = (
@@ -103,7 +111,8 @@ shown = st.builds(
     st.sampled_from(SLOTS), st.sampled_from(SLOTS), st.sampled_from(NUMBERS),
 )  # fmt: skip
 flags = st.one_of(
-    st.just(P | RW | US), st.sampled_from((P, P | RW, P | US, 0, RW | US, P | US | A, P | RW | US | A | D, P | RW | US | G))
+    st.just(P | RW | US),
+    st.sampled_from((P, P | RW, P | US, 0, RW | US, P | US | A, P | RW | US | A | D, P | RW | US | G)),
 )
 pdes = st.one_of(
     st.builds(lambda table, f: table | f, st.sampled_from((*TABLES, *TABLES, TABLE, DIRECTORY)), flags),
@@ -121,13 +130,7 @@ steps = st.one_of(
     st.tuples(st.sampled_from(("kernel", "user")), shown.map("mov eax, [{}]".format)),
     st.builds(lambda at, value: ("change", f"mov dword ptr [{at}], {value}"), shown, ptes),
     st.builds(lambda entry: ("set", f"mov dword ptr [{entry[0]}], {entry[1]}"), entries),
-    st.builds(
-        lambda table, number, pte: (
-            "do",
-            "\n ".join([f"mov dword ptr [{table + 4 * number}], {pte}", *(f"invlpg [{s << 22 | number << 12}]" for s in SLOTS)]),
-        ),
-        st.sampled_from(TABLES), st.sampled_from(NUMBERS), ptes,
-    ),
+    st.builds(set_page, st.sampled_from(TABLES), st.sampled_from(NUMBERS), ptes),
     st.sampled_from((("do", RELOAD), ("do", f"mov eax, cr0\n xor eax, {WP}\n mov cr0, eax"))),
 )  # fmt: skip
 

@@ -25,7 +25,7 @@ from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import NestedPageFault, PageFault
-from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, CR4_DE, DR7_GENERAL_DETECT, Vmcs
+from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, CR4_DE, CR4_EXISTING, DR7_GENERAL_DETECT, Vmcs
 from l4lab.machine.vmxinfo import vmx_instruction
 
 REGION_FRAMES = 4  # what the kernel gives the CPU for guest mode: host save area, permission maps
@@ -35,13 +35,13 @@ MOST_ROUNDS = 64  # exits that stay in this file, before the caller may look whe
 
 # AMD exit codes, as the engine raises them (AMD64 manual vol. 2, appendix "SVM Intercept Exit Codes").
 CR_READ, CR_WRITE, DR_READ, DR_WRITE, EXCEPTION = 0x00, 0x10, 0x20, 0x30, 0x40
-RDTSC, RDPMC, CPUID, RSM, INVD, PAUSE, HLT, INVLPG, MSR, TASK_SWITCH, SHUTDOWN = (
-    *(0x6E, 0x6F, 0x72, 0x73, 0x76, 0x77, 0x78, 0x79, 0x7C, 0x7D, 0x7F),
+RDTSC, RDPMC, CPUID, INVD, PAUSE, HLT, INVLPG, MSR, TASK_SWITCH, SHUTDOWN = (
+    *(0x6E, 0x6F, 0x72, 0x76, 0x77, 0x78, 0x79, 0x7C, 0x7D, 0x7F),
 )
 VMRUN, VMMCALL, SKINIT, MONITOR, MWAIT, WBINVD, NESTED_FAULT = 0x80, 0x81, 0x86, 0x8A, 0x8B, 0x89, 0x400
 SOFTWARE = 0x75  # INT n, INT3, INTO
 _FIRST = 0x60  # the exit code of bit 0 of the intercept word
-_ALWAYS = (RDTSC, CPUID, INVD, WBINVD, MSR, TASK_SWITCH, SHUTDOWN, RSM, *range(VMRUN, SKINIT + 1))
+_ALWAYS = (RDTSC, CPUID, INVD, WBINVD, MSR, TASK_SWITCH, SHUTDOWN, *range(VMRUN, SKINIT + 1))
 
 # CPU-based controls (SDM, table "Definitions of Primary Processor-Based VM-Execution Controls").
 WINDOW, TSC_OFFSETTING = 1 << 2, 1 << 3
@@ -79,7 +79,6 @@ _B_SAVE = 0x400
 
 _SIMPLE = {
     RDPMC: ExitReason.RDPMC,
-    RSM: ExitReason.RSM,
     CPUID: ExitReason.CPUID,
     HLT: ExitReason.HLT,
     PAUSE: ExitReason.PAUSE,
@@ -658,7 +657,7 @@ class GuestMode(GuestView):
         if (self._asked_of(instruction.name, new, shadow) ^ shadow) & mask:
             vmcs.exit_qualification = number | access
             return ExitReason.CR_ACCESS
-        if number == 0 and new & CR0_PG and not new & CR0_PE:
+        if (new & CR0_PG and not new & CR0_PE) if number == 0 else new & ~mask & ~CR4_EXISTING:
             return self._raise(vmcs, GENERAL_PROTECTION, 0)
         if number == 0:
             new |= CR0_ET

@@ -211,6 +211,7 @@ CASES: dict[str, Case] = {
     # control registers
     "cr0 bits": Case(f"mov eax, cr0\n or eax, 0x2e\n mov cr0, eax\n mov ebx, cr0\n clts\n mov ecx, cr0\n {END}"),
     "lmsw": Case(f"mov eax, 0xe\n lmsw ax\n smsw ebx\n mov eax, 0\n lmsw ax\n smsw ecx\n {END}"),
+    "lmsw and smsw of other registers": Case(f"mov esi, 0x1234000f\n lmsw si\n mov ebx, -1\n smsw bx\n smsw edi\n smsw [{DATA}]\n {END}"),
     "rsm": Case("rsm"),
     "ring 3 rsm": Case(ring_3("rsm")),
     "cr0 without et": Case(f"mov eax, 1\n mov cr0, eax\n mov ebx, cr0\n {END}"),

@@ -79,6 +79,11 @@ def access(number: int, body: str, user: bool) -> str:
         add ebx, 4"""
 
 
+# What an entry is that nothing else is said of.
+USUAL = [(DIRECTORY + 4 * slot, table | P | RW | US) for slot, table in zip(SLOTS, (*TABLES, DIRECTORY), strict=True)]
+USUAL += [(table + 4 * number, number << 12 | P | RW | US) for table in TABLES for number in NUMBERS]
+
+
 def set_page(table: int, number: int, entry: int) -> tuple[str, str]:
     """A table's entry is changed, and each page flushed that it may be for."""
     pages = (slot << 22 | number << 12 for slot in SLOTS)
@@ -102,17 +107,19 @@ BODIES = (
 # A place in one of the pages, at times at the border of two.
 addresses = st.builds(
     lambda slot, place: slot << 22 | place,
-    st.sampled_from(SLOTS),
+    st.sampled_from((1, 1, 1, 2, 2, 2, 3)),
     st.sampled_from([n << 12 | offset for n in NUMBERS for offset in (0, 4, 0xFE0)] + [HIGH | 0xFFE, HIGH | 0xFFD]),
 )
 # An entry of a table, where a slot leads to the directory and shows it.
 shown = st.builds(
     lambda slot, table, number: slot << 22 | table << 12 | 4 * number,
-    st.sampled_from(SLOTS), st.sampled_from(SLOTS), st.sampled_from(NUMBERS),
+    st.sampled_from((1, 3, 3, 3)), st.sampled_from(SLOTS), st.sampled_from(NUMBERS),
 )  # fmt: skip
-flags = st.one_of(
-    st.just(P | RW | US),
-    st.sampled_from((P, P | RW, P | US, 0, RW | US, P | US | A, P | RW | US | A | D, P | RW | US | G)),
+flags = st.sampled_from(
+    (
+        *(P | RW | US, P | US, P | RW, P, 0, RW | US, P | RW | US, P | US, P | RW),
+        *(P | US | A, P | RW | A, P | RW | US | A | D, P | RW | US | G, P | RW | G, P | US | G),
+    )
 )
 pdes = st.one_of(
     st.builds(lambda table, f: table | f, st.sampled_from((*TABLES, *TABLES, TABLE, DIRECTORY)), flags),
@@ -140,6 +147,7 @@ def program(setup: list[tuple[int, int]], script: list[tuple[str, str]], cr0: in
     flush = FLUSH_GLOBAL if cr4 & PGE else RELOAD
     source = [
         f"{LTR}\n fninit\n mov eax, {DATA_3}\n mov ds, eax\n mov es, eax",
+        *(f"inc byte ptr [{number << 12 | 0x700}]" for number in NUMBERS),  # written to once, by another way
         f"mov eax, {DIRECTORY}\n mov cr3, eax\n mov eax, {cr4}\n mov cr4, eax\n mov eax, {cr0}\n mov cr0, eax",
     ]
     for number, (kind, text) in enumerate(script):
@@ -154,8 +162,8 @@ def program(setup: list[tuple[int, int]], script: list[tuple[str, str]], cr0: in
                 source.append(access(number, text, kind == "user"))
     case = Case("\n ".join([*source, END, HANDLERS]))
     labels = case.program
-    memory = {at: struct.pack("<I", value) for at, value in setup}
-    memory = {table: bytes(0x1000) for table in TABLES} | memory  # what comes later lies over it
+    memory = {table: bytes(0x1000) for table in TABLES}  # what comes later lies over it
+    memory |= {at: struct.pack("<I", value) for at, value in [*USUAL, *setup]}
     memory |= {number << 12: bytes([number]) * INT_0X41 + b"\xcd\x41" for number in NUMBERS}
     memory[IDT + 8 * 14] = gate(CODE_0, labels.address("fault"), 0x8E)
     memory[IDT + 8 * 0x41] = gate(CODE_0, labels.address("done"), 0xEE)
@@ -164,8 +172,8 @@ def program(setup: list[tuple[int, int]], script: list[tuple[str, str]], cr0: in
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    setup=st.lists(entries, max_size=12),
-    script=st.lists(steps, min_size=1, max_size=14),
+    setup=st.lists(entries, max_size=8),
+    script=st.lists(steps, min_size=4, max_size=16),
     cr0=st.sampled_from((PG | 0x11, PG | WP | 0x11)),
     cr4=st.sampled_from((PSE, PSE | PGE)),
 )

@@ -206,9 +206,11 @@ def _run_shadowed(k: Kernel, thread: Tcb, vcpu: VirtualCpu, vtlb: Vtlb, deadline
         k.now = k.clock.cycles
         own = False  # is what was cut short the guest's own page fault: nobody else's affair?
         if waiting and not vmcs.entry_info & _VALID:
-            own = vcpu.reflected and vmcs.idt_info & _VALID != 0 and machine.engine.retired == retired
-            k.counters.injections += not vcpu.reflected
-            vcpu.reflected = False
+            if vcpu.reflected:
+                vcpu.reflected = False
+                own = bool(vmcs.idt_info & _VALID) and machine.engine.retired == retired
+            else:
+                k.counters.injections += 1
         if reason is None:
             if vmcs.paging_changed:
                 continue

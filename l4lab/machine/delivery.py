@@ -30,7 +30,7 @@ from enum import Enum
 
 from l4lab.machine import engine as e
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
+from l4lab.machine.mmu import READ, USER, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
 
 # What the engine's native delivery raises as exits (AMD64 manual vol. 2, "SVM Intercept Exit Codes").
 EXIT_EXCEPTION, EXIT_TASK_SWITCH, EXIT_SHUTDOWN, EXIT_NESTED_FAULT = 0x40, 0x7D, 0x7F, 0x400
@@ -254,7 +254,7 @@ class Delivery:
         size = 4 if kind in (_INTERRUPT_32, _TRAP_32) else 2
         for word in self._frame(event, stack is not None, from_v8086):
             esp = esp - size & 0xFFFFFFFF
-            self._write(stack_base + (esp & esp_mask) & 0xFFFFFFFF, word, size)
+            self.write(stack_base + (esp & esp_mask) & 0xFFFFFFFF, word, size)
 
         # Nothing below can fail.
         cleared = _TF | _VM | _RF | _NT | (_IF if kind in (_INTERRUPT_16, _INTERRUPT_32) else 0)
@@ -356,7 +356,7 @@ class Delivery:
         esp, base = env[_ESP * 2], env[_segment(_SS) + 2]
         for word in (env[e.ENV_EFLAGS >> 2], env[_segment(_CS)], event.back):
             esp = esp - 2 & 0xFFFFFFFF
-            self._write(base + (esp & 0xFFFF), word, 2)
+            self.write(base + (esp & 0xFFFF), word, 2)
         env[_ESP * 2] = env[_ESP * 2] & 0xFFFF0000 | esp & 0xFFFF
         env[_segment(_CS)] = selector
         env[_segment(_CS) + 2], env[_segment(_CS) + 3] = selector << 4, 0
@@ -442,9 +442,10 @@ class Delivery:
         u8 = self._memory.u8
         return int.from_bytes(b"".join(u8[pa : pa + n] for pa, n in self._pieces(linear, size, READ)), "little")
 
-    def _write(self, linear: int, value: int, size: int) -> None:
+    def write(self, linear: int, value: int, size: int, user: bool = False) -> None:
+        """Store a little-endian number, as ring 0 unless `user` says otherwise; PageFault or NestedPageFault."""
         data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-        for pa, length in self._pieces(linear, size, WRITE):
+        for pa, length in self._pieces(linear, size, WRITE | USER if user else WRITE):
             self._memory.u8[pa : pa + length] = data[:length]
             data = data[length:]
             self._wrote(pa, pa + length)

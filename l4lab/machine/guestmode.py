@@ -642,7 +642,10 @@ class GuestMode(GuestView):
         if instruction.name == "clts":
             new, access = old & ~8, 2 << 4
         elif instruction.name == "lmsw":
-            source = self._operand16(vmcs, instruction)
+            try:
+                source = self._operand16(vmcs, instruction)
+            except (PageFault, NestedPageFault) as problem:
+                return self._operand_missing(vmcs, problem)
             new = old & ~0xE | source & 0xF | old & 1  # LMSW can set PE but not clear it
             access = 3 << 4 | source << 16 | (64 if instruction.memory else 0)
             if instruction.memory:
@@ -663,6 +666,12 @@ class GuestMode(GuestView):
             new |= CR0_ET
         vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
         return self.skip(vmcs)
+
+    def _operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
+        """LMSW's source; PageFault or NestedPageFault."""
+        if instruction.memory is None:
+            return self._u32[(vmcs.frame >> 2) + 9 - instruction.register] & 0xFFFF
+        return self._delivery.read(self._effective_address(vmcs, instruction), 2)
 
     @staticmethod
     def _asked_of(name: str, new: int, shadow: int) -> int:
@@ -743,10 +752,18 @@ class GuestMode(GuestView):
         return self.skip(vmcs)
 
     def _smsw_to_memory(self, vmcs: Vmcs, instruction: Instruction, value: int) -> ExitReason | None:
-        address = self._effective_address(vmcs, instruction)
-        for i, byte in enumerate(value.to_bytes(2, "little")):
-            try:
-                self._memory.u8[self.translate(vmcs, address + i, 2)] = byte
-            except (PageFault, NestedPageFault):
-                break
+        try:
+            user = vmcs.state[_CPL] & e.HF_CPL == 3
+            self._delivery.write(self._effective_address(vmcs, instruction), value, 2, user)
+        except (PageFault, NestedPageFault) as problem:
+            return self._operand_missing(vmcs, problem)
         return self.skip(vmcs)
+
+    def _operand_missing(self, vmcs: Vmcs, problem: PageFault | NestedPageFault) -> ExitReason | None:
+        """An instruction that is done here faults on its memory operand, as it would have done in the engine."""
+        vmcs.exit_length = vmcs.exit_qualification = 0
+        self._engine.info[e.INFO_ERROR_CODE] = problem.error_code
+        if isinstance(problem, NestedPageFault):
+            return self._exit(vmcs, self._delivery.exit_for(problem).code)
+        self._delivery.note_page_fault(problem, vmcs.exceptions_that_exit)
+        return self._exception(vmcs, PAGE_FAULT)

@@ -96,9 +96,3 @@ class GuestView:
             return value if wide else value & 0xFFFF
 
         return register
-
-    def _operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
-        if instruction.memory is None:
-            return self._u32[(vmcs.frame >> 2) + 9 - instruction.register] & 0xFFFF
-        data = self.read_linear(vmcs, self._effective_address(vmcs, instruction), 2)
-        return int.from_bytes(data.ljust(2, b"\xff"), "little")

@@ -16,13 +16,12 @@ from l4lab.abi.vm import ATTRIBUTES, ITEM_REGISTERS, CpuControls, ItemId, PinCon
 from l4lab.abi.vm_state import CPU_REQUIRED, PIN_REQUIRED
 from l4lab.kernel.thread import Tcb
 from l4lab.machine import fpu
-from l4lab.machine.vmcs import Vmcs
+from l4lab.machine.vmcs import CR4_EXISTING, Vmcs
 
 # Under nested paging the guest's CR0 and CR4 are its own: the CPU runs real mode and unpaged protected mode natively.
 # What stays fixed: CR0.ET is one, and bits that the emulated CPU does not have are zero, among them CR4.PAE.
 CR0_FIXED_ONE = 1 << 4
 CR0_WRITABLE = 0xE005_003F
-CR4_WRITABLE = 0x0000_07DF
 # A monitor cannot clear what VMX requires (but CR3 loads and stores need not exit), nor what keeps the host in charge
 # (quirk Q16): interrupts of the host, HLT and I/O. INVLPG exits only where there are shadow tables to keep. What the
 # CPU does not have, such as bitmaps of ports and MSRs, cannot be set.
@@ -99,7 +98,7 @@ def _write_cregs(v: Vmcs, index: int, value: int) -> None:
         case 4:
             v.set_control_register(3, value)
         case 5:
-            v.set_control_register(4, value & CR4_WRITABLE)
+            v.set_control_register(4, value & CR4_EXISTING)
         case 6:
             v.cr4_shadow, v.stale = value, True
         case _:

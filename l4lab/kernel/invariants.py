@@ -43,6 +43,24 @@ def check(k: Kernel, honest: bool = False) -> None:
         _words(k)
 
 
+def check_shadows(k: Kernel) -> None:
+    """KernelPanic if shadow tables that a guest may use lead to memory that its space has not mapped, or not writable.
+
+    Apart from `check`, because it reads all of the tables.
+    """
+    for thread in k.threads.values():
+        vtlb = thread.vcpu.vtlb if thread.vcpu is not None else None
+        if (
+            vtlb is None or vtlb.generation != thread.space.tables.generation
+        ):  # then they are dropped before they are used
+            continue
+        space = thread.space
+        mapped = [m for m in space.tables.entries() if m.user and not space.is_reserved(m.va, 1 << m.log2)]
+        for pa, size, writable in vtlb.reached():
+            allowed = any(m.pa <= pa and pa + size <= m.pa + (1 << m.log2) and m.writable >= writable for m in mapped)
+            require(allowed, f"{thread!r} reaches {pa:#x}, which {space} has not, or not writable")
+
+
 def require(condition: object, what: str) -> None:
     """One claim."""
     if not condition:

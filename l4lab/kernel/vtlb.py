@@ -144,6 +144,18 @@ class Vtlb:
             yield from (link.table.frame for link in directory.links.values() if link.table and link.table.source < 0)
         yield from (table.frame for table in self._tables.values())
 
+    def reached(self) -> Iterator[tuple[int, int, bool]]:
+        """The physical memory that the tables lead to: address, size, and whether it can be written."""
+        for directory in (self._unpaged, *self._directories.values()):
+            for pde in self._entries(directory.frame):
+                if pde & PS:
+                    yield pde & LARGE_FRAME, PAGE_SIZE << 10, bool(pde & RW)
+                else:
+                    yield from ((pte & FRAME, PAGE_SIZE, bool(pte & RW)) for pte in self._entries(pde & FRAME))
+
+    def _entries(self, table: int) -> list[int]:
+        return [entry for entry in self._u32[table >> 2 : (table >> 2) + 1024].tolist() if entry & P]
+
     # -- filling (reference sections 10.2 and 10.3) --------------------------------------------------------------------
 
     def miss(self, linear: int, error: int) -> Miss:

@@ -9,26 +9,30 @@ from __future__ import annotations
 
 from l4lab.abi.exceptions import GENERAL_PROTECTION
 from l4lab.abi.vm import ExitReason
+from l4lab.machine import engine as e
 from l4lab.machine import svm
 from l4lab.machine.decode import Instruction
 from l4lab.machine.ending import Ending
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import WRITE, NestedPageFault, PageFault
-from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, Vmcs
+from l4lab.machine.ring0 import RingZero
+from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, CR4_EXISTING, Vmcs
 
 
 class ControlRegisters:
     """MOV to and from CR, CLTS, LMSW, SMSW."""
 
-    def __init__(self, memory: Memory, view: GuestView, ending: Ending) -> None:
-        self._memory = memory
+    def __init__(self, memory: Memory, view: GuestView, ring0: RingZero, ending: Ending) -> None:
         self._u32 = memory.u32
         self._view = view
+        self._ring0 = ring0
         self._ending = ending
 
     def access(self, vmcs: Vmcs, code: int) -> ExitReason | None:
-        """The instruction at the guest's EIP, which reads or writes one of them, as AMD's exit code says."""
+        """The instruction at the guest's EIP, which reads or writes one of them, as AMD's exit code says.
+
+        PageFault or NestedPageFault: where its operand in memory is missing.
+        """
         instruction = self._view.instruction(vmcs)
         vmcs.exit_length = instruction.length
         number = code & 15
@@ -48,7 +52,7 @@ class ControlRegisters:
         if instruction.name == "clts":
             new, access = old & ~8, 2 << 4
         elif instruction.name == "lmsw":
-            source = self._view.operand16(vmcs, instruction)
+            source = self._operand16(vmcs, instruction)
             new = old & ~0xE | source & 0xF | old & 1  # LMSW can set PE but not clear it
             access = 3 << 4 | source << 16 | (64 if instruction.memory else 0)
             if instruction.memory:
@@ -63,12 +67,18 @@ class ControlRegisters:
         if (self._asked_of(instruction.name, new, shadow) ^ shadow) & mask:
             vmcs.exit_qualification = number | access
             return ExitReason.CR_ACCESS
-        if number == 0 and new & CR0_PG and not new & CR0_PE:
+        if (new & CR0_PG and not new & CR0_PE) if number == 0 else new & ~mask & ~CR4_EXISTING:
             return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
         if number == 0:
             new |= CR0_ET
         vmcs.set_control_register(number, old & mask | new & ~mask)  # which keeps CR4.PSE, see Vmcs
         return self._ending.skip(vmcs)
+
+    def _operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
+        """LMSW's source."""
+        if instruction.memory is None:
+            return self._u32[(vmcs.frame >> 2) + 9 - instruction.register] & 0xFFFF
+        return self._ring0.read(self._view.effective_address(vmcs, instruction), 2)
 
     @staticmethod
     def _asked_of(name: str, new: int, shadow: int) -> int:
@@ -80,10 +90,6 @@ class ControlRegisters:
         return new
 
     def _smsw_to_memory(self, vmcs: Vmcs, instruction: Instruction, value: int) -> ExitReason | None:
-        address = self._view.effective_address(vmcs, instruction)
-        for i, byte in enumerate(value.to_bytes(2, "little")):
-            try:
-                self._memory.u8[self._view.translate(vmcs, address + i, WRITE)] = byte
-            except (PageFault, NestedPageFault):
-                break
+        user = vmcs.state[e.ENV_HFLAGS >> 2] & e.HF_CPL == 3
+        self._ring0.write(self._view.effective_address(vmcs, instruction), value, 2, user)
         return self._ending.skip(vmcs)

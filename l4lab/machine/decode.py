@@ -21,7 +21,7 @@ class Instruction:
     length: int
     name: str  # Intel mnemonic, without prefixes
     opcode: bytes  # without prefixes and operands, one to three bytes
-    register: int  # the general register operand of MOV CR/DR, in the CPU's numbering
+    register: int  # the general register operand of MOV CR/DR, LMSW and SMSW, in the CPU's numbering
     control: int  # the control or debug register's number
     repeat: bool
     memory: tuple[str, str, str, int, int] | None
@@ -52,8 +52,8 @@ def decode(code: bytes, bits: int = 32) -> Instruction | None:
     for operand in found.operands:
         if operand.type == 1:  # a register
             name = found.reg_name(operand.reg)
-            if name in REGISTERS:
-                register = REGISTERS.index(name)
+            if name in REGISTERS or f"e{name}" in REGISTERS:  # LMSW and SMSW have them of 16 bits
+                register = REGISTERS.index(name if name in REGISTERS else f"e{name}")
             elif name[:2] in ("cr", "dr"):
                 control = int(name[2:])
         elif operand.type == 3:  # memory

@@ -30,7 +30,9 @@ class Ending:
     def skip(self, vmcs: Vmcs) -> ExitReason | None:
         """The instruction has been done; it retires."""
         at = vmcs.frame >> 2
-        self._u32[at + EIP] = self._u32[at + EIP] + self._view.instruction(vmcs).length & 0xFFFFFFFF
+        # Where it has changed how memory is translated it can no longer be read; its exit has told its length.
+        length = vmcs.exit_length or self._view.instruction(vmcs).length
+        self._u32[at + EIP] = self._u32[at + EIP] + length & 0xFFFFFFFF
         vmcs.end_shadow()
         vmcs.exit_length = vmcs.exit_qualification = 0
         self._engine.charge(1)

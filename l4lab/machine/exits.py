@@ -33,6 +33,7 @@ from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.instructions import Instructions
 from l4lab.machine.memory import Memory
+from l4lab.machine.mmu import NestedPageFault, PageFault
 from l4lab.machine.portexits import PortExits
 from l4lab.machine.ring0 import RingZero
 from l4lab.machine.vmcs import CR0_PE, Vmcs
@@ -40,7 +41,6 @@ from l4lab.machine.vtx import HARDWARE_EXCEPTION, MOV_DR_EXITING, RDTSC_EXITING,
 
 _SIMPLE: Final = {
     svm.RDPMC: ExitReason.RDPMC,
-    svm.RSM: ExitReason.RSM,
     svm.CPUID: ExitReason.CPUID,
     svm.HLT: ExitReason.HLT,
     svm.PAUSE: ExitReason.PAUSE,
@@ -63,7 +63,7 @@ class Exits:
         ring0 = RingZero(memory, engine.env32, engine.forget_code)
         self._delivery = Delivery(memory, engine.env32, ring0)
         self._ports = PortExits(memory, view, ring0, ending)
-        self._control = ControlRegisters(memory, view, ending)
+        self._control = ControlRegisters(memory, view, ring0, ending)
         self._instructions = Instructions(memory, engine, view, ring0, ending, self._ports)
 
     def translate(self, vmcs: Vmcs, event: int) -> ExitReason | None:
@@ -109,7 +109,10 @@ class Exits:
         if code < svm.EXCEPTION:
             if code >= svm.DR_READ:
                 return self._debugging.access(vmcs, self._view.instruction(vmcs))
-            return self._control.access(vmcs, code)
+            try:
+                return self._control.access(vmcs, code)
+            except (PageFault, NestedPageFault) as problem:
+                return self._operand_missing(vmcs, problem)
         if code == svm.TASK_SWITCH:
             vmcs.exit_qualification = self._u32[vmcs.block + svm.B_EXIT_INFO_1 >> 2] & 0xFFFF | _GATE
             return ExitReason.TASK_SWITCH
@@ -129,6 +132,15 @@ class Exits:
         if svm.VMRUN <= code <= svm.SKINIT:  # AMD's own instructions do not exist on this CPU
             return self._ending.fault(vmcs, UNDEFINED_OPCODE)
         raise RuntimeError(f"AMD exit code {code:#x} was not asked for")
+
+    def _operand_missing(self, vmcs: Vmcs, problem: PageFault | NestedPageFault) -> ExitReason | None:
+        """An instruction that is done here faults on its memory operand, as it would have done in the engine."""
+        vmcs.exit_length = vmcs.exit_qualification = 0
+        self._engine.info[e.INFO_ERROR_CODE] = problem.error_code
+        if isinstance(problem, NestedPageFault):
+            return self._exit(vmcs, self._delivery.exit_for(problem).code)
+        self._delivery.note_page_fault(problem, vmcs.exceptions_that_exit)
+        return self._exception(vmcs, PAGE_FAULT)
 
     def _deliver(self, vmcs: Vmcs) -> ExitReason | None:
         """An event whose delivery is not simple: it goes through a task gate, or something faults on its way."""

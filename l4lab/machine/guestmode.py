@@ -60,7 +60,7 @@ MOST_ROUNDS: Final = 64  # exits that stay in the CPU, before the caller may loo
 _ALWAYS: Final = sum(
     1 << code - svm.FIRST_INTERCEPT
     for code in (
-        *(svm.RDTSC, svm.CPUID, svm.INVD, svm.WBINVD, svm.MSR, svm.TASK_SWITCH, svm.SHUTDOWN, svm.RSM),
+        *(svm.RDTSC, svm.CPUID, svm.INVD, svm.WBINVD, svm.MSR, svm.TASK_SWITCH, svm.SHUTDOWN),
         *range(svm.VMRUN, svm.SKINIT + 1),
     )
 )

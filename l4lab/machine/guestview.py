@@ -15,7 +15,7 @@ from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
 from l4lab.machine.engine import Engine
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import READ, NestedPageFault, PageFault, walk, walk_nested
-from l4lab.machine.vmcs import CR0_PG, CR0_WP, Vmcs
+from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE, Vmcs
 
 _HFLAGS, _CODE_IS_32_BITS_WIDE = e.ENV_HFLAGS >> 2, 1 << 4
 _CS_BASE = (e.ENV_SEGS + 24 >> 2) + 2
@@ -37,7 +37,15 @@ class GuestView:
         if not cr0 & CR0_PG:
             return walk(self._memory, nested, linear, access | 4, set_ad=False)
         return walk_nested(
-            self._memory, nested, vmcs.control_register(3), linear, access, wp=bool(cr0 & CR0_WP), set_ad=False
+            self._memory,
+            nested,
+            vmcs.control_register(3),
+            linear,
+            access,
+            wp=bool(cr0 & CR0_WP),
+            pse=bool(vmcs.control_register(4) & CR4_PSE),
+            host_pse=True,
+            set_ad=False,
         )
 
     def read_linear(self, vmcs: Vmcs, linear: int, length: int) -> bytes:
@@ -50,7 +58,10 @@ class GuestView:
                 physical = self.translate(vmcs, at)
             except (PageFault, NestedPageFault):
                 break
-            data += bytes(self._memory.u8[physical : physical + size])
+            piece = bytes(self._memory.u8[physical : physical + size])
+            if not piece:  # a device's address, which nobody executes
+                break
+            data += piece
         return data
 
     def read_code(self, vmcs: Vmcs, length: int) -> bytes:
@@ -98,10 +109,3 @@ class GuestView:
             return value if wide else value & 0xFFFF
 
         return register
-
-    def operand16(self, vmcs: Vmcs, instruction: Instruction) -> int:
-        """Its operand of 16 bits, in a register or in memory; ones where a page is missing."""
-        if instruction.memory is None:
-            return self._u32[(vmcs.frame >> 2) + 9 - instruction.register] & 0xFFFF
-        data = self.read_linear(vmcs, self.effective_address(vmcs, instruction), 2)
-        return int.from_bytes(data.ljust(2, b"\xff"), "little")

@@ -169,6 +169,7 @@ def walk_nested(
     *,
     wp: bool = True,
     pse: bool = True,
+    host_pse: bool | None = None,
     set_ad: bool = True,
 ) -> int:
     """The physical address behind a guest's `va`: each guest-physical address goes through the host's tables.
@@ -177,8 +178,10 @@ def walk_nested(
     tables of the guest must be writable in the host's tables, since the walker may have to set A and D there; and
     `pse`, the *guest's* CR4.PSE, decides for the host's tables too. So a guest that can clear it must not have 4 MB
     pages in its host tables: the walker would take the first 4 KB of such a page, the guest's own data, for a table.
+    With shadow tables the CPU never walks both, and the host's entries are what they are: `host_pse` says so.
     """
-    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, host_walk(memory, ncr3, pse, set_ad), [])
+    translate = host_walk(memory, ncr3, pse if host_pse is None else host_pse, set_ad)
+    return _walk_by_steps(memory, guest_cr3, va, access, wp, pse, set_ad, translate, [])
 
 
 Translate = Callable[[int, int, bool], int]  # address as the walker sees it, access, is it of a table -> physical
@@ -192,6 +195,7 @@ def host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
     """Translation of guest-physical addresses by the host's tables at `ncr3`. To them every guest is ring 3."""
 
     def translate(address: int, access: int, of_table: bool) -> int:
+        address &= 0xFFFFFFFF  # a guest's page of 4 MB may lie beyond (PSE-36); the engine looks at 32 bits
         slot = (ncr3 >> 12 << 10) + (address >> 22)
         pde = memory.u32[slot]
         if set_ad and pde & P and not (pde & PS and pse):

@@ -13,7 +13,7 @@ from typing import Final
 from l4lab.abi.exceptions import GENERAL_PROTECTION, INVALID_TSS, NOT_PRESENT
 from l4lab.machine import engine as e
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import READ, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
+from l4lab.machine.mmu import READ, USER, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE
 
 PRESENT: Final = 1 << 15  # of a descriptor's high word
@@ -109,10 +109,13 @@ class RingZero:
         u8 = self._memory.u8
         return int.from_bytes(b"".join(u8[pa : pa + n] for pa, n in self._pieces(linear, size, READ)), "little")
 
-    def write(self, linear: int, value: int, size: int) -> None:
-        """Write a little-endian number, all of it or, where a page is missing, nothing; raises as `read`."""
+    def write(self, linear: int, value: int, size: int, user: bool = False) -> None:
+        """Write a little-endian number, all of it or, where a page is missing, nothing; raises as `read`.
+
+        As ring 0, unless `user` says otherwise.
+        """
         data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-        for pa, length in self._pieces(linear, size, WRITE):
+        for pa, length in self._pieces(linear, size, WRITE | USER if user else WRITE):
             self._memory.u8[pa : pa + length] = data[:length]
             data = data[length:]
             self._wrote(pa, pa + length)

@@ -25,7 +25,6 @@ EXCEPTION: Final = 0x40
 RDTSC: Final = 0x6E
 RDPMC: Final = 0x6F
 CPUID: Final = 0x72
-RSM: Final = 0x73
 SOFTWARE: Final = 0x75  # INT n, INT3, INTO
 INVD: Final = 0x76
 PAUSE: Final = 0x77

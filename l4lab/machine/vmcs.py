@@ -14,6 +14,7 @@ from l4lab.machine.vtx import BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI
 
 CR0_PE, CR0_TS, CR0_ET, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 4, 1 << 16, 1 << 31
 CR4_DE, CR4_PGE, CR4_OSFXSR = 1 << 3, 1 << 7, 1 << 9
+CR4_EXISTING = 0x0000_07DF  # bits that the CPU has: there is no PAE
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
 CR4_PSE = 1 << 4

@@ -44,6 +44,7 @@ from .oracle import (
 END = "int 0x40"
 LTR = "mov ax, 0x28\n ltr ax"
 PAGING = f"mov eax, {DIRECTORY}\n mov cr3, eax\n mov eax, cr0\n or eax, 0x80010000\n mov cr0, eax"
+LARGE = "mov eax, 0x10\n mov cr4, eax\n "
 VM, IOPL_3, TF, NT, AC, IF = 1 << 17, 3 << 12, 1 << 8, 1 << 14, 1 << 18, 1 << 9
 
 
@@ -190,6 +191,13 @@ CASES: dict[str, Case] = {
     "page read only": Case(f"{PAGING}\n mov [{HIGH}], eax", memory={TABLE + 4 * 14: struct.pack("<I", HIGH | 5)}),
     "ring 3 page of ring 0": Case(PAGING + ring_3(f"mov eax, [{HIGH}]"), memory={TABLE + 4 * 14: struct.pack("<I", HIGH | 3)}),
     "ring 3 page read only": Case(PAGING + ring_3(f"mov [{HIGH}], eax"), memory={TABLE + 4 * 14: struct.pack("<I", HIGH | 5)}),
+    "page of 4 MB": Case(f"{LARGE}{PAGING}\n mov [{HIGH + 0x400000}], eax\n mov ebx, [{DATA + 0x400000}]\n {END}", memory={DIRECTORY + 4: struct.pack("<I", 0x83)}),
+    "page of 4 MB with a reserved bit": Case(
+        f"{LARGE}{PAGING}\n mov [0x400000], eax",
+        memory={DIRECTORY + 4: struct.pack("<I", 0x200083)},
+        manual={STACK_0 + 0xFE0: 0xB},  # QEMU leaves out the P of the error code, without which there is no RSVD
+    ),
+    "directory shown by itself": Case(f"{PAGING}\n mov eax, [0xfffff000]\n mov ebx, [0xffc00000 + 4 * {DATA >> 12}]\n mov [0xfffff004], eax\n {END}", memory={DIRECTORY + 0xFFC: struct.pack("<I", DIRECTORY | 7)}),
     "page table missing": Case(f"{PAGING}\n mov eax, [0x400000]"),
     "across two pages": Case(f"{PAGING}\n mov eax, [{MISSING - 2}]"),
     "movs into a missing page": Case(f"{PAGING}\n mov esi, {DATA}\n mov edi, {MISSING - 10}\n mov ecx, 7\n rep movsd"),
@@ -203,6 +211,13 @@ CASES: dict[str, Case] = {
     # control registers
     "cr0 bits": Case(f"mov eax, cr0\n or eax, 0x2e\n mov cr0, eax\n mov ebx, cr0\n clts\n mov ecx, cr0\n {END}"),
     "lmsw": Case(f"mov eax, 0xe\n lmsw ax\n smsw ebx\n mov eax, 0\n lmsw ax\n smsw ecx\n {END}"),
+    "lmsw and smsw of other registers": Case(f"mov esi, 0x1234000f\n lmsw si\n mov ebx, -1\n smsw bx\n smsw edi\n smsw [{DATA}]\n {END}"),
+    "smsw into a missing page": Case(f"{PAGING}\n smsw [{MISSING - 1}]"),
+    "smsw into a page of ring 0": Case(PAGING + ring_3(f"smsw [{HIGH}]"), memory={TABLE + 4 * 14: struct.pack("<I", HIGH | 3)}),
+    "lmsw from a missing page": Case(f"{PAGING}\n lmsw [{MISSING + 1}]"),
+    "lmsw from memory": Case(f"mov byte ptr [{DATA}], 0xf\n {PAGING}\n lmsw [{DATA}]\n mov eax, cr0\n {END}"),
+    "rsm": Case("rsm"),
+    "ring 3 rsm": Case(ring_3("rsm")),
     "cr0 without et": Case(f"mov eax, 1\n mov cr0, eax\n mov ebx, cr0\n {END}"),
     "no such control register": Case("mov eax, cr1"),
     "device not available": Case("mov eax, cr0\n or eax, 8\n mov cr0, eax\n fninit"),

@@ -9,6 +9,7 @@ the same.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -25,7 +26,7 @@ from l4lab.user.monitor.state import CPU_CONTROLS, FAULT_ITEMS
 from l4lab.user.monitor.taskswitch import TaskSwitches
 from l4lab.user.monitor.vcpu import VirtualCpu
 
-from .oracle import ENOUGH, SIZE, BeyondMemory, Case, State, first_state, state_of
+from .oracle import ENOUGH, SIZE, BeyondMemory, Case, State, first_state, run_here, state_of
 
 MODES = ("shadow", "shadow, monitor not told")  # the second: the kernel itself delivers again what a miss cut short
 _FIRST_ITEMS = (ItemId.GPREGS, ItemId.CREGS, ItemId.EXECCTRL, ItemId.GDTR, ItemId.IDTR)  # in the launching message
@@ -102,3 +103,11 @@ def run_in_kernel(kind: str, mode: str, case: Case) -> State:
 def _state(thread: Tcb, memory: bytes) -> State:
     assert thread.vcpu is not None
     return state_of(thread.vcpu.vmcs, thread.regs, memory)
+
+
+def all_of_ours(case: Case) -> Iterator[tuple[str, State]]:
+    """The end of a case on both cores: under nested paging in bare guest mode, under shadow paging in a kernel."""
+    for kind in ("native", "python"):
+        yield f"{kind}, nested", run_here(kind, case)
+        for mode in MODES:
+            yield f"{kind}, {mode}", run_in_kernel(kind, mode, case)

@@ -8,8 +8,6 @@ General detect (DR7.GD) and the EXT bit of error codes it does not have; `test_e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
@@ -27,30 +25,10 @@ from .oracle import (
     BeyondMemory,
     Case,
     Qemu,
-    State,
     differences,
-    run_here,
 )
 from .oracle_cases import CASES, END, PAGING, VM, ring_3, v8086
-from .oracle_vm import MODES, run_in_kernel
-
-KINDS = ("native", "python")
-
-
-def all_of_ours(case: Case) -> Iterator[tuple[str, State]]:
-    """The end of a case on both cores: under nested paging in bare guest mode, under shadow paging in a kernel."""
-    for kind in KINDS:
-        yield f"{kind}, nested", run_here(kind, case)
-        for mode in MODES:
-            yield f"{kind}, {mode}", run_in_kernel(kind, mode, case)
-
-
-@pytest.fixture(scope="module")
-def qemu() -> Iterator[Qemu]:
-    """One QEMU for all cases."""
-    oracle = Qemu()
-    yield oracle
-    oracle.close()
+from .oracle_vm import all_of_ours
 
 
 @pytest.mark.parametrize("name", CASES)

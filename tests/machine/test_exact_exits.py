@@ -344,3 +344,13 @@ def test_paging_without_protection_is_refused(kind: str) -> None:
 
     assert (R.EXCEPTION_OR_NMI, VALID | WITH_CODE | 3 << 8 | 13) == (guest.enter(), guest.vmcs.exit_info)
     assert (guest.at, 0x11) == (guest.frame[EIP], guest.vmcs.control_register(0))
+
+
+@pytest.mark.parametrize("value", [1 << 5, 1 << 11, 1 << 31])
+def test_bits_of_cr4_that_the_cpu_has_not_cannot_be_set(kind: str, value: int) -> None:
+    """Is a guest that sets PAE, or another such bit, given a #GP, as CPUID has told it?"""
+    guest = Guest(kind, f"mov eax, {value}\n at: mov cr4, eax")
+    guest.vmcs.exception_bitmap = 1 << 13
+
+    assert (R.EXCEPTION_OR_NMI, VALID | WITH_CODE | 3 << 8 | 13) == (guest.enter(), guest.vmcs.exit_info)
+    assert guest.at == guest.frame[EIP]

@@ -2,9 +2,10 @@
 """A hostile monitor: answers each exit of guests with arbitrary code by arbitrary registers, events and mappings.
 
 A *round* is one system, made from a seed: the root task is the monitor of one virtual machine, whose guest executes
-what a random page holds. What is claimed: no exception leaves the kernel, its invariants hold, and the guest writes to
-no memory but the pages that its monitor gave it. `test_vmfuzz.py` plays a few rounds; more are played by
-`python -m tests.kernel.vmfuzz EXITS [SEED]`, which prints the seed of a round that broke something.
+what a random page holds; with an odd seed under shadow page tables. What is claimed: no exception leaves the kernel,
+its invariants hold, and the guest writes to no memory but the pages that its monitor gave it. `test_vmfuzz.py` plays
+a few rounds; more are played by `python -m tests.kernel.vmfuzz EXITS [SEED]`, which prints the seed of a round that
+broke something.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import sys
 from contextlib import suppress
 
-from l4lab.abi.calls import ExregsControl
+from l4lab.abi.calls import ExregsControl, SpaceControlBits
 from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.abi.message import CtrlXferItem, Message
@@ -67,6 +68,7 @@ class Round:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.control = SpaceControlBits.VM | (SpaceControlBits.SHADOW_PAGING if seed & 1 else 0)
         self.exits = 0
         self.reasons: set[int] = set()  # labels of the messages that came
         self.system = System(self._monitor, memory=16 << 20, check=False)
@@ -80,6 +82,7 @@ class Round:
             entries = k.entries + check_every
             why = k.run(until, enough=lambda entries=entries: k.entries >= entries)  # type: ignore[misc]
             invariants.check(k)
+            invariants.check_shadows(k)
             for thread, died in k.deaths:
                 raise AssertionError(f"the program of {thread.name} raised:\n{died.text}")
             self.system.trace.events.clear()
@@ -109,7 +112,7 @@ class Round:
         while True:
             for page in range(POOL_PAGES):
                 r.store(POOL + page * PAGE, self._code())
-            id_ = r.create(r.space(KIP, UTCB, control=1 << 30), priority=90)
+            id_ = r.create(r.space(KIP, UTCB, control=self.control), priority=90)
             with suppress(IpcFailed):
                 self._configure(r, id_)
                 r.send(id_, self._start())

@@ -65,9 +65,10 @@ class GuestView:
         return data
 
     def read_code(self, vmcs: Vmcs, length: int) -> bytes:
-        """The bytes at the guest's EIP."""
-        eip = self._u32[(vmcs.frame >> 2) + EIP]
-        return self.read_linear(vmcs, vmcs.segment("cs")[1] + eip & 0xFFFFFFFF, length)
+        """The bytes at the guest's EIP, as many as there are."""
+        linear = vmcs.segment("cs")[1] + self._u32[(vmcs.frame >> 2) + EIP] & 0xFFFFFFFF
+        code: bytes = self._engine.code_at(linear)  # what the CPU fetches, whatever the tables say by now
+        return code[:length] if len(code) >= length else self.read_linear(vmcs, linear, length)
 
     def bits(self, vmcs: Vmcs) -> int:
         """Is the guest's code 16 or 32 bits wide?"""

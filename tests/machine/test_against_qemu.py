@@ -73,7 +73,10 @@ def programs(draw: st.DrawFn) -> Case:
     registers[ECX] = draw(st.sampled_from((0, 1, 3, 7, SMALL, DATA_3, CODE_0)))
     registers[ESI], registers[EDI] = draw(ADDRESSES), draw(ADDRESSES)
     registers[EFLAGS] = 2 | sum(draw(st.sets(st.sampled_from((0x1, 0x4, 0x10, 0x40, 0x80, 0x200, 0x400, 0x800)))))
-    match draw(st.sampled_from(("flat", "paging", "ring 3", "ring 3 with paging", "v8086", "step"))):
+    mode = draw(st.sampled_from(("flat", "paging", "ring 3", "ring 3 with paging", "v8086", "step")))
+    if "paging" in mode and not _MODIFYING.isdisjoint(body):  # of a missing page QEMU then says that it is read
+        registers[ESI] = registers[EDI] = HIGH
+    match mode:
         case "paging":
             source = f"push eax\n {PAGING}\n pop eax\n {source}"
         case "ring 3":
@@ -90,6 +93,7 @@ def programs(draw: st.DrawFn) -> Case:
     return Case(source, registers=registers)
 
 
+_MODIFYING = frozenset(("add [edi], ecx", "xadd [esi], eax", "cmpxchg [edi], edx", "lock add [esi], eax"))
 _SIXTEEN = frozenset(
     ("movsb", "stosw", "lodsd", "rep movsb", "cld", "std", "cli", "sti", "lahf", "sahf", "cbw", "int3", "ud2")
 )

@@ -170,7 +170,7 @@ def program(setup: list[tuple[int, int]], script: list[tuple[str, str]], cr0: in
     return Case(case.source, memory=memory)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     setup=st.lists(entries, max_size=8),
     script=st.lists(steps, min_size=4, max_size=16),

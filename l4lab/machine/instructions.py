@@ -81,9 +81,9 @@ class Instructions:
             source = _CALL if instruction.register_field == 3 else _JUMP
             selector = ring0.read(self._view.effective_address(vmcs, instruction) + instruction.operand_size, 2)
         else:
+            if instruction.opcode[0] not in (0x9A, 0xEA) or len(code) < instruction.length:
+                return None  # the tables have changed since, and the TLB has forgotten it
             source = _CALL if instruction.opcode[0] == 0x9A else _JUMP
-            if len(code) < instruction.length:  # the tables have changed, and the TLB has forgotten it since
-                return None
             selector = code[-2] | code[-1] << 8
         found = ring0.descriptor(selector) if selector & 0xFFFC else None
         if found is None or found[1] >> 8 & 0x1F not in (1, 3, 5, 9, 11):

@@ -19,7 +19,7 @@ from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason as R
 from l4lab.machine.vtx import HLT_EXITING, RDTSC_EXITING, TSC_OFFSETTING
 
-from .guestbench import CODE, CODE_0, DATA, HANDLERS, IDT, MISSING, PE, READ_ONLY, TABLE, Guest
+from .guestbench import CODE, CODE_0, DATA, DIRECTORY, HANDLERS, IDT, MISSING, PE, READ_ONLY, TABLE, Guest
 
 VALID, WITH_CODE = 1 << 31, 1 << 11
 STRING, IN, REP = 16, 8, 32
@@ -423,3 +423,14 @@ def test_a_block_may_hold_any_instruction_any_number_of_times(instruction: str) 
         pass
     assert R.HLT == reason
     assert (guest.at, 500) == (guest.frame[EIP], guest.engine.cycles - guest.begin)
+
+
+def test_a_page_beyond_4_gib_is_where_the_engine_takes_it_to_be(kind: str) -> None:
+    """A guest whose page of 4 MB has address bits above 31 (PSE-36): do we find its code where the engine does?"""
+    guest = Guest(kind, "inc ecx\n at: hlt", paging=True)
+    guest.memory.u32[DIRECTORY >> 2] = 1 << 13 | 0x83
+    guest.frame[ECX] = 6
+
+    assert R.HLT == guest.enter()
+    assert (guest.at, 7) == (guest.frame[EIP], guest.frame[ECX])
+    assert CODE == guest.mode.view.translate(guest.vmcs, CODE)

@@ -272,7 +272,8 @@ class Kernel:
     def _choose(self) -> Tcb | None:
         """Who runs now; `current` becomes that thread, and every other that could run stands in a queue.
 
-        At equal priority the current thread stays; then comes the one that a message came for; then the queue.
+        At equal priority the current thread stays; then comes the one that a message came for, if it has not used up
+        its time slice; then the queue.
         """
         previous, handed = self.current, self._next
         self._next = None
@@ -281,7 +282,10 @@ class Kernel:
             and handed.priority >= self.sched.highest
             and (previous is None or previous.state is not RUNNING)
         ):
-            return self._switch_to(handed)  # the usual way from a caller to the thread that it called
+            if handed.slice_left > 0 or handed.priority > self.sched.highest:
+                return self._switch_to(handed)  # the usual way from a caller to the thread that it called
+            self.sched.add(handed)  # its slice ended with its call: others of its priority have their turn first
+            handed = None
         chosen = previous if previous is not None and previous.state is RUNNING else None
         why, asked = "priority", True  # is the preempted thread asked whether it has something against it?
         if chosen is not None and chosen.slice_left <= 0:

@@ -11,7 +11,7 @@ import pytest
 
 from l4lab.errors import LabError
 from l4lab.kernel import invariants
-from l4lab.kernel.events import ThreadDeleted
+from l4lab.kernel.events import ThreadDeleted, VmExit
 from l4lab.rig.rig import Rig
 from l4lab.user.asm import assemble
 from l4lab.user.guests import greeting, linked, misbehave, tinyos, twins
@@ -104,6 +104,36 @@ def test_machines_and_a_native_program_run_side_by_side(shadow: bool, together: 
     assert {"os": End.POWERED_OFF, "twins": End.HALTED, "hello": End.HALTED} == {
         name: outcome.end for name, outcome in host.outcomes.items()
     }
+
+
+POLLER = """
+start:  mov     edx, COM1 + 5
+        mov     ecx, 3000               ; many time slices
+.poll:  in      al, dx
+        dec     ecx
+        jnz     .poll
+        mov     edx, COM1
+        mov     al, 'x'
+        out     dx, al
+        mov     al, 10
+        out     dx, al
+        cli
+        hlt
+"""
+
+
+def test_two_guests_that_only_exit_take_turns(shadow: bool) -> None:
+    """Two guests that do nothing but read a port, under one monitor: has the second begun before the first is done?"""
+    host = Host([[vm(name, guest_from(POLLER), shadow, time_slice_us=5) for name in ("one", "two")]])
+
+    rig = run(host)
+
+    exits = [event for event in rig.trace.select(VmExit) if isinstance(event, VmExit)]
+    each = {event.vcpu for event in exits}
+    ends = [max(event.at for event in exits if event.vcpu == vcpu) for vcpu in each]
+    begins = [min(event.at for event in exits if event.vcpu == vcpu) for vcpu in each]
+    assert 2 == len(ends)
+    assert max(begins) < min(ends)
 
 
 SPY = """

@@ -31,9 +31,14 @@ COMPILED = [
     *(
         f"l4lab/kernel/{name}.py"
         for name in (
-            *("control", "counters", "ctrlxfer", "faults", "hosted", "ipc", "kernel", "mapping", "mappingtree"),
-            *("preemption", "propagation", "sched", "shadowtables", "space", "strings", "thread", "transfer", "traps"),
-            *("vm", "vtlb"),
+            *(
+                f"objects/{name}"
+                for name in ("copying", "counters", "lines", "program", "space", "thread", "vcpu", "waits")
+            ),
+            *("memory/mapping", "memory/mappingtree", "memory/ports", "parts", "scheduling/sched", "state"),
+            *(f"ipc/{name}" for name in ("ctrlxfer", "faults", "ipc", "propagation", "strings", "transfer")),
+            *("processor/preemption", "virtual/shadowtables", "virtual/vm", "virtual/vtlb"),
+            *("calls/answers", "calls/control", "calls/hosted", "calls/traps", "kernel"),
         )
     ),
     *(

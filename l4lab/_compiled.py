@@ -32,8 +32,9 @@ def source_of(module: str) -> Path:
 
 
 def fingerprint(module: str) -> str:
-    """What changes when the source does."""
-    return hashlib.sha256(source_of(module).read_bytes()).hexdigest()
+    """What changes when the source does; nothing for a module that is gone."""
+    source = source_of(module)
+    return hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else ""
 
 
 class SourceOnly:

@@ -22,8 +22,9 @@ from l4lab.abi.message import Acceptor, Message
 from l4lab.abi.protocols import any_page, is_page_fault, sigma0_request, thread_start
 from l4lab.kernel import events, invariants
 from l4lab.kernel.boot import KIP_AREA, UTCB_AREA, boot
-from l4lab.kernel.hosted import HostedCpu, HostedThread
-from l4lab.kernel.thread import Tcb
+from l4lab.kernel.calls.hosted import HostedCpu
+from l4lab.kernel.objects.program import HostedThread
+from l4lab.kernel.objects.thread import Tcb
 from l4lab.machine.board import Machine
 from l4lab.machine.mmu import USER, walk
 from l4lab.user import sigma0

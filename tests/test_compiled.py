@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "l4lab"
 WHICH = (
-    "import l4lab, pathlib; from l4lab import _compiled; import l4lab.kernel.ipc as ipc; "
+    "import l4lab, pathlib; from l4lab import _compiled; import l4lab.kernel.ipc.ipc as ipc; "
     "print(_compiled.MODE, pathlib.Path(ipc.__file__).suffix)"
 )
 TRACE = (
@@ -44,10 +44,10 @@ def test_an_edited_file_is_what_runs(tmp_path: Path) -> None:
     edited = tmp_path / "l4lab" / "kernel" / "sched.py"
     edited.write_text(edited.read_text() + "\nPRIORITIES = 7\n")
 
-    done = python(WHICH + "; from l4lab.kernel.sched import PRIORITIES; print(PRIORITIES)", "", tmp_path)
+    done = python(WHICH + "; from l4lab.kernel.scheduling.sched import PRIORITIES; print(PRIORITIES)", "", tmp_path)
 
     assert "python .py\n7\n" == done.stdout
-    assert "l4lab.kernel.sched changed since the installation" in done.stderr
+    assert "l4lab.kernel.scheduling.sched changed since the installation" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["fast", "Compiled"])

@@ -16,11 +16,16 @@ from l4lab.abi.ids import ROOT_TASK, SIGMA0, ThreadId
 from l4lab.abi.kip import STUBS, MemoryDescriptor, MemoryType, ServerRegion
 from l4lab.abi.kip_build import NO_SERVER, build_kip
 from l4lab.abi.protocols import thread_start
-from l4lab.kernel import events, kip_stubs, threadcontrol
-from l4lab.kernel.hosted import HostedThread
-from l4lab.kernel.kernel import EventSink, Kernel
-from l4lab.kernel.space import DESCRIPTORS, UTCB_SLOT
-from l4lab.kernel.thread import Tcb, ThreadState
+from l4lab.kernel import events
+from l4lab.kernel.calls import kip_stubs, threadcontrol
+from l4lab.kernel.devices import interrupts
+from l4lab.kernel.ipc import faults
+from l4lab.kernel.kernel import Kernel
+from l4lab.kernel.objects.program import HostedThread
+from l4lab.kernel.objects.space import DESCRIPTORS, UTCB_SLOT
+from l4lab.kernel.objects.thread import Tcb, ThreadState
+from l4lab.kernel.objects.waits import OWN_IPC
+from l4lab.kernel.state import EventSink
 from l4lab.machine.board import FREQUENCY_KHZ, Machine
 from l4lab.machine.guestmode import REGION_FRAMES
 from l4lab.machine.memory import PAGE_SIZE
@@ -58,7 +63,7 @@ def boot(
     k.frames_of_boot += region
     machine.power_on(k.area.descriptor_frame, DESCRIPTORS, UTCB_SLOT, region[0])
     machine.user.start(k.kernel_space.tables.cr3)
-    k.interrupts.initialise(k)
+    interrupts.initialise(k)
     _make_kip(k, end, memory, boot_info, _region(sigma0), _region(root))
     trace.append(events.Booted(machine.clock.cycles, machine.memory.size))
     first = start_server(k, SIGMA0, sigma0)
@@ -118,10 +123,9 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread | Loaded) -> Tc
     thread.name = program.name
     threadcontrol.activate(k, thread, SIGMA0)
     # Nobody is there yet to send the start message: the kernel starts its first threads itself.
-    take, thread.on_reply = thread.on_reply, None
-    assert take is not None
+    thread.wait = OWN_IPC
     thread.state = ThreadState.RUNNING
     region = _region(program)
-    take(k, thread, tuple(thread_start(region.ip, region.sp).words()), thread)
+    faults.started(k, thread, tuple(thread_start(region.ip, region.sp).words()), thread)
     k.make_ready(thread)
     return thread

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from l4lab.abi import utcb as u
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.errors import KernelPanic
-from l4lab.kernel.faults import start_message
-from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.objects.waits import OWN_IPC, START
 from l4lab.machine.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _state(k: Kernel, thread: Tcb) -> None:
         )
     require(polling or thread.then_receive is None, f"{thread!r} has a receive phase to come, but does not send")
     require(polling or thread.outgoing is None, f"{thread!r} has a message of the kernel's, but does not send")
-    if thread.on_reply is not None:
+    if thread.wait is not OWN_IPC:
         require(thread.state in (S.POLLING, S.WAITING), f"{thread!r} is in a call of the kernel's")
     if thread.halting:
         stopped = thread.slice_left <= 0 or thread.state is not S.RUNNING
@@ -116,13 +116,13 @@ def _partners(k: Kernel, thread: Tcb) -> None:
         require(thread in (copy.sender, copy.receiver), f"{thread!r} is in the midst of others' message")
         require(copy.sender.copying is copy is copy.receiver.copying, f"{thread!r} is alone in the midst of a message")
         asks = thread.state is not S.TRANSFERRING
-        require(asks == (thread.on_reply is not None), f"{thread!r} is in the midst of a message, and asks nobody")
+        require(asks == (thread.wait is not OWN_IPC), f"{thread!r} is in the midst of a message, and asks nobody")
     else:
         require(thread.state is not S.TRANSFERRING, f"{thread!r} transfers nothing")
     for other in others:
         require(k.threads.get(other.id.thread_no) is other, f"{thread!r} has to do with {other!r}, who is gone")
     closed = thread.state is S.WAITING and thread.wait_for not in (NIL_THREAD, ANY_THREAD, ANY_LOCAL_THREAD)
-    if closed and thread.on_reply is not start_message:  # a new thread's pager may yet come
+    if closed and thread.wait is not START:  # a new thread's pager may yet come
         require(k.find(thread.wait_for, None), f"{thread!r} waits for {thread.wait_for:#x}, who is gone")
 
 
@@ -163,10 +163,10 @@ def _spaces(k: Kernel) -> None:
 def _interrupts(k: Kernel) -> None:
     """Each line that somebody handles has its thread, which is silent or calls the handler; no other line has one."""
     threads = {thread.id.thread_no: thread for thread in k.threads.values() if thread.id.is_interrupt}
-    require(threads == k.interrupts.threads(), "interrupt threads are others than the lines have")
+    require(threads == k.lines.threads, "interrupt threads are others than the lines have")
     for thread in threads.values():
         require(thread.state in (S.HALTED, S.POLLING, S.WAITING), f"{thread!r} does what no interrupt thread does")
-        require((thread.on_reply is None) == (thread.state is S.HALTED), f"{thread!r} is silent in the midst of a call")
+        require((thread.wait is OWN_IPC) == (thread.state is S.HALTED), f"{thread!r} is silent in the midst of a call")
 
 
 def _ready(k: Kernel) -> None:

@@ -3,7 +3,8 @@
 
 The bytes live in an anonymous mapping of the host, so the CPU engine (by `address`) and Python (by `u8` and `u32`)
 look at the same bytes and nothing is ever copied between them. What lives here: plain access by physical address.
-What does not: which frame belongs to whom (`kernel/frames.py`, `kernel/mapping.py`) and virtual addresses (`mmu.py`).
+What does not: which frame belongs to whom (`kernel/objects/frames.py`,
+`kernel/memory/mapping.py`) and virtual addresses (`mmu.py`).
 """
 
 from __future__ import annotations

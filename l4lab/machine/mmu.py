@@ -3,7 +3,8 @@
 
 Source: Intel SDM vol. 3, chapter "Paging", 32-bit paging; nested walks: AMD64 manual vol. 2, "Nested Paging".
 What lives here: the format of an entry, the walk from a virtual to a physical address (plain, nested, explained), and
-the faults it ends in. What does not: building tables (`pagetables.py`), and who may map what (`kernel/mapping.py`).
+the faults it ends in. What does not: building tables (`pagetables.py`), and who may map what
+(`kernel/memory/mapping.py`).
 
     virtual address    31        22 21         12 11       0
                       | directory  |  table      | in page  |    a 4 MB page has no table: its offset is bits 21..0

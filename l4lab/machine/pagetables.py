@@ -3,7 +3,7 @@
 
 What lives here: putting entries into machine memory and taking them out, and nothing but machine memory says what is
 mapped. What does not: the format of an entry and the CPU's walk (`mmu.py`), and who may map what to whom
-(`kernel/mapping.py`).
+(`kernel/memory/mapping.py`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import msgspec
 
 from l4lab.abi.vm import ExitReason
 from l4lab.kernel import events
-from l4lab.kernel.counters import VcpuCounters
+from l4lab.kernel.objects.counters import VcpuCounters
 
 Paging = Literal["nested", "shadow"]
 C = TypeVar("C", bound="Counts")

@@ -12,10 +12,11 @@ from l4lab.abi.frame import EIP, REGISTER_NAMES
 from l4lab.abi.message import MsgTag
 from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, is_vm_fault
 from l4lab.devices.vga import TextPage
-from l4lab.kernel import events, preemption
+from l4lab.kernel import events
 from l4lab.kernel.kernel import Kernel
-from l4lab.kernel.space import Space
-from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.objects.space import Space
+from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.processor import preemption
 from l4lab.machine.decode import disassemble
 from l4lab.machine.mmu import USER, PageFault, walk
 from l4lab.rig.counting import machines

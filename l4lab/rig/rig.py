@@ -26,9 +26,10 @@ from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY, boot
-from l4lab.kernel.hosted import HostedCpu, HostedThread
+from l4lab.kernel.calls.hosted import HostedCpu
 from l4lab.kernel.kernel import Enough
-from l4lab.kernel.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.objects.program import HostedThread
+from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
 from l4lab.rig import counting, loader, savefile
 from l4lab.rig.inspect import look, take_snapshot

@@ -27,7 +27,7 @@ from l4lab.abi.time import NEVER, ZERO, period, timeouts
 from l4lab.abi.vm import ITEM_REGISTERS, ItemId
 from l4lab.kernel import boot, invariants
 from l4lab.kernel.boot import KIP_AREA, UTCB_AREA
-from l4lab.kernel.hosted import HostedThread
+from l4lab.kernel.objects.program import HostedThread
 from l4lab.testing import PAGE, Root, System, ipc
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 

@@ -12,7 +12,7 @@ from l4lab.abi.calls import ErrorCode, SpaceControlBits
 from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.abi.message import Acceptor, Message
-from l4lab.kernel.space import Space
+from l4lab.kernel.objects.space import Space
 from l4lab.testing import MEMORY, Root, run
 from l4lab.user.l4 import L4, CallRefused
 

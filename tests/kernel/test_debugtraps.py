@@ -9,8 +9,8 @@ from l4lab.abi.calls import ExregsControl
 from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.abi.protocols import ARCH_EXCEPTION
 from l4lab.kernel import events, invariants
-from l4lab.kernel.debugtraps import LONGEST_TEXT, UNREADABLE
-from l4lab.kernel.thread import ThreadState
+from l4lab.kernel.devices.debugtraps import LONGEST_TEXT, UNREADABLE
+from l4lab.kernel.objects.thread import ThreadState
 from l4lab.testing import MEMORY, Root, System, run
 from l4lab.user.l4 import Received
 

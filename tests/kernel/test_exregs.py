@@ -17,7 +17,7 @@ from l4lab.abi.message import Acceptor, IpcErrorCode, Message, StringItem
 from l4lab.abi.protocols import SIGMA0_EXTENDED, any_page, sigma0_granted, thread_start
 from l4lab.abi.time import period
 from l4lab.kernel.boot import KERNEL_MEMORY, UTCB_AREA
-from l4lab.kernel.thread import ThreadState
+from l4lab.kernel.objects.thread import ThreadState
 from l4lab.testing import MEMORY, Root, run
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 from l4lab.words import Rights

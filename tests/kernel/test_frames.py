@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from l4lab.errors import KernelPanic, Refused
-from l4lab.kernel.frames import FrameAllocator
+from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.machine.memory import Memory
 
 

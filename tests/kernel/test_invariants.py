@@ -14,8 +14,8 @@ from l4lab.abi.message import Acceptor, Message
 from l4lab.errors import KernelPanic
 from l4lab.kernel import invariants
 from l4lab.kernel.kernel import Kernel
-from l4lab.kernel.mappingtree import Node
-from l4lab.kernel.thread import Tcb, ThreadState
+from l4lab.kernel.memory.mappingtree import Node
+from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.testing import Root, System
 from l4lab.user.l4 import L4
 
@@ -146,7 +146,7 @@ def test_nothing_is_broken_at_first() -> None:
     """Do all invariants hold of the system that the other tests break?"""
     k = system().kernel
 
-    assert NIL_THREAD == k.interrupts.threads()[3].scheduler
+    assert NIL_THREAD == k.lines.threads[3].scheduler
     invariants.check(k, honest=True)
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4lab.errors import Refused
-from l4lab.kernel.frames import FrameAllocator
-from l4lab.kernel.mapping import Installed, MappingDatabase, Revoked, send_window
+from l4lab.kernel.memory.mapping import Installed, MappingDatabase, Revoked, send_window
+from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 from l4lab.machine.pagetables import PageTables

@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from l4lab.kernel.mapping import MappingDatabase, send_window
-from l4lab.kernel.mappingtree import Node
+from l4lab.kernel.memory.mapping import MappingDatabase, send_window
+from l4lab.kernel.memory.mappingtree import Node
 from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 from tests.kernel.test_mapping import FakeSpace, World
 

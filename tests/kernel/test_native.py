@@ -18,7 +18,7 @@ from l4lab.abi.protocols import ARCH_EXCEPTION, PAGE_FAULT, thread_start
 from l4lab.abi.time import period
 from l4lab.kernel import events
 from l4lab.kernel.kernel import ENTRY_CYCLES
-from l4lab.kernel.thread import TIME_SLICE, ThreadState
+from l4lab.kernel.objects.thread import TIME_SLICE, ThreadState
 from l4lab.testing import MEMORY, PAGE, Root, System, run
 from l4lab.user.l4 import L4, CallRefused, IpcFailed, Received
 

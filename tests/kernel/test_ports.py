@@ -390,13 +390,13 @@ def test_ports_follow_a_tree_for_each_port(operations: list[tuple[str, int, int,
         fpage = IoFpage.at(port & -(1 << log2), log2)
         ports = range(fpage.port, fpage.port + fpage.size)
         if name in ("map", "grant"):
-            k.ports.map(k, spaces[a], spaces[b], fpage, name == "grant")
+            k.ports.map(spaces[a], spaces[b], fpage, name == "grant")
         elif name == "forget":
             if a:
-                k.ports.forget(k, spaces[a])
+                k.ports.forget(spaces[a])
             ports = range(4)
         else:
-            k.ports.unmap(k, spaces[a], fpage, name == "flush")
+            k.ports.unmap(spaces[a], fpage, name == "flush")
         for number in ports:
             tree = model[number]
             if a not in tree or (name == "forget" and not a):

@@ -19,7 +19,7 @@ from l4lab.abi.protocols import PAGE_FAULT, thread_start
 from l4lab.abi.time import ZERO, period
 from l4lab.kernel import events
 from l4lab.kernel.boot import KIP_AREA, UTCB_AREA
-from l4lab.kernel.thread import ThreadState
+from l4lab.kernel.objects.thread import ThreadState
 from l4lab.testing import MEMORY, Root, run
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 

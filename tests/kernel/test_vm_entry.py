@@ -17,7 +17,7 @@ from l4lab.abi.protocols import is_page_fault
 from l4lab.abi.time import period
 from l4lab.abi.vm import ITEM_REGISTERS, ExitReason, ItemId, reason_of
 from l4lab.kernel import events
-from l4lab.kernel.thread import ThreadState
+from l4lab.kernel.objects.thread import ThreadState
 from l4lab.testing import PAGE, Root, System, run
 from l4lab.user.asm import assemble
 from l4lab.user.l4 import IpcFailed, Received

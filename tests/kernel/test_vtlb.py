@@ -19,7 +19,7 @@ from l4lab.abi.message import Message
 from l4lab.abi.protocols import is_page_fault
 from l4lab.abi.vm import ExitReason, ItemId, reason_of
 from l4lab.kernel.events import VtlbFill
-from l4lab.kernel.shadowtables import MOST_FRAMES
+from l4lab.kernel.virtual.shadowtables import MOST_FRAMES
 from l4lab.machine.mmu import PS, RW, US, A, D, G, P
 from l4lab.testing import PAGE, Root, run
 from l4lab.user.asm import assemble

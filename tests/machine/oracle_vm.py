@@ -16,7 +16,7 @@ from unittest import mock
 from l4lab.abi import vm
 from l4lab.abi.protocols import is_page_fault
 from l4lab.abi.vm import ExitReason, ItemId, fault_id_of
-from l4lab.kernel.thread import Tcb
+from l4lab.kernel.objects.thread import Tcb
 from l4lab.machine.vmcs import CR4_PSE
 from l4lab.testing import Root, System
 from l4lab.user.monitor import control

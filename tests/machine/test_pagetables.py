@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l4lab.errors import KernelPanic
-from l4lab.kernel.frames import FrameAllocator
+from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import USER, WRITE, A, D, PageFault, flag_names, walk
 from l4lab.machine.pagetables import Mapping, PageTables

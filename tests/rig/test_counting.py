@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from l4lab.abi.ids import NIL_THREAD
-from l4lab.kernel import counters, events
+from l4lab.kernel import events
+from l4lab.kernel.objects import counters
 from l4lab.rig.counting import VmCounts, machines, recount
 from l4lab.rig.rig import Rig
 from l4lab.rig.trace import Trace

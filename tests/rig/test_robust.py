@@ -16,8 +16,8 @@ from l4lab.abi.ids import ROOT_TASK, global_id
 from l4lab.abi.protocols import thread_start
 from l4lab.errors import LabError
 from l4lab.kernel.boot import UTCB_AREA
-from l4lab.kernel.hosted import HostedThread
-from l4lab.kernel.thread import ThreadState
+from l4lab.kernel.objects.program import HostedThread
+from l4lab.kernel.objects.thread import ThreadState
 from l4lab.rig.rig import Rig
 from l4lab.user.guests import greeting, misbehave
 from l4lab.user.guests.flat import ORIGIN, FlatGuest

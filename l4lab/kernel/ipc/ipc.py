@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Synchronous IPC: the send phase, the receive phase, and what ends a wait.
+
+A thread that sends and a thread that receives meet here; then `transfer.py` moves the message. The kernel itself
+sends for threads too: a page fault, an exception, an interrupt and a VM exit are calls that the kernel makes in the
+thread's name. Such a message is not in the message registers but in `outgoing`, and `wait` says what its answer is for.
+
+    RUNNING --send, partner not ready--> POLLING --partner receives--> RUNNING or WAITING
+    RUNNING --receive, nobody sends----> WAITING --somebody sends----> RUNNING
+    either  --a string meets a page that is missing--> TRANSFERRING --pager answers--> as above
+
+Source: X.2 manual, section IPC; reference section 5.
+"""
+
+from __future__ import annotations
+
+from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
+from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
+from l4lab.abi.message import IpcErrorCode
+from l4lab.abi.time import ZERO
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
+from l4lab.kernel import events
+from l4lab.kernel.events import Message
+from l4lab.kernel.ipc import strings
+from l4lab.kernel.ipc.propagation import address, named_sender
+from l4lab.kernel.ipc.strings import SUSPENDED
+from l4lab.kernel.ipc.transfer import continue_items, transfer
+from l4lab.kernel.objects.copying import Copy
+from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
+from l4lab.kernel.objects.waits import OWN_IPC, Wait
+from l4lab.kernel.state import State
+
+SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
+_ERROR = 1 << 15  # of the tag
+_NEVER = 0
+PROPAGATED, REDIRECTED = 1 << 12, 1 << 13  # of the tag
+_BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
+RUNNING, WAITING, POLLING, ABORTED = (
+    *(ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING, ThreadState.ABORTED),
+)
+MR1 = MR0_FROM_LOCATION + 4
+
+
+def sys_ipc(k: State, caller: Tcb) -> None:
+    """Ipc and Lipc: an optional send, then an optional receive."""
+    regs = caller.regs
+    to, times, from_ = regs[EAX], regs[ECX], regs[EDX]
+    if to:
+        if regs[ESI] & PROPAGATED or caller.space.redirector:
+            to = address(k, caller, to)
+        send(k, caller, to, times >> 16, from_, times & 0xFFFF)
+    elif from_:
+        receive(k, caller, from_, times & 0xFFFF)
+    else:
+        _done(caller)
+
+
+def call_for(k: State, thread: Tcb, partner: int, words: tuple[int, ...], wait: Wait) -> None:
+    """The kernel calls `partner` in the thread's name, with both timeouts never; `wait` says what the answer is for."""
+    assert thread.wait is OWN_IPC, f"{thread!r} is in a kernel-issued call already"
+    thread.outgoing = words
+    thread.wait = wait
+    send(k, thread, partner, _NEVER, partner, _NEVER)
+
+
+# -- the two phases ------------------------------------------------------------------------------------------------
+
+
+def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:
+    """Send phase. On success the receive phase follows if there is one (`from_`), or the sender goes on."""
+    receiver = k.threads.get(to >> 14)
+    if receiver is None or receiver.word != to:
+        receiver = k.find(to, sender)
+    if receiver is None or receiver.state is ABORTED:
+        fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
+    elif receiver.state is WAITING and accepts(receiver, sender):
+        if not deliver(k, sender, receiver):
+            if sender.copying is not None:
+                sender.copying.then_receive = from_, then_timeout
+            return
+        # A call: whoever has just taken our message sends none to us; but another one may, in its name.
+        if from_ == to and then_timeout == _NEVER and not sender.senders:
+            sender.wake_ticket += 1
+            sender.wait_for = receiver.word
+            sender.state = WAITING
+        elif from_:
+            receive(k, sender, from_, then_timeout)
+        else:
+            _done(sender)
+    elif timeout == ZERO:
+        fail(k, sender, IpcErrorCode.TIMEOUT, SEND)
+    else:
+        sender.then_receive = from_, then_timeout
+        sender.state = POLLING
+        sender.send_to = receiver
+        receiver.senders.append(sender)  # at the tail: priority does not reorder senders
+        _set_timer(k, sender, timeout)
+
+
+def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
+    """Receive phase: take the message of somebody who waits to send, or wait."""
+    if from_ not in (ANY_THREAD, ANY_LOCAL_THREAD):
+        partner = k.find(from_, receiver)
+        if partner is None:
+            fail(k, receiver, IpcErrorCode.NO_PARTNER, RECEIVE)
+            return
+        from_ = partner.word
+    receiver.wait_for = from_
+    if receiver.senders:
+        for sender in receiver.senders:
+            if accepts(receiver, sender):
+                receiver.state = WAITING
+                _take_from_queue(k, sender, receiver)
+                return
+    if timeout == ZERO:
+        fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
+        return
+    receiver.state = WAITING
+    _set_timer(k, receiver, timeout)
+
+
+def _take_from_queue(k: State, sender: Tcb, receiver: Tcb) -> None:
+    """A thread that stood in the queue may send; then it goes on to its receive phase, or is done."""
+    _leave_queue(sender)
+    if deliver(k, sender, receiver):
+        _go_on(k, sender)
+
+
+def _go_on(k: State, sender: Tcb) -> None:
+    """The message of a thread that had to wait is sent: its receive phase follows, or it is done."""
+    sender.state = RUNNING
+    assert sender.then_receive is not None, f"{sender!r} was in nobody's queue"
+    from_, timeout = sender.then_receive
+    sender.then_receive = None
+    if from_:
+        receive(k, sender, from_, timeout)
+    else:
+        _done(sender)
+        k.go_first(sender)
+
+
+def accepts(receiver: Tcb, sender: Tcb) -> bool:
+    """Would the waiting receiver take a message of this sender?"""
+    wanted = receiver.wait_for
+    return receiver.wait.by_message and (
+        wanted == ANY_THREAD
+        or wanted == sender.word
+        or (wanted == sender.virtual_sender and wanted != NIL_THREAD and sender.outgoing is None)
+        or (wanted == ANY_LOCAL_THREAD and receiver.space is sender.space)
+    )
+
+
+def deliver(k: State, sender: Tcb, receiver: Tcb) -> bool:
+    """Both are ready: move the message, and let the receiver go on. False: not now; see `copying`, or it failed."""
+    words = sender.outgoing
+    if words is None:
+        words = message_of(sender)
+    elif sender.vcpu is not None:
+        sender.vcpu.counters.messages += 1
+    k.trace.append(Message(k.now, sender.word, receiver.word, words))
+    k.counters.ipc_messages += 1
+    wait = receiver.wait
+    if wait is OWN_IPC:
+        error = transfer(k, sender, receiver, words)
+        if error or (sender.copying is not None and sender.outgoing is None):
+            return end_of_transfer(k, sender, receiver, error)
+        complete(k, receiver, sender, words[0])
+    else:  # the answer to a call that the kernel made for the receiver
+        if receiver.vcpu is not None:
+            receiver.vcpu.counters.messages += 1
+        receiver.wait = OWN_IPC
+        receiver.state = RUNNING
+        if words[0] & (PROPAGATED | REDIRECTED):
+            sender.virtual_sender = sender.intended_receiver = 0
+        error = k.after[wait.number].answered(k, receiver, words, sender)
+        if receiver.state is RUNNING:
+            k.hand_over(receiver)
+    sender.outgoing = None
+    if error:
+        fail(k, sender, error, SEND)
+        return False
+    return True
+
+
+def end_of_transfer(k: State, sender: Tcb, receiver: Tcb, error: int) -> bool:
+    """What follows a transfer with strings, or one that failed. True: the message has arrived."""
+    if error == SUSPENDED:
+        return False
+    errors = error, error
+    if sender.copying is not None:
+        errors = strings.end(sender.copying, error)
+    if not error:
+        complete(k, receiver, sender, message_of(sender)[0])
+        return True
+    for thread, code, phase in ((receiver, errors[1], RECEIVE), (sender, errors[0], SEND)):
+        _leave_pager(thread)
+        fail(k, thread, code, phase)
+    return False
+
+
+def continue_transfer(k: State, copy: Copy) -> None:
+    """A pager has answered in the midst of a message: copy on."""
+    sender, receiver = copy.sender, copy.receiver
+    if sender.copying is copy and end_of_transfer(k, sender, receiver, continue_items(k, copy)):
+        _go_on(k, sender)
+
+
+def abort_transfer(k: State, copy: Copy, code: int) -> None:
+    """The transfer timeout is over, or one of the two is cancelled in the midst of a message."""
+    end_of_transfer(k, copy.sender, copy.receiver, code)
+
+
+def message_of(sender: Tcb) -> tuple[int, ...]:
+    """The message in a thread's registers: MR0 travels in ESI, the rest lies in the UTCB."""
+    assert sender.utcb is not None, f"{sender!r} has no UTCB"
+    tag = sender.regs[ESI] & _BY_THE_SENDER
+    if sender.virtual_sender or sender.intended_receiver:
+        tag |= (PROPAGATED if sender.virtual_sender else 0) | (REDIRECTED if sender.intended_receiver else 0)
+    count = (tag & 0x3F) + (tag >> 6 & 0x3F)
+    if count >= MESSAGE_REGISTERS:
+        count = MESSAGE_REGISTERS - 1  # an overflow: see transfer()
+    return tag, *WORDS[count].unpack_from(sender.utcb, MR1)
+
+
+def complete(k: State, receiver: Tcb, sender: Tcb, tag: int) -> None:
+    """The message is in the receiver's message registers: load the three that travel in registers; let it run."""
+    utcb, regs = receiver.utcb, receiver.regs
+    assert utcb is not None, f"{receiver!r} has no UTCB"
+    regs[ESI], regs[EBX], regs[EBP] = tag, utcb[MR + 1], utcb[MR + 2]
+    who = named_sender(k, sender, receiver) if tag & (PROPAGATED | REDIRECTED) else sender
+    regs[EAX] = who.local_id if who.space is receiver.space and who.local_id else who.word
+    receiver.state = RUNNING
+    k.hand_over(receiver)
+
+
+def _done(sender: Tcb) -> None:
+    """A send without a receive phase is done. MR0 to MR2 travel in registers on every return, message or none:
+    programs put them back into their UTCB without asking."""
+    utcb, regs = sender.utcb, sender.regs
+    assert utcb is not None, f"{sender!r} has no UTCB"
+    regs[EAX] = NIL_THREAD
+    utcb[MR] = regs[ESI] = regs[ESI] & _BY_THE_SENDER
+    regs[EBX], regs[EBP] = utcb[MR + 1], utcb[MR + 2]
+
+
+# -- what ends a wait ----------------------------------------------------------------------------------------------
+
+
+def fail(k: State, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
+    """End a thread's IPC with an error. `code` may carry an offset in bits 4 and up, as ErrorCode does."""
+    if thread.send_to is not None:
+        _leave_queue(thread)
+    thread.state = RUNNING
+    thread.then_receive = None
+    thread.virtual_sender = thread.intended_receiver = 0
+    error = (code & 7) << 1 | phase | code & ~15
+    k.trace.append(events.IpcError(k.now, thread.word, error))
+    wait = thread.wait
+    if wait is not OWN_IPC:
+        # A call that the kernel made for it: the thread resumes where it was, and what caused the call recurs.
+        thread.outgoing = None
+        thread.wait = OWN_IPC
+        if thread.copying is not None:  # it was to bring a page for a message that is on its way
+            abort_transfer(k, thread.copying, IpcErrorCode.ABORTED)
+            return
+        k.after[wait.number].failed(k, thread, error)
+        if thread.state is not RUNNING:
+            return
+    else:
+        if thread.utcb is not None:
+            tag = thread.utcb[MR] if code & 7 > IpcErrorCode.CANCELLED else 0
+            thread.utcb[MR] = thread.regs[ESI] = tag | _ERROR
+            thread.regs[EBX], thread.regs[EBP] = thread.utcb[MR + 1], thread.utcb[MR + 2]
+        thread.refuse(error)
+        if phase == RECEIVE or code & 7 <= IpcErrorCode.CANCELLED:
+            thread.regs[EAX] = NIL_THREAD  # else it goes on to name the receiver
+    k.make_ready(thread)
+
+
+def expire(k: State, sleeper: Tcb | Copy) -> None:
+    """The timeout of a blocked thread, or of a transfer, is over."""
+    if isinstance(sleeper, Copy):
+        abort_transfer(k, sleeper, sleeper.timeout)
+    else:
+        fail(k, sleeper, IpcErrorCode.TIMEOUT, SEND if sleeper.state is POLLING else RECEIVE)
+
+
+def cancel(k: State, thread: Tcb) -> None:
+    """Somebody aborts the thread's IPC (ExchangeRegisters, deletion, migration)."""
+    if thread.copying is not None:
+        abort_transfer(k, thread.copying, IpcErrorCode.ABORTED)
+    elif thread.state is POLLING:
+        fail(k, thread, IpcErrorCode.CANCELLED, SEND)
+    elif thread.state is WAITING:
+        fail(k, thread, IpcErrorCode.CANCELLED, RECEIVE)
+
+
+def drop_senders(k: State, receiver: Tcb) -> None:
+    """The receiver goes away: whoever stands in its queue has no partner any more (Q10: the reference forgets)."""
+    while receiver.senders:
+        fail(k, receiver.senders[0], IpcErrorCode.NO_PARTNER, SEND)
+
+
+def _leave_queue(sender: Tcb) -> None:
+    assert sender.send_to is not None, f"{sender!r} is polling nobody"
+    sender.send_to.senders.remove(sender)
+    sender.send_to = None
+
+
+def _leave_pager(thread: Tcb) -> None:
+    """The transfer is over while the thread asks its pager for a page: it asks no more."""
+    if thread.send_to is not None:
+        _leave_queue(thread)
+    thread.outgoing = None
+    thread.wait = OWN_IPC
+
+
+def _set_timer(k: State, thread: Tcb, timeout: int) -> None:
+    thread.wake_ticket += 1
+    if timeout != _NEVER:
+        k.wake_at(strings.moment(k.now, timeout), thread)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parts of the kernel that can be exchanged when it boots, and what each of them has to do.
+
+A part is an object of a class that derives from the one here. It is given what it needs and no more; the kernel knows
+it by these methods only. `boot(..., parts=Parts(...))` takes others in the place of the kernel's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from enum import Enum
+
+from mypy_extensions import mypyc_attr
+
+
+class Miss(Enum):
+    """How a page fault of a virtual CPU under shadow paging ends."""
+
+    FILLED = 0  # the shadow tables lacked it: the guest goes on and will not know
+    GUEST_FAULT = 1  # the guest's own tables miss or forbid it
+    MISSING = 2  # guest-physical memory that is not mapped, or must not be written: the pager's affair
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ShadowPaging(ABC):
+    """Shadow page tables of one virtual CPU: from a guest's linear addresses straight to physical memory."""
+
+    def __init__(self) -> None:
+        self.generation = -1  # of the space's page tables, when they were last looked at
+        # The last miss: where guest-physical memory was missing, and whether to write it; or the guest's error code.
+        self.missing = 0
+        self.missing_write = False
+        self.error_code = 0
+        self.dropped = 0  # entries that flushes have taken out so far
+
+    @abstractmethod
+    def activate(self) -> None:
+        """CR0, CR3 or CR4 was loaded: have the CPU walk the right directory, and drop what a flush would drop that is
+        no longer true. The caller flushes the TLB."""
+
+    @abstractmethod
+    def drop_all(self, generation: int) -> None:
+        """The mappings of the space have changed: keep nothing that was derived from them."""
+
+    @abstractmethod
+    def drop_page(self, linear: int) -> None:
+        """INVLPG: drop the translation of one linear address. The caller flushes the TLB."""
+
+    @abstractmethod
+    def miss(self, linear: int, error: int) -> Miss:
+        """The CPU found no translation for `linear`, or one that forbids the access that `error` names."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give all frames back."""
+
+    @abstractmethod
+    def frames(self) -> Iterable[int]:
+        """All frames in use, each once."""
+
+    @abstractmethod
+    def reached(self) -> Iterable[tuple[int, int, bool]]:
+        """The physical memory that the tables lead to: address, size, and whether it can be written."""

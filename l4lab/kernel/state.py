@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All that the kernel knows, and the few things that every part of it does: find a thread, make one ready, halt one.
+
+What lives here: the state, and what concerns nothing but it. What an entry into the kernel means, and the loop that
+decides who runs, are further up: `kernel.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import greenlet
+
+from l4lab.abi.calls import SystemCall
+from l4lab.abi.frame import EIP
+from l4lab.abi.ids import LOCAL_BITS, ThreadId
+from l4lab.kernel import events
+from l4lab.kernel.memory.mapping import MappingDatabase
+from l4lab.kernel.memory.ports import Lost, PortRights
+from l4lab.kernel.objects.copying import Copy
+from l4lab.kernel.objects.counters import Counters
+from l4lab.kernel.objects.frames import FrameAllocator, RegisterFrames
+from l4lab.kernel.objects.lines import InterruptLines
+from l4lab.kernel.objects.program import Died, HostedThread
+from l4lab.kernel.objects.space import KernelArea, Space
+from l4lab.kernel.objects.thread import Tcb, ThreadState
+from l4lab.kernel.scheduling.sched import Scheduler, Sleeper
+from l4lab.machine.board import Machine
+from l4lab.machine.memory import PAGE_SIZE
+from l4lab.machine.mmu import USER, PageFault, walk
+
+RUNNING = ThreadState.RUNNING
+
+# The answer to a call that the kernel made for a thread: the words as the sender wrote them, MR0 first. 0, or the error
+# code that the sender gets: the thread for which the kernel called goes on in any case.
+Answered = Callable[["State", Tcb, tuple[int, ...], Tcb], int]
+# No answer will come: the error code.
+Failed = Callable[["State", Tcb, int], None]
+
+
+class Next(NamedTuple):
+    """What happens when a wait of the kernel's ends (see `objects/waits.py`)."""
+
+    answered: Answered
+    failed: Failed
+
+
+class EventSink(Protocol):
+    """Where the kernel reports what happened."""
+
+    def append(self, event: events.Event, /) -> object:
+        """Take note of an event."""
+
+    def settle(self) -> None:
+        """A good moment to put away what has been noted."""
+
+
+class State:
+    """The state of an L4 kernel on a machine."""
+
+    def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int) -> None:
+        """`kernel_memory`: physical address from which on RAM is the kernel's own."""
+        self.machine = machine
+        self.clock = machine.clock
+        self.now = machine.clock.cycles  # the address of this instant: when the kernel was entered
+        self.since = self.now  # when the current thread's present run began: `slice_left` is as of then
+        self.trace = trace
+        self.kernel_memory = kernel_memory
+        self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
+        self.register_frames = RegisterFrames(self.frames)
+        self.area = KernelArea(machine.memory, self.frames)
+        self.mappings = MappingDatabase(kernel_memory)
+        self.sched = Scheduler()
+        self.lines = InterruptLines()
+        self.threads: dict[int, Tcb] = {}  # by thread number
+        self.spaces: list[Space] = []
+        self.ports = PortRights(self.spaces)
+        self.kernel_space = Space("kernel", machine.memory, self.frames, self.area)  # interrupt threads; nothing mapped
+        self.programs: dict[int, HostedThread] = {}  # hosted programs that wait for their thread to be activated
+        self.kip_frame = 0
+        self.frames_of_boot: list[int] = []  # KIP and guest mode's region: they stay for ever
+        self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
+        self.current: Tcb | None = None
+        self.counters = Counters()
+        self.entries = 0  # kernel entries so far
+        self.stop_requested = False  # from outside, also from a signal handler: come back at the next kernel entry
+        self.halts = 0  # threads halted so far: whoever waits for an end need not look before this moves
+        self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
+        self._horizon = 0  # the cycle at which to look around again; 0: before anybody runs
+        self._device_deadline = 0  # when to look at the devices again
+        self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
+        self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
+        self._favour = 0  # that priority
+        self._utcb_slot = self.area.slot_frame >> 2
+        self._words = machine.memory.u32
+        self._transfers: deque[Copy] = deque()  # messages with strings that can go on
+        self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
+        self.after: list[Next] = []  # by a wait's number: what happens when it ends (`calls/answers.py` fills it)
+
+    # -- threads ---------------------------------------------------------------------------------------------------
+
+    def find(self, word: int, asker: Tcb | None) -> Tcb | None:
+        """The thread that an identifier names (global anywhere, local within the asker's space), or None."""
+        thread = self.threads.get(word >> 14)
+        if thread is not None and thread.id == word:
+            return thread
+        if asker is not None and word & 0x3F == 0 and word:
+            for thread in asker.space.threads:
+                if thread.local_id == word:
+                    return thread
+        return None
+
+    def global_id(self, word: int, asker: Tcb) -> ThreadId:
+        """An identifier as the stubs pass it on: a local one made global, any other as it is."""
+        if word & LOCAL_BITS or not word:
+            return ThreadId.decode(word)
+        thread = self.find(word, asker)
+        return ThreadId.decode(word) if thread is None else thread.id
+
+    def new_space(self, name: str) -> Space:
+        """A fresh, uninitialised address space."""
+        space = Space(name, self.machine.memory, self.frames, self.area)
+        self.spaces.append(space)
+        return space
+
+    def delete_space(self, space: Space) -> None:
+        """The last thread is gone: take all mappings back, also from those who got them from here."""
+        self.mappings.forget(space)
+        self.report_lost_ports(self.ports.forget(space))
+        space.release()
+        self.machine.user.forget_translations()  # the next space may get the same page directory
+        self.spaces.remove(space)
+
+    def report_lost_ports(self, lost: Sequence[Lost]) -> None:
+        """Ports were taken from spaces."""
+        for space, numbers in lost:
+            self.trace.append(events.PortsUnmapped(self.now, space.name, min(numbers), len(numbers)))
+
+    def make_ready(self, thread: Tcb) -> None:
+        """The thread can run; it stands at the end of its queue."""
+        if thread is not self.current and thread is not self._next:
+            self.sched.add(thread)
+
+    def hand_over(self, thread: Tcb) -> None:
+        """A message came for the thread: it runs next, unless somebody more important is ready."""
+        if thread is self.current:
+            return
+        if self._next is None:
+            self._next = thread
+        else:
+            self.sched.add(thread)
+
+    def go_first(self, thread: Tcb) -> None:
+        """The current thread has let this one's send go through: the sender goes on, unless it is less important."""
+        current = self.current
+        if current is not None and current.state is RUNNING and thread.priority >= current.priority:
+            self.current = None
+            self.sched.add_first(current)
+            self.hand_over(thread)
+        else:
+            self.make_ready(thread)
+
+    def favour(self, thread: Tcb, by: Tcb) -> None:
+        """ThreadSwitch: `thread`, which stands in a ready queue, runs in the place of `by`, with its priority."""
+        self._favour = max(self._favour, by.priority) if by is self._favoured else by.priority
+        self._favoured = thread
+        self.sched.remove(thread)
+        self.hand_over(thread)
+
+    def unfavour(self, thread: Tcb) -> None:
+        """From now on the thread runs with its own priority."""
+        if thread is self._favoured:
+            self._favoured = None
+
+    def halt(self, thread: Tcb, why: str) -> None:
+        """The thread, which could run, does not run any more."""
+        assert thread.state in (RUNNING, ThreadState.INACTIVE), f"{thread!r} cannot halt at once"
+        if self._next is thread:
+            self._next = None
+        self.sched.remove(thread)
+        self.halts += 1
+        self._horizon = 0
+        thread.state = ThreadState.HALTED
+        self.trace.append(events.ThreadHalted(self.now, thread.word, why))
+
+    @property
+    def next_to_run(self) -> Tcb | None:
+        """Who runs next because a message came for it, if nobody more important is ready."""
+        return self._next
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def continue_later(self, copy: Copy) -> None:
+        """A pager has answered in the midst of a message: copy on before anybody runs."""
+        self._transfers.append(copy)
+        self._horizon = 0
+
+    def wake_at(self, cycle: int, thread: Sleeper) -> None:
+        """Wake the blocked thread, or end the transfer, at `cycle`."""
+        self.sched.wake_at(cycle, thread)
+        if cycle < self._horizon:
+            self._horizon = cycle
+
+    # -- ports, devices, memory ------------------------------------------------------------------------------------
+
+    def code_at(self, thread: Tcb, length: int) -> bytes:
+        """The bytes at a native program's EIP; fewer where a page is missing."""
+        memory, cr3, code = self.machine.memory, thread.space.tables.cr3, b""
+        while len(code) < length:
+            at = thread.regs[EIP] + len(code) & 0xFFFFFFFF
+            try:
+                pa = walk(memory, cr3, at, USER, set_ad=False)
+            except PageFault:
+                break
+            code += bytes(memory.u8[pa : pa + min(length - len(code), PAGE_SIZE - at % PAGE_SIZE)])
+        return code
+
+    def port_in(self, port: int, size: int) -> int:
+        """Read a port of the machine."""
+        value = self.machine.ports.read(port, size)
+        self.look_at_devices()
+        return value
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """Write a port of the machine."""
+        self.machine.ports.write(port, size, value)
+        self.look_at_devices()
+
+    def look_at_devices(self) -> None:
+        """A port was touched, or bytes came from outside: look at the devices before anybody runs."""
+        self._device_deadline = self._horizon = 0
+
+    def code_written(self, pa: int, size: int) -> None:
+        """A hosted program stored to memory: whatever the engine translated from there is out of date."""
+        self.machine.engine.forget_code(pa, pa + size)

@@ -43,11 +43,33 @@ def test_the_licence_is_the_gpl() -> None:
     assert "GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991" in (ROOT / "LICENSE").read_text()
 
 
+def levels(project: dict[str, Any], container: str) -> list[set[str]]:
+    """The levels of a package as lint-imports holds them, from the top."""
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract.get("containers") == [container]]
+    return [set(re.findall(r"\w+", layer)) for layer in layers]
+
+
+def test_the_kernels_reading_order_is_that_of_its_levels(project: dict[str, Any]) -> None:
+    """The kernel's README lists every file of it, level by level from the bottom, as lint-imports holds them."""
+    kernel = ROOT / "l4lab" / "kernel"
+    place = {name: number for number, names in enumerate(reversed(levels(project, "l4lab.kernel"))) for name in names}
+    listed: list[tuple[int, str]] = []
+    package = ""
+    for head, files in re.findall(r"^\| ([^|]*) ?\| (`[^|]*) \|", (kernel / "README.md").read_text(), re.MULTILINE):
+        package = head.strip(" `/") or package
+        for name in re.findall(r"(\w+)\.py", files):
+            file = Path(name) if package == "–" else Path(package, name)
+            assert (kernel / file).with_suffix(".py").exists(), file
+            listed.append((place[file.parts[0]], name))
+
+    assert sorted(file.stem for file in kernel.rglob("*.py") if file.stem != "__init__") == sorted(n for _, n in listed)
+    assert sorted(number for number, _ in listed) == [number for number, _ in listed]
+
+
 def test_the_contract_has_the_levels_of_the_architecture(project: dict[str, Any]) -> None:
     """What lint-imports holds is what ARCHITECTURE.md says."""
-    contracts = project["tool"]["importlinter"]["contracts"]
-    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    held = [set(re.findall(r"\w+", layer)) for layer in layers]
+    held = levels(project, "l4lab")
     rows = re.findall(r"^\| (`[a-z_`, \\|]+`) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
     told = [set(re.findall(r"\w+", row)) for row in rows]
 

@@ -23,3 +23,7 @@ class KernelPanic(Exception):
 
 class LabError(Exception):
     """The student's fault. The message ends with what to try next."""
+
+
+class PartFailed(LabError):
+    """A part that somebody put in the place of one of the kernel's does what no such part may do."""

@@ -41,13 +41,13 @@ def test_an_edited_file_is_what_runs(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "l4lab", ignore=shutil.ignore_patterns("__pycache__", "static"))
     for library in PACKAGE.parent.glob("l4lab__mypyc*.so"):
         shutil.copy(library, tmp_path)
-    edited = tmp_path / "l4lab" / "kernel" / "sched.py"
-    edited.write_text(edited.read_text() + "\nPRIORITIES = 7\n")
+    edited = tmp_path / "l4lab" / "kernel" / "objects" / "space.py"
+    edited.write_text(edited.read_text() + "\nUSER_LIMIT = 7\n")
 
-    done = python(WHICH + "; from l4lab.kernel.scheduling.sched import PRIORITIES; print(PRIORITIES)", "", tmp_path)
+    done = python(WHICH + "; from l4lab.kernel.objects.space import USER_LIMIT; print(USER_LIMIT)", "", tmp_path)
 
     assert "python .py\n7\n" == done.stdout
-    assert "l4lab.kernel.scheduling.sched changed since the installation" in done.stderr
+    assert "l4lab.kernel.objects.space changed since the installation" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["fast", "Compiled"])
@@ -67,3 +67,34 @@ def test_both_write_the_same_trace(tmp_path: Path) -> None:
 
     assert files["compiled"].read_bytes() == files["python"].read_bytes()
     assert len(files["python"].read_bytes()) > 10_000
+
+
+ASSIGNMENTS = {
+    "a function of a module": "ipc.send = print",
+    "a class of a module": "space.Space = int",
+    "a method of a class": "space.Space.configure = print",
+    "a method of a class that may be derived from": "Monitor.run = print",
+    "a part of another type": "boot('greeting').kernel.mappings = object()",
+    "an object of a class derived from a closed one": "type('Mine', (space.Space,), {})()",
+}
+
+
+@pytest.mark.parametrize("what", ASSIGNMENTS)
+@pytest.mark.parametrize("kernel", ["compiled", "python"])
+def test_what_compiled_code_would_not_notice_is_refused(what: str, kernel: str) -> None:
+    """Assigning to what is compiled ends in an error that names the two ways there are, and never in silence."""
+    code = (
+        "from l4lab import boot; from l4lab.kernel.ipc import ipc; from l4lab.kernel.objects import space; "
+        f"from l4lab.user.monitor.monitor import Monitor; {ASSIGNMENTS[what]}; print('noticed')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, "L4LAB_KERNEL": kernel}, cwd=PACKAGE.parent, capture_output=True, text=True
+    )
+
+    if kernel == "compiled":
+        assert "" == done.stdout
+        assert done.stderr.splitlines()[-1].endswith("to run all of it from source.")
+        assert "parts.py" in done.stderr
+    elif "derived" not in what or "may be" in what:
+        assert "noticed\n" == done.stdout

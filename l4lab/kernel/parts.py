@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import Enum
+from typing import NamedTuple
 
 from mypy_extensions import mypyc_attr
 
@@ -62,3 +63,51 @@ class ShadowPaging(ABC):
     @abstractmethod
     def reached(self) -> Iterable[tuple[int, int, bool]]:
         """The physical memory that the tables lead to: address, size, and whether it can be written."""
+
+
+# -- one function of shadow paging -------------------------------------------------------------------------------------
+
+
+class Fill(NamedTuple):
+    """The entry that the CPU needs: one page of 4 KB."""
+
+    frame: int  # machine-physical address of the page
+    writable: bool
+    user: bool
+
+
+class GuestFault(NamedTuple):
+    """The guest's own tables miss or forbid the access: the error code of its page fault."""
+
+    code: int  # bits P, W, U and RSVD, as the CPU would push it
+
+
+class GuestTables(ABC):
+    """What a fill may look at: the guest's page tables in guest-physical memory, and what the host has mapped there.
+
+    Where guest-physical memory is missing, these end the fill by themselves: the pager has to bring it first.
+    """
+
+    cr3: int  # guest-physical address of the guest's page directory
+    wp: bool  # the guest's CR0.WP
+
+    @abstractmethod
+    def read(self, gpa: int) -> int:
+        """The 32-bit word at a guest-physical address."""
+
+    @abstractmethod
+    def write(self, gpa: int, word: int) -> None:
+        """Store a 32-bit word there: A and D bits of the guest's entries."""
+
+    @abstractmethod
+    def host(self, gpa: int, write: bool) -> tuple[int, bool]:
+        """The machine-physical address of the 4 KB page behind a guest-physical address; may it be written yet?"""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ShadowFill(ABC):
+    """Makes one shadow entry of two tables. Linking it, dropping entries, and paging that is off are not its affair."""
+
+    @abstractmethod
+    def fill(self, guest: GuestTables, linear: int, write: bool, user: bool) -> Fill | GuestFault:
+        """The entry for a linear address of the guest, for an access that the CPU could not make."""

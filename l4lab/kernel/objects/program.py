@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import greenlet
 
+from l4lab._compiled import explain
 from l4lab.abi.calls import SystemCall
 from l4lab.machine.mmu import PageFault
 
@@ -30,6 +31,7 @@ class Died:
     """The program raised: the exception as text, for whoever looks."""
 
     def __init__(self, exception: BaseException) -> None:
+        explain(exception)
         self.summary = traceback.format_exception_only(exception)[-1].strip()
         self.text = "".join(traceback.format_exception(exception))
 

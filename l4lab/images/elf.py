@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Final
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
@@ -16,6 +17,8 @@ from elftools.elf.elffile import ELFFile
 
 from l4lab.errors import LabError
 from l4lab.words import PAddr, VAddr
+
+MAGIC: Final = b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from l4lab.errors import LabError
+from l4lab.images.loader_area import LoaderArea, loader_area
 from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece, check_fits, check_memory
 from l4lab.words import PAddr
 
 DEFAULT_LOAD: Final = int(HIGH_RAM)
 
 
-def plan(image: bytes, name: str, load: int, memory: int) -> Piece:
-    """The image as a piece of a guest with so many bytes of memory."""
+@dataclass(frozen=True, slots=True)
+class FlatPlan:
+    """What lies in memory, and where the guest begins."""
+
+    pieces: tuple[Piece, ...]
+    entry: PAddr
+    area: LoaderArea  # GDTR and ESP
+
+
+def plan(image: bytes, name: str, load: int, memory: int) -> FlatPlan:
+    """How the image starts on a guest with so many bytes of memory."""
     check_memory(memory)
     end = load + len(image)
     if not image:
@@ -24,4 +35,5 @@ def plan(image: bytes, name: str, load: int, memory: int) -> Piece:
             f"try --load {DEFAULT_LOAD:#x}"
         )
     check_fits(name, end, memory)
-    return Piece(PAddr(load), image, "image")
+    area = loader_area(name, [(load, end)], memory)
+    return FlatPlan((Piece(PAddr(load), image, "image"), area.piece), PAddr(load), area)

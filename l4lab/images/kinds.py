@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from l4lab.errors import LabError
-from l4lab.images import bzimage, multiboot_kernel
+from l4lab.images import bzimage, elf, multiboot_kernel
 
 
 class Kind(Enum):
@@ -45,13 +45,18 @@ def parse(name: str) -> Kind | None:
 
 
 def recognise(image: bytes, name: str) -> Kind:
-    """The kind of an image; a LabError for what fits none says what it is instead, as far as that can be told."""
+    """The kind of an image; a LabError for what fits none says what it is instead, as far as that can be told.
+
+    A disk is a disk, even if a Multiboot kernel lies among its first sectors: that one its own loader will find.
+    """
     if is_linux(image):
         return Kind.LINUX
-    if multiboot_kernel.find_header(image) is not None:
+    if multiboot_kernel.is_whole_kernel(image):
         return Kind.MULTIBOOT
     if image[SECTOR - 2 : SECTOR] == BOOT_SIGNATURE:
         return Kind.BOOTSECTOR
+    if multiboot_kernel.find_header(image) is not None:
+        return Kind.MULTIBOOT
     if is_bios(image):
         return Kind.BIOS
     raise LabError(f"{name} is {_what_else(image)}; {_WHAT_BOOTS}")
@@ -90,7 +95,7 @@ _WHAT_BOOTS: Final = (
 def _what_else(image: bytes) -> str:
     if not image:
         return "empty"
-    if image.startswith(b"\x7fELF"):
+    if image.startswith(elf.MAGIC):
         return "an ELF file without a Multiboot header (for a native L4 program: l4lab exec)"
     if image.startswith(b"MZ"):
         return "a program for DOS, Windows or EFI"

@@ -19,6 +19,7 @@ from l4lab.errors import LabError
 from l4lab.images import boot_params, elf
 from l4lab.images.boot_params import Region, RegionKind
 from l4lab.images.bzimage import LinuxKernel
+from l4lab.images.loader_area import FLAT_CODE, FLAT_DATA
 from l4lab.images.pieces import (
     HIGH_RAM,
     LARGEST_MEMORY,
@@ -39,8 +40,6 @@ COMMAND_LINE_AT = PAddr(0x20000)
 
 CODE_SELECTOR = 0x10  # __BOOT_CS
 DATA_SELECTOR = 0x18  # __BOOT_DS
-FLAT_CODE = 0x00CF9A000000FFFF  # base 0, limit 4 GiB, 32-bit, execute and read, ring 0
-FLAT_DATA = 0x00CF92000000FFFF  # base 0, limit 4 GiB, 32-bit, read and write, ring 0
 CR0_PROTECTED = 0x11  # PE, and ET, which is always set; no paging
 EFLAGS_RESERVED = 0x2  # the bit that is always 1; interrupts are off
 

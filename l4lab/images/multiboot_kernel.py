@@ -4,6 +4,7 @@
 Source: Multiboot Specification 0.6.96, sections 3.1 and 3.2. What the kernel finds in memory about itself is the
 information structure of `multiboot.py`. A misfit is a `LabError` that says what to change.
 
+    0x5000   a GDT and a stack (`loader_area`), and
     0x9000   information structure, if the kernel leaves room there; else behind the modules
     kernel   where its ELF file or its header says
     modules  on pages of their own, behind the kernel and above 1 MiB
@@ -19,6 +20,7 @@ from typing import Final
 
 from l4lab.errors import LabError
 from l4lab.images import elf
+from l4lab.images.loader_area import LoaderArea, loader_area, low_or_high
 from l4lab.images.multiboot import Module, build_info
 from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece, check_command_line, check_fits, check_memory, gap_above
 from l4lab.words import PAddr
@@ -54,6 +56,7 @@ class MultibootPlan:
     pieces: tuple[Piece, ...]
     entry: PAddr  # EIP; EAX is `LOADED`
     info: PAddr  # EBX
+    area: LoaderArea  # GDTR and ESP
 
 
 def find_header(image: bytes) -> Header | None:
@@ -64,6 +67,16 @@ def find_header(image: bytes) -> Header | None:
             fields = image[offset + 12 : offset + 32].ljust(20, b"\0")
             return Header(offset, flags, *struct.unpack("<5I", fields))
     return None
+
+
+def is_whole_kernel(image: bytes) -> bool:
+    """Is the file a Multiboot kernel from its first byte on? On a disk, one may lie behind the sector that boots it."""
+    header = find_header(image)
+    if header is None:
+        return False
+    if header.flags & ADDRESSES_VALID:
+        return header.header_addr - header.load_addr == header.offset
+    return image.startswith(elf.MAGIC)
 
 
 def plan(
@@ -100,12 +113,12 @@ def plan(
 
     line = text[:-1].decode("ascii")
     size = len(build_info(0, memory, loaded, line))
-    info = gap_above(INFO_AT, size, taken)
-    if info < HIGH_RAM and info + size > LOW_RAM_END:
-        info = gap_above(HIGH_RAM, size, taken)
+    info = low_or_high(INFO_AT, size, taken)
     check_fits(f"{name} with its modules", info + size, memory)
-    pieces.append(Piece(PAddr(info), build_info(info, memory, loaded, line), "information"))
-    return MultibootPlan(tuple(sorted(pieces, key=lambda piece: piece.address)), kernel.entry, PAddr(info))
+    taken.append((info, info + size))
+    area = loader_area(f"{name} with its modules", taken, memory)
+    pieces += [Piece(PAddr(info), build_info(info, memory, loaded, line), "information"), area.piece]
+    return MultibootPlan(tuple(sorted(pieces, key=lambda piece: piece.address)), kernel.entry, PAddr(info), area)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +136,20 @@ def _by_elf(image: bytes, name: str) -> _Kernel:
     areas = sorted((int(segment.paddr), int(segment.end)) for segment in segments)
     if any(second[0] < first[1] for first, second in pairwise(areas)):
         raise LabError(f"{name} has two segments at the same address; link it again")
-    entry = program.entry
-    for segment in segments:  # the file names the entry by its virtual address, and paging is off
+    entry = _physical_entry(segments, program.entry)
+    if entry is None:
+        raise LabError(
+            f"{name} is to be entered at {program.entry:#x}, where it has nothing; link it again with an entry point"
+        )
+    return _Kernel(tuple(Piece(s.paddr, s.data, "kernel") for s in segments if s.data), tuple(areas), entry)
+
+
+def _physical_entry(segments: Sequence[elf.Segment], entry: int) -> PAddr | None:
+    """Where to enter while paging is off: ELF's entry is a virtual address, but some kernels put their physical one."""
+    for segment in segments:
         if segment.vaddr <= entry < segment.vaddr + segment.memory_size:
-            return _Kernel(
-                tuple(Piece(s.paddr, s.data, "kernel") for s in segments if s.data),
-                tuple(areas),
-                PAddr(entry - segment.vaddr + segment.paddr),
-            )
-    raise LabError(f"{name} is to be entered at {entry:#x}, where it has nothing; link it again with an entry point")
+            return PAddr(entry - segment.vaddr + segment.paddr)
+    return PAddr(entry) if any(segment.paddr <= entry < segment.end for segment in segments) else None
 
 
 def _by_header(image: bytes, name: str, header: Header) -> _Kernel:

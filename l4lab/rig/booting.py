@@ -16,7 +16,6 @@ from l4lab.errors import LabError
 from l4lab.images import bzimage, flat, linux, multiboot_kernel
 from l4lab.images.kinds import Kind, is_linux, recognise, unpacked
 from l4lab.rig.loader import Module
-from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.monitor import flat as flat_monitor
 from l4lab.user.monitor import linux as linux_monitor
 from l4lab.user.monitor import multiboot as multiboot_monitor
@@ -68,9 +67,8 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
                 multiboot_kernel.plan(image, name, options.append, modules, memory), memory
             )
         case Kind.FLAT:
-            piece = flat.plan(image, name, flat.DEFAULT_LOAD if options.load is None else options.load, memory)
-            guest = FlatGuest(((piece.address, piece.data),), piece.address, {}, name)
-            return flat_monitor.program(guest, memory)
+            load = flat.DEFAULT_LOAD if options.load is None else options.load
+            return flat_monitor.image_program(flat.plan(image, name, load, memory), memory)
         case Kind.BOOTSECTOR:
             return realmode.boot_sector(image, name, memory)
         case Kind.BIOS:

@@ -29,10 +29,23 @@ def test_each_kind_is_recognised(make_bzimage: Callable[..., bytes]) -> None:
 
     assert Kind.LINUX is recognise(make_bzimage(), "it")
     assert Kind.MULTIBOOT is recognise(multiboot, "it")
-    assert Kind.MULTIBOOT is recognise(BOOT_SECTOR + multiboot, "it")
     assert Kind.BOOTSECTOR is recognise(BOOT_SECTOR, "it")
     assert Kind.BOOTSECTOR is recognise(BOOT_SECTOR + bytes(65536 - 512), "it")
     assert Kind.BIOS is recognise(BIOS, "it")
+
+
+def test_a_disk_with_a_kernel_on_it_is_a_disk(make_elf: Callable[..., bytes]) -> None:
+    """Is an image with 55 AA a Multiboot kernel only if that kernel begins with the file, and not somewhere in it?"""
+    header = struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF)
+    kernel = multiboot_image(greeting.build())
+    signed = bytearray(make_elf(header.ljust(1024, b"\xf4")))
+    signed[510:512] = b"\x55\xaa"
+    raw = bytearray(kernel.ljust(512, b"\0"))
+    raw[510:512] = b"\x55\xaa"
+
+    assert [Kind.MULTIBOOT] * 2 == [recognise(bytes(image), "it") for image in (signed, raw)]
+    for on_disk in (kernel, header, make_elf(header.ljust(1024, b"\xf4"))):
+        assert Kind.BOOTSECTOR is recognise(BOOT_SECTOR + on_disk, "it")
 
 
 @pytest.mark.parametrize(

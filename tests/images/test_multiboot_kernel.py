@@ -87,6 +87,17 @@ def test_an_elf_kernel_lies_and_is_entered_where_its_segments_say(make_elf: Call
     assert [0x200000] == [piece.address for piece in done.pieces if piece.what == "kernel"]
 
 
+def test_an_entry_may_be_a_physical_address(make_elf: Callable[..., bytes]) -> None:
+    """Is an entry that is in no segment by its virtual addresses, but in one by its physical ones, taken as it is?"""
+    elf = bytearray(make_elf(header(0).ljust(64, b"\xf4"), paddr=0x200000))
+    struct.pack_into("<I", elf, 24, 0x20000C)
+
+    assert 0x20000C == planned(bytes(elf)).entry
+    struct.pack_into("<I", elf, 24, 0x20000C + 64)
+    with pytest.raises(LabError, match="entered at 0x20004c, where it has nothing"):
+        planned(bytes(elf))
+
+
 @pytest.mark.parametrize(
     ("image", "told"),
     [

@@ -134,6 +134,51 @@ def test_a_multiboot_kernel_finds_what_qemus_loader_gives_it(tmp_path: Path) -> 
     assert b"2BADB002 " == said[:9]
 
 
+# What kernels do at their entry before they have anything of their own: they use the stack, load each segment register
+# with what another one holds, and reload CS by a far return.
+ENTRY = """
+        push    ebx
+        mov     ax, ds
+        mov     es, ax
+        mov     ax, ss
+        mov     ds, ax
+        mov     ax, es
+        mov     fs, ax
+        mov     ax, fs
+        mov     gs, ax
+        mov     ss, ax
+        mov     eax, cs
+        push    eax
+        call    .here
+.here:  add     dword ptr [esp], .there - .here
+        retf
+.there: pop     ecx
+        mov     al, 0x4b
+        cmp     ecx, ebx
+        je      .same
+        mov     al, 0x3f
+.same:  mov     dx, 0x3f8
+        out     dx, al
+        cli
+        hlt
+"""
+
+
+def multiboot_at(address: int, source: str) -> bytes:
+    """A Multiboot kernel that lies and is entered at an address."""
+    guest = FlatGuest.of(assemble(source, address), "a kernel")
+    return multiboot_image(guest)
+
+
+@pytest.mark.parametrize("address", [0x1000, 0x5000, 0x8000, 0x90000, ORIGIN])
+def test_a_kernel_has_a_stack_and_selectors_that_can_be_loaded(address: int) -> None:
+    """Wherever a Multiboot kernel or flat code lies: can it push, and load again what its segment registers hold?"""
+    for image, kind in ((multiboot_at(address, ENTRY), None), (assemble(ENTRY, address).code, Kind.FLAT)):
+        rig = boot(image, kind, Options(load=address) if kind else Options())
+
+        assert (b"K", End.HALTED) == (bytes(rig.console), rig.outcome and rig.outcome.end)
+
+
 def test_a_flat_image_runs_where_it_was_put() -> None:
     """Is flat code entered at its first byte, at 1 MiB or at another address, below 1 MiB too?"""
     for address in (None, 0x8000, 0x30_0000):

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+from l4lab.images.loader_area import CODE_SELECTOR, DATA_SELECTOR
 from l4lab.images.multiboot_kernel import LOADED, MultibootPlan
-from l4lab.user.monitor.flat import CODE_SELECTOR, DATA_SELECTOR
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.state import Start, flat_code, flat_data
 
 
 def start_of(plan: MultibootPlan) -> Start:
-    """The machine state of the specification, section 3.2."""
+    """The machine state of the specification, section 3.2; and a GDT and a stack, as every loader has them."""
     return Start(
         eip=plan.entry,
         eax=LOADED,
         ebx=plan.info,
+        esp=plan.area.stack,
+        gdt=plan.area.gdt,
         code=flat_code(CODE_SELECTOR),
         data=flat_data(DATA_SELECTOR),
     )

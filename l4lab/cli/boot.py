@@ -20,7 +20,7 @@ from l4lab.errors import LabError
 NESTED, SHADOW = PAGING = ("nested", "shadow")
 DEFAULT_MEMORY: Final = 128  # MiB
 HOW_TO_GET_ONE: Final = "a kernel image, or get one: l4lab guest get linux"
-KINDS: Final = ("auto", "linux", "multiboot", "flat", "bootsector", "bios")
+KINDS: Final = ("auto", "linux", "multiboot", "flat", "bootsector", "diskette", "bios")
 
 
 def boot(
@@ -73,8 +73,9 @@ def boot(
     """Boot an image in a virtual machine; its console, a serial line or a screen, is this terminal.
 
     The image is recognised by its contents: a 32-bit Linux bzImage, a Multiboot 1 kernel, a disk that begins with a
-    boot sector (its BIOS is the lab's), or a BIOS that the CPU enters as after a reset. --kind flat takes any code, and
-    enters it at its first byte in protected mode. Without an image, --disk is booted by its boot sector.
+    boot sector (its BIOS is the lab's), or a BIOS that the CPU enters as after a reset. --kind diskette takes a boot
+    disk of any size for a diskette. --kind flat takes any code, and enters it at its first byte in protected mode.
+    Without an image, --disk is booted by its boot sector.
 
     In a terminal all keys go to the guest, and Ctrl-] leaves. Piped input is typed once the guest shows a prompt.
     Lines of --send are typed in their order, each when new output matches. A kernel that `l4lab guest get` obtained
@@ -134,7 +135,7 @@ def boot(
         program = disk_program(on_disk, source.name, wanted, options, memory << 20)
     else:
         program = guest_program(contents, source.name, wanted, options, memory << 20)
-    in_pc = program.hardware.disk if on_disk is None else on_disk
+    in_pc = program.hardware.disk if image is None or on_disk is None else on_disk
     program.hardware = Hardware(paging == SHADOW, in_pc, max(restarts, 0))
     rig = Rig.for_guest(program)
     at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))

@@ -16,11 +16,11 @@ Image = bytes | bytearray | memoryview | mmap.mmap
 
 
 class Disk:
-    """A disk of whole sectors; an image that ends within one is filled up with zeros."""
+    """A disk of whole sectors, `least` at least; where the image has ended there are zeros."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, least: int = 0) -> None:
         self.image = image
-        self.sectors = -(-len(image) // SECTOR)
+        self.sectors = max(-(-len(image) // SECTOR), least)
         self.written: dict[int, bytes] = {}  # sectors that differ from the image's, by number
 
     def read(self, first: int, count: int) -> bytes:

@@ -3,7 +3,8 @@
 
 Lives here: CRT controller, sequencer, graphics and attribute registers, palette, and how a page of text is found in
 memory. Does not live here: the buffer itself, which is plain memory of the machine from 0xB8000 on, and so no access to
-it is seen; nor fonts and graphics modes, whose planes plain memory cannot imitate. How a page is drawn is in `views`.
+it is seen; nor fonts and graphics modes, whose planes plain memory cannot imitate: who sets one is told so on the
+screen's page, and once by `graphics`. How a page is drawn is in `views`.
 Source: IBM Hardware Interface Technical Reference, "Video Subsystems"; mode 3 as its BIOS sets it.
 """
 
@@ -14,23 +15,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from l4lab.devices.device import Device, Now
+from l4lab.devices.vga_modes import MODES, TEXT_MODE, VideoMode
 
-TEXT_BUFFER: Final = 0xB8000  # of colour text modes
+TEXT_BUFFER, MONOCHROME_BUFFER = 0xB8000, 0xB0000  # of colour text modes, and of mode 7
 TEXT_WINDOW: Final = 0x8000  # bytes, after which addresses wrap
 MAX_COLUMNS, MAX_ROWS = 160, 60
-
-# Registers after mode 3, 80 columns by 25 rows of 9 by 16 dots.
-CRTC = bytes.fromhex("5f4f50825581bf1f004f0d0e000000009c8e8f281f96b9a3ff")
-SEQUENCER = bytes.fromhex("0300030002")
-GRAPHICS = bytes.fromhex("0000000000100e00ff")
-ATTRIBUTE = bytes.fromhex("000102030405140738393a3b3c3d3e3f0c000f0800")
-MISC: Final = 0x67  # colour addresses, RAM on, 28 MHz
+FIRST: Final = MODES[TEXT_MODE]  # what the registers begin with: 80 columns by 25 rows of 9 by 16 dots
+CRTC, ATTRIBUTE = FIRST.crtc, FIRST.attribute
 
 # Indices.
 LAST_COLUMN, CURSOR_START, CURSOR_END, START_HIGH, START_LOW, CURSOR_HIGH, CURSOR_LOW = 1, 10, 11, 12, 13, 14, 15
-OVERFLOW, SCAN_LINES, PROTECT, DISPLAY_END, OFFSET = 7, 9, 17, 18, 19
+OVERFLOW, SCAN_LINES, PROTECT, DISPLAY_END, OFFSET, MODE_CONTROL = 7, 9, 17, 18, 19, 23
 CURSOR_OFF, PROTECTED, GRAPHICS_MODE, BLINK, SCREEN_OFF = 0x20, 0x80, 0x01, 0x08, 0x20
-ATTRIBUTE_MODE: Final = 0x10
+TWICE, BY_ROWS, COLOUR_BUFFER, WIDE_DOTS = 0x80, 0x01, 0x04, 0x40
+MISCELLANEOUS, ATTRIBUTE_MODE = 6, 0x10  # of the graphics registers, of the attribute registers
 PALETTE_ENABLED: Final = 0x20  # of the attribute index: the screen shows something
 
 FRAME_NS: Final = 14_268_000  # 70 Hz; the last twentieth is vertical retrace
@@ -69,10 +67,22 @@ class TextPage:
         return self.cells[2 * number * self.columns : 2 * (number + 1) * self.columns]
 
 
+def notice(text: str) -> TextPage:
+    """A screen that shows nothing but a sentence, as monitors do that have no picture."""
+    columns, rows = FIRST.columns, FIRST.rows
+    blank = b" \x07" * columns
+    line = b"".join(bytes((ord(char), 0x07)) for char in text.center(columns)[:columns])
+    cells = blank * (rows // 2) + line + blank * (rows - rows // 2 - 1)
+    return TextPage(columns, rows, cells, None, True, _PLAIN_COLOURS)
+
+
 def _rgb(colour: int) -> tuple[int, int, int]:
     """The first 64 palette entries, as a BIOS loads them: bits rgbRGB, the capital ones two thirds of full."""
     red, green, blue = (42 * (colour >> 2 - n & 1) + 21 * (colour >> 5 - n & 1) for n in range(3))
     return red, green, blue
+
+
+_PLAIN_COLOURS: Final = (0, *(0xAAAAAA for _ in range(15)))
 
 
 class Vga(Device):
@@ -85,34 +95,62 @@ class Vga(Device):
         "attribute_index", "data_next", "misc", "feature", "pixel_mask", "palette_at", "palette_reads",
     )  # fmt: skip
 
-    def __init__(self, now: Now) -> None:
+    def __init__(self, now: Now, graphics: Callable[[str], None] = lambda sentence: None) -> None:
+        """`graphics` is told, in a sentence, when the adapter begins to show what nobody here can see."""
         self.now = now
-        self.crtc = bytearray(CRTC.ljust(0x40, b"\0"))
-        self.sequencer = bytearray(SEQUENCER)
-        self.graphics = bytearray(GRAPHICS)
-        self.attribute = bytearray(ATTRIBUTE)
+        self._on_graphics = graphics
+        self.crtc = bytearray(FIRST.crtc.ljust(0x40, b"\0"))
+        self.sequencer = bytearray(FIRST.sequencer)
+        self.graphics = bytearray(FIRST.graphics)
+        self.attribute = bytearray(FIRST.attribute)
         self.palette = bytearray(component for n in range(256) for component in _rgb(n & 63))
         self.crtc_index = self.sequencer_index = self.graphics_index = 0
         self.attribute_index = PALETTE_ENABLED
         self.data_next = False  # port 3C0 takes index and value in turn
-        self.misc, self.feature = MISC, 0
+        self.misc, self.feature = FIRST.misc, 0
         self.pixel_mask = 0xFF
         self.palette_at = 0  # byte of the palette that is next
         self.palette_reads = False
 
+    def set_mode(self, mode: VideoMode) -> None:
+        """Load all registers of a mode, as a BIOS does by a hundred writes to ports."""
+        self.misc = mode.misc
+        self.sequencer[:] = mode.sequencer
+        self.crtc[: len(mode.crtc)] = mode.crtc
+        self.attribute[:] = mode.attribute
+        self.attribute_index = PALETTE_ENABLED
+        self.palette[:] = bytes(component for n in range(256) for component in _rgb(n & 63))
+        for index, value in enumerate(mode.graphics):
+            self._write_graphics(index, value)
+
     # -- what it shows ---------------------------------------------------------------------------------------------
 
+    @property
+    def shows_graphics(self) -> bool:
+        """Are there dots on the screen, not characters?"""
+        return bool(self.graphics[MISCELLANEOUS] & GRAPHICS_MODE)
+
+    @property
+    def text_buffer(self) -> int:
+        """Where the text lies."""
+        return TEXT_BUFFER if self.graphics[MISCELLANEOUS] & COLOUR_BUFFER else MONOCHROME_BUFFER
+
+    @property
+    def about_graphics(self) -> str:
+        """What is there instead of text, in a sentence."""
+        return f"graphics of {self._dots()} by {self._lines()} dots; only text can be seen here"
+
     def page(self, memory: Callable[[int, int], bytes]) -> TextPage | None:
-        """The text on the screen, `memory` giving bytes at an address; None if it is dark or shows graphics."""
-        if self.graphics[6] & GRAPHICS_MODE or self.sequencer[1] & SCREEN_OFF or self.attribute_index < PALETTE_ENABLED:
+        """The text on the screen, `memory` giving bytes at an address; None if it is dark."""
+        if self.sequencer[1] & SCREEN_OFF or self.attribute_index < PALETTE_ENABLED:
             return None
+        if self.shows_graphics:
+            return notice(self.about_graphics)
         crtc = self.crtc
         columns = min(crtc[LAST_COLUMN] + 1, MAX_COLUMNS)
-        overflow = crtc[OVERFLOW]
-        lines = (crtc[DISPLAY_END] | (overflow >> 1 & 1) << 8 | (overflow >> 6 & 1) << 9) + 1
-        rows = min(max(lines // ((crtc[SCAN_LINES] & 0x1F) + 1), 1), MAX_ROWS)
+        rows = min(max(self._scan_lines() // ((crtc[SCAN_LINES] & 0x1F) + 1), 1), MAX_ROWS)
         start, stride = crtc[START_HIGH] << 8 | crtc[START_LOW], 2 * crtc[OFFSET]
-        window = memory(TEXT_BUFFER, TEXT_WINDOW)
+        window = memory(self.text_buffer, TEXT_WINDOW)
         window += window  # addresses wrap
         cells = bytearray()
         for row in range(rows):
@@ -125,6 +163,20 @@ class Vga(Device):
                 cursor = row, column
         blinking = bool(self.attribute[ATTRIBUTE_MODE] & BLINK)
         return TextPage(columns, rows, bytes(cells), cursor, blinking, tuple(map(self._colour, range(16))))
+
+    def _scan_lines(self) -> int:
+        """Lines of the picture tube that show something."""
+        overflow = self.crtc[OVERFLOW]
+        return (self.crtc[DISPLAY_END] | (overflow >> 1 & 1) << 8 | (overflow >> 6 & 1) << 9) + 1
+
+    def _lines(self) -> int:
+        """Lines of dots: some modes show each line twice, or by the count that is a character's height in text."""
+        lines = self._scan_lines() // (2 if self.crtc[SCAN_LINES] & TWICE else 1)
+        return lines // ((self.crtc[SCAN_LINES] & 0x1F) + 1) if self.crtc[MODE_CONTROL] & BY_ROWS else lines
+
+    def _dots(self) -> int:
+        """Dots of a line."""
+        return 8 * (self.crtc[LAST_COLUMN] + 1) // (2 if self.attribute[ATTRIBUTE_MODE] & WIDE_DOTS else 1)
 
     def _colour(self, number: int) -> int:
         """A colour through the attribute controller and the palette, from six bits a component to eight."""
@@ -202,7 +254,7 @@ class Vga(Device):
             case 0x3CE:
                 self.graphics_index = value & 0x0F
             case 0x3CF:
-                _set(self.graphics, self.graphics_index, value)
+                self._write_graphics(self.graphics_index, value)
             case 0x3B4 | 0x3D4:
                 self.crtc_index = value & 0x3F
             case 0x3B5 | 0x3D5:
@@ -211,6 +263,12 @@ class Vga(Device):
                 self.feature = value & 3
             case _:
                 pass
+
+    def _write_graphics(self, index: int, value: int) -> None:
+        before = self.shows_graphics
+        _set(self.graphics, index, value)
+        if self.shows_graphics and not before:
+            self._on_graphics(self.about_graphics)
 
     def _decodes(self, port: int) -> bool:
         """Is this port on? Which of the two places the CRT controller has is for a bit to say."""

@@ -11,7 +11,8 @@ from enum import Enum
 from typing import Final
 
 from l4lab.errors import LabError
-from l4lab.images import bzimage, elf, multiboot_kernel
+from l4lab.images import bzimage, diskette, elf, multiboot_kernel
+from l4lab.images.diskette import SECTOR
 
 
 class Kind(Enum):
@@ -21,13 +22,13 @@ class Kind(Enum):
     MULTIBOOT = "multiboot"
     FLAT = "flat"
     BOOTSECTOR = "bootsector"
+    DISKETTE = "diskette"
     BIOS = "bios"
 
 
 AUTO: Final = "auto"
 NAMES: Final = (AUTO, *(kind.value for kind in Kind))
 
-SECTOR: Final = 512
 BOOT_SIGNATURE: Final = b"\x55\xaa"  # the last two bytes of a boot sector
 BIOS_SIZES: Final = (64 << 10, 128 << 10, 256 << 10)
 RESET_OFFSET: Final = 16  # bytes before the end of a BIOS, where the CPU begins: room for a jump
@@ -54,7 +55,8 @@ def recognise(image: bytes, name: str) -> Kind:
     if multiboot_kernel.is_whole_kernel(image):
         return Kind.MULTIBOOT
     if image[SECTOR - 2 : SECTOR] == BOOT_SIGNATURE:
-        return Kind.BOOTSECTOR
+        geometry = diskette.told_by_contents(image[:SECTOR], len(image))
+        return Kind.BOOTSECTOR if geometry is None else Kind.DISKETTE
     if multiboot_kernel.find_header(image) is not None:
         return Kind.MULTIBOOT
     if is_bios(image):

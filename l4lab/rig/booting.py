@@ -45,6 +45,7 @@ TAKES: Final[Mapping[Kind, frozenset[str]]] = {
     Kind.MULTIBOOT: frozenset({"append", "module"}),
     Kind.FLAT: frozenset({"load"}),
     Kind.BOOTSECTOR: frozenset(),
+    Kind.DISKETTE: frozenset(),
     Kind.BIOS: frozenset(),
 }
 
@@ -71,6 +72,8 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
             return flat_monitor.image_program(flat.plan(image, name, load, memory), memory)
         case Kind.BOOTSECTOR:
             return realmode.boot_sector(image, name, memory)
+        case Kind.DISKETTE:
+            return realmode.diskette(image, name, memory)
         case Kind.BIOS:
             return realmode.bios_image(image, name, memory)
 

@@ -16,6 +16,7 @@ import pytest
 
 from l4lab.devices import vga
 from l4lab.devices.vga import TEXT_BUFFER, TEXT_WINDOW, TextPage, Vga
+from l4lab.devices.vga_modes import MODES
 
 from .qemu import In, Out, Script, run
 
@@ -27,7 +28,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.time = 0
-        self.vga = Vga(lambda: self.time)
+        self.told: list[str] = []
+        self.vga = Vga(lambda: self.time, self.told.append)
         self.buffer = bytearray(b" \x07" * (TEXT_WINDOW // 2))
 
     def put(self, cell: int, text: bytes, attribute: int = 7) -> None:
@@ -139,17 +141,45 @@ def test_more_rows_when_letters_are_lower() -> None:
     assert (80, 50) == (page.columns, page.rows)
 
 
-def test_there_is_no_page_in_the_dark_or_in_graphics() -> None:
-    """Screen off, palette access, graphics mode: is each of them told from text?"""
-    for port, index, value in ((SEQUENCER, 1, 0x20), (GRAPHICS, 6, 0x05)):
-        bench = Bench()
-        bench.vga.write(port, 1, index)
-        bench.vga.write(port + 1, 1, value)
-        assert bench.page() is None
+def test_there_is_no_page_in_the_dark() -> None:
+    """Screen off, palette access: is each of them told from text?"""
+    bench = Bench()
+    bench.vga.write(SEQUENCER, 1, 1)
+    bench.vga.write(SEQUENCER + 1, 1, 0x20)
+    assert bench.page() is None
     bench = Bench()
     bench.vga.write(ATTRIBUTE, 1, 0x00)
 
     assert bench.page() is None
+
+
+DOTS = {
+    0x04: (320, 200), 0x06: (640, 200), 0x0D: (320, 200), 0x0E: (640, 200), 0x10: (640, 350), 0x12: (640, 480),
+    0x13: (320, 200),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", DOTS)
+def test_a_graphics_mode_is_told(number: int) -> None:
+    """In place of dots that nobody sees: does the page say so and how many there are, and is somebody told once?"""
+    bench = Bench()
+    bench.vga.set_mode(MODES[number])
+    bench.vga.set_mode(MODES[number])
+    width, height = DOTS[number]
+
+    sentence = f"graphics of {width} by {height} dots; only text can be seen here"
+    assert [sentence] == [line.strip() for line in bench.lines() if line]
+    assert [sentence] == bench.told
+
+
+def test_mode_7_has_its_text_elsewhere() -> None:
+    """Is the page of the monochrome mode that at B0000?"""
+    bench = Bench()
+    bench.vga.set_mode(MODES[7])
+    asked = []
+    page = bench.vga.page(lambda address, length: asked.append(address) or bytes(length))
+
+    assert ([0xB0000], 80) == (asked, page and page.columns)
 
 
 def test_who_waits_for_the_beam_goes_on() -> None:

@@ -47,6 +47,7 @@ class BiosCall:
         self.vector = vector
         self.fault, self.reply, self.segments, self.memory = fault, reply, segments, memory
         self.goes_elsewhere = False  # the service has put all registers into the reply itself
+        self.is_unknown = False  # there is no such service
         self.registers = {index: fault.gpr(index) for index in (EAX, EBX, ECX, EDX, ESI, EDI, EBP)}
         self._flags_at = self.base(ItemId.SS) + (fault.gpr(ESP) + 4 & 0xFFFF)  # behind IP and CS
         self.flags = int.from_bytes(memory.read(self._flags_at, 2), "little")
@@ -58,12 +59,37 @@ class BiosCall:
     @property
     def caller(self) -> str:
         """Where the call came from, for people."""
-        ip, cs = (int.from_bytes(self.memory.read(self._flags_at - back, 2), "little") for back in (4, 2))
+        cs, ip = self._return_to
         return f"{cs:04x}:{ip:04x}"
+
+    @property
+    def instruction(self) -> bytes:
+        """The two bytes before the place to return to: INT and its number, if it was one."""
+        cs, ip = self._return_to
+        return self.memory.read((cs << 4) + (ip - 2 & 0xFFFF), 2)
+
+    @property
+    def _return_to(self) -> tuple[int, int]:
+        return self.memory.half(self._flags_at - 2), self.memory.half(self._flags_at - 4)
+
+    def point(self, segment: ItemId, value: int) -> None:
+        """Load a segment register, as real mode does."""
+        self.reply.write(segment, vm.SELECTOR, value)
+        self.reply.write(segment, vm.BASE, value << 4)
 
     def flag(self, flag: int, value: bool) -> None:
         """A flag for the caller."""
         self.flags = self.flags | flag if value else self.flags & ~flag
+
+    @property
+    def failed(self) -> bool:
+        """Does the caller find the flag of an error?"""
+        return bool(self.flags & CARRY)
+
+    def end(self, status: int) -> None:
+        """Return an error, or 0 for none."""
+        self.ah = status
+        self.flag(CARRY, status != 0)
 
     def fail(self, ah: int) -> None:
         """Return an error."""
@@ -74,6 +100,11 @@ class BiosCall:
         """Return without an error."""
         self.ah = ah
         self.flag(CARRY, False)
+
+    def refuse(self) -> None:
+        """Return an error: there is no such function."""
+        self.is_unknown = True
+        self.flag(CARRY, True)
 
     def wait_at(self, eip: int) -> None:
         """Nothing can be returned yet: have the guest wait in the ROM, and call again."""

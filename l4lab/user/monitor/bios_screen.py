@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""INT 10 of the lab's BIOS: a text screen of 80 by 25, in the guest's memory, and shown on its serial console.
+"""INT 10 of the lab's BIOS, as far as it writes: text in the guest's memory, and shown on its serial console.
 
-Characters lie where PCs have them, at B8000, so whoever shows that memory shows the screen. What is written by calls
-goes to the console as well, with the escape sequences of a terminal (ECMA-48) where the cursor jumps; what a guest
-stores into the screen itself does not. Source: Ralf Brown's Interrupt List, INT 10.
+Characters lie where PCs have them, at B8000, and the adapter's cursor goes where the BIOS's does, so whoever shows that
+memory shows the screen. What is written by calls goes to the console as well, with the escape sequences of a terminal
+(ECMA-48) where the cursor jumps; what a guest stores into the screen itself does not. While the adapter shows graphics,
+the console alone gets the characters. What sets up the adapter is in `bios_video`.
+Source: Ralf Brown's Interrupt List, INT 10.
 """
 
 from __future__ import annotations
@@ -12,178 +14,228 @@ from collections.abc import Callable
 from typing import Final
 
 from l4lab.abi.vm import ItemId
+from l4lab.devices.vga import CURSOR_HIGH, CURSOR_LOW, MAX_COLUMNS, MAX_ROWS, START_HIGH, START_LOW, TEXT_WINDOW, Vga
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import BiosCall
 from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.rom import HEIGHT, WIDTH
 
-SCREEN: Final = 0xB8000
 USUAL_COLOUR: Final = 0x07  # light grey on black
 BELL, BACKSPACE, LINE_FEED, RETURN = 7, 8, 10, 13
-COLOUR_DISPLAY: Final = 0x08  # VGA with a colour screen, as INT 10, 1A tells it
+PAGES: Final = 8  # of which the data area has cursors
+CLEAR: Final = b"\x1b[H\x1b[2J"
 
 
 class BiosScreen:
-    """The screen, with its services. `send` takes the bytes of the console."""
+    """The text on the screen. `send` takes the bytes of the console."""
 
-    def __init__(self, memory: GuestMemory, send: Callable[[int], None]) -> None:
-        self.memory, self.send = memory, send
+    def __init__(self, memory: GuestMemory, vga: Vga, send: Callable[[int], None]) -> None:
+        self.memory, self.vga, self.send = memory, vga, send
         self._shown_at = (0, 0)  # the terminal's cursor: column, row; behind the last column before it wraps
         self._shown_last: tuple[int, int, int] | None = None  # the character before it: column, row, which
 
     def call(self, call: BiosCall) -> None:
-        """INT 10."""
+        """INT 10; what is no function leaves all registers as they are."""
         match call.ah:
-            case 0x00:
-                self.clear()
             case 0x02:
-                self.cursor = min(call.dl, WIDTH - 1), min(call.dh, HEIGHT - 1)
+                self.set_cursor(call.bh, call.dl, call.dh)
             case 0x03:
-                call.cx = 0x0607
-                call.dl, call.dh = self.cursor
+                call.cx = self.memory.half(rom.CURSOR_SHAPE)
+                call.dl, call.dh = self.cursor(call.bh)
+            case 0x05 if call.al < PAGES:
+                self.show_page(call.al)
             case 0x06 | 0x07:
                 self._scroll_call(call)
             case 0x08:
-                column, row = self.cursor
-                call.ax = int.from_bytes(self.memory.read(_cell(column, row), 2), "little")
+                call.ax = 0
+                if not self.vga.shows_graphics:
+                    call.ax = self.memory.half(self._cell(call.bh, *self.cursor(call.bh)))
             case 0x09 | 0x0A:
                 self._repeat(call)
             case 0x0E:
-                self.write(call.al)
-            case 0x0F:
-                call.al, call.ah, call.bh = rom.TEXT_MODE, WIDTH, 0
-            case 0x12 if call.bl == 0x10:  # which kind of adapter?
-                call.bx, call.cx = 0x0003, 0x0009
+                self.write(self.active, call.al)
             case 0x13:
                 self._string(call)
-            case 0x1A if call.al == 0:
-                call.al, call.bx = 0x1A, COLOUR_DISPLAY
             case _:
-                pass  # registers that come back as they went: no such function
+                pass
 
-    # -- the cursor ----------------------------------------------------------------------------------------------------
+    # -- what the data area says of the screen ---------------------------------------------------------------------
 
     @property
-    def cursor(self) -> tuple[int, int]:
-        """Column and row, from the BIOS data area."""
-        column, row = self.memory.read(rom.CURSOR, 2)
-        return min(column, WIDTH - 1), min(row, HEIGHT - 1)
+    def columns(self) -> int:
+        """Characters of a row; a guest may have written anything there."""
+        return min(max(self.memory.half(rom.COLUMNS), 1), MAX_COLUMNS)
 
-    @cursor.setter
-    def cursor(self, at: tuple[int, int]) -> None:
-        self.memory.write(rom.CURSOR, bytes(at))
+    @property
+    def rows(self) -> int:
+        """Rows of the screen."""
+        return min(self.memory.byte(rom.LAST_ROW) + 1, MAX_ROWS)
+
+    @property
+    def active(self) -> int:
+        """The page that is shown."""
+        return self.memory.byte(rom.VIDEO_PAGE)
+
+    def cursor(self, page: int) -> tuple[int, int]:
+        """Column and row of a page's cursor. It may stand outside of the screen, where nobody sees it."""
+        column, row = self.memory.read(rom.CURSOR + 2 * (page % PAGES), 2)
+        return column, row
+
+    def set_cursor(self, page: int, column: int, row: int) -> None:
+        """Put a page's cursor somewhere; the adapter shows that of the active page."""
+        self.memory.write(rom.CURSOR + 2 * (page % PAGES), bytes((column, row)))
+        if page == self.active:
+            at = self._page_start(page) // 2 + row * self.columns + column
+            self.vga.crtc[CURSOR_HIGH], self.vga.crtc[CURSOR_LOW] = at >> 8 & 0xFF, at & 0xFF
+
+    def show_page(self, page: int) -> None:
+        """Make a page the active one."""
+        start = self._page_start(page)
+        self.memory.write(rom.PAGE_START, start.to_bytes(2, "little"))
+        self.memory.write(rom.VIDEO_PAGE, bytes((page,)))
+        self.vga.crtc[START_HIGH], self.vga.crtc[START_LOW] = start >> 9 & 0xFF, start >> 1 & 0xFF
+        self.set_cursor(page, *self.cursor(page))
+        self._repaint()
+
+    def _page_start(self, page: int) -> int:
+        return page % PAGES * self.memory.half(rom.PAGE_SIZE) & 0xFFFF
+
+    def _cell(self, page: int, column: int, row: int) -> int:
+        """The address of a character; a page's addresses wrap within the adapter's window."""
+        return self.vga.text_buffer + (self._page_start(page) + 2 * (row * self.columns + column)) % TEXT_WINDOW
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def write(self, character: int, colour: int | None = None) -> None:
+    def write(self, page: int, character: int, colour: int | None = None) -> None:
         """A character at the cursor, which moves on, as a teletype does it."""
-        column, row = self.cursor
+        column, row = self.cursor(page)
         match character:
             case 0x07:
                 self.send(BELL)
                 return
             case 0x08:
                 column = max(column - 1, 0)
-                self._show(BACKSPACE)
+                self._show(page, BACKSPACE)
             case 0x0D:
                 column = 0
-                self._show(RETURN)
+                self._show(page, RETURN)
             case 0x0A:
                 row += 1
-                self._show(LINE_FEED)
+                self._show(page, LINE_FEED)
             case _:
-                self._put(column, row, character, colour)
+                self._put(page, column, row, character, colour)
                 column += 1
-        if column == WIDTH:
+        if column == self.columns:
             column, row = 0, row + 1
-            self._send(b"\r\n")
-        if row == HEIGHT:
-            row -= 1
-            self.scroll(1, 0, 0, WIDTH - 1, HEIGHT - 1, USUAL_COLOUR)
-        self.cursor = column, row
-        self._shown_at = column, row
+            self._send(page, b"\r\n")
+        if row >= self.rows:
+            row = self.rows - 1
+            self.scroll(page, 1, 0, 0, self.columns - 1, row, USUAL_COLOUR)
+        self.set_cursor(page, column, row)
+        if page == self.active:
+            self._shown_at = column, row
 
-    def clear(self) -> None:
-        """An empty screen."""
-        self.memory.write(SCREEN, bytes((0x20, USUAL_COLOUR)) * (WIDTH * HEIGHT))
-        self.cursor = 0, 0
-        self._send(b"\x1b[H\x1b[2J")
-        self._shown_at = 0, 0
+    def clear_terminal(self) -> None:
+        """The console shows an empty screen, as the adapter does after a mode was set."""
+        self._to_terminal(CLEAR)
+        self._shown_at, self._shown_last = (0, 0), None
 
-    def scroll(self, lines: int, left: int, top: int, right: int, bottom: int, colour: int) -> None:
+    def scroll(self, page: int, lines: int, left: int, top: int, right: int, bottom: int, colour: int) -> None:
         """Move a window up, or down where `lines` is negative; what gets free is blank."""
+        if self.vga.shows_graphics:
+            return
         width = right - left + 1
-        rows = [self.memory.read(_cell(left, row), 2 * width) for row in range(top, bottom + 1)]
+        rows = [self.memory.read(self._cell(page, left, row), 2 * width) for row in range(top, bottom + 1)]
         blank = [bytes((0x20, colour)) * width] * min(abs(lines), len(rows))
         moved = rows[lines:] + blank if lines > 0 else blank + rows[: len(rows) + lines]
         for row, cells in zip(range(top, bottom + 1), moved, strict=False):
-            self.memory.write(_cell(left, row), cells)
+            self.memory.write(self._cell(page, left, row), cells)
 
-    def _put(self, column: int, row: int, character: int, colour: int | None) -> None:
+    def _put(self, page: int, column: int, row: int, character: int, colour: int | None) -> None:
         """A character into the screen and to the console.
 
         Many programs write each character by one call, for its colour, and by another one, to move the cursor.
         """
-        at = _cell(column, row)
-        self.memory.write(at, bytes((character,)) if colour is None else bytes((character, colour)))
+        if not self.vga.shows_graphics:
+            data = bytes((character,)) if colour is None else bytes((character, colour))
+            self.memory.write(self._cell(page, column, row), data)
         if self._shown_last == (column, row, character) and self._shown_at == (column + 1, row):
             return
+        if page != self.active or column >= self.columns or row >= self.rows:
+            return  # nobody sees it
         self._go_to(column, row)
         self._shown_last = column, row, character
-        self._send(_printable(character))
+        self._to_terminal(_printable(character))
         self._shown_at = column + 1, row
 
-    def _show(self, control: int) -> None:
+    # -- the console ---------------------------------------------------------------------------------------------------
+
+    def _show(self, page: int, control: int) -> None:
         """A control character that moves the terminal's cursor as it moves ours."""
-        self._go_to(*self.cursor)
-        self.send(control)
+        if page == self.active:
+            self._go_to(*self.cursor(page))
+            self.send(control)
 
     def _go_to(self, column: int, row: int) -> None:
         if self._shown_at != (column, row):
-            self._send(b"\x1b[%d;%dH" % (row + 1, column + 1))
+            self._to_terminal(b"\x1b[%d;%dH" % (row + 1, column + 1))
             self._shown_at = column, row
 
-    def _send(self, data: bytes) -> None:
+    def _repaint(self) -> None:
+        """Another page is shown: the terminal gets all of it."""
+        self.clear_terminal()
+        if self.vga.shows_graphics:
+            return
+        page, columns = self.active, self.columns
+        for row in range(self.rows):
+            characters = self.memory.read(self._cell(page, 0, row), 2 * columns)[::2]
+            if line := b"".join(map(_printable, characters)).rstrip():
+                self._go_to(0, row)
+                self._to_terminal(line)
+                self._shown_at = columns, row
+
+    def _send(self, page: int, data: bytes) -> None:
+        if page == self.active:
+            self._to_terminal(data)
+
+    def _to_terminal(self, data: bytes) -> None:
         for byte in data:
             self.send(byte)
 
     # -- calls that do more --------------------------------------------------------------------------------------------
 
     def _scroll_call(self, call: BiosCall) -> None:
-        left, top = min(call.cl, WIDTH - 1), min(call.ch, HEIGHT - 1)
-        right, bottom = min(call.dl, WIDTH - 1), min(call.dh, HEIGHT - 1)
+        last_column, last_row = self.columns - 1, self.rows - 1
+        left, top = call.cl, call.ch
+        right, bottom = min(call.dl, last_column), min(call.dh, last_row)
         if left > right or top > bottom:
             return
-        lines = min(call.al or HEIGHT, bottom - top + 1)  # 0 clears the window
-        whole = (left, top, right, bottom) == (0, 0, WIDTH - 1, HEIGHT - 1)
-        if whole and lines == HEIGHT:
-            self._send(b"\x1b[2J")
-        self.scroll(lines if call.ah == 0x06 else -lines, left, top, right, bottom, call.bh)
+        lines = min(call.al or MAX_ROWS, bottom - top + 1)  # 0 clears the window
+        if (left, top, right, bottom) == (0, 0, last_column, last_row) and lines == bottom + 1:
+            self._to_terminal(b"\x1b[2J")
+        self.scroll(self.active, lines if call.ah == 0x06 else -lines, left, top, right, bottom, call.bh)
 
     def _repeat(self, call: BiosCall) -> None:
         """A character several times from the cursor on, which stays."""
-        column, row = self.cursor
+        page, (column, row) = call.bh, self.cursor(call.bh)
+        columns = self.columns
         colour = call.bl if call.ah == 0x09 else None
-        for place in range(row * WIDTH + column, min(row * WIDTH + column + call.cx, WIDTH * HEIGHT)):
-            self._put(place % WIDTH, place // WIDTH, call.al, colour)
+        first = row * columns + column
+        for place in range(first, min(first + call.cx, columns * self.rows)):
+            self._put(page, place % columns, place // columns, call.al, colour)
 
     def _string(self, call: BiosCall) -> None:
-        before = self.cursor
+        page, before = call.bh, self.cursor(call.bh)
         with_colours = bool(call.al & 2)
         data = call.memory.read(call.base(ItemId.ES) + call.bp, call.cx << with_colours)
-        self.cursor = min(call.dl, WIDTH - 1), min(call.dh, HEIGHT - 1)
+        self.set_cursor(page, call.dl, call.dh)
         if with_colours:
             for character, colour in zip(data[::2], data[1::2], strict=True):
-                self.write(character, colour)
+                self.write(page, character, colour)
         else:
             for character in data:
-                self.write(character, call.bl)
+                self.write(page, character, call.bl)
         if not call.al & 1:
-            self.cursor = before
-
-
-def _cell(column: int, row: int) -> int:
-    return SCREEN + 2 * (row * WIDTH + column)
+            self.set_cursor(page, *before)
 
 
 def _printable(character: int) -> bytes:

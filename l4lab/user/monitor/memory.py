@@ -79,6 +79,14 @@ class GuestMemory:
         if inside:
             self.space.store(self.window + address, data[:inside])
 
+    def byte(self, address: int) -> int:
+        """Read 8 bits."""
+        return self.read(address, 1)[0]
+
+    def half(self, address: int) -> int:
+        """Read 16 bits."""
+        return int.from_bytes(self.read(address, 2), "little")
+
     def word(self, address: int) -> int:
         """Read 32 bits."""
         return int.from_bytes(self.read(address, 4), "little")

@@ -203,6 +203,10 @@ class Monitor:
         when = min(max(due // 1000, now) + KERNEL_ENTRY_US, now + FARTHEST_POINT - 1)
         self._times = timeouts(ZERO, point(now, when))
 
+    def devices_changed(self) -> None:
+        """A part of the monitor's own has written to the guest's devices."""
+        self._look_ahead()
+
     def _after_failure(self, error: IpcError) -> None:
         """A receive timeout is a device's time; anything else means that there is no guest to serve."""
         if not (error.in_receive and error.code is IpcErrorCode.TIMEOUT):

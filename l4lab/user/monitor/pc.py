@@ -44,6 +44,8 @@ class Pc:
         disk: Disk | None = None,
         more: Sequence[Device] = (),
     ) -> None:
+        self._transmit = transmit
+        self._told_of_graphics = False
         self.pic = I8259Pair()
         self.pit = I8254(now, self.pic.line(TIMER_IRQ))
         self.rtc = Mc146818(now, self.pic.line(CLOCK_IRQ), memory_size)
@@ -54,7 +56,7 @@ class Pc:
             self._set_a20,
         )
         self.port92 = Port92(partial(stop, End.RESET, "the guest reset itself by port 0x92"), self._set_a20)
-        self.vga = Vga(now)
+        self.vga = Vga(now, self._tell_of_graphics)
         self.debug = DebugPort(transmit)
         devices: list[Device] = [
             *(self.pic, self.pit, self.rtc, self.uart, self.keyboard, self.port92, self.vga, self.debug),
@@ -71,6 +73,13 @@ class Pc:
         # The only ones that do anything of their own accord, and when each of them next does.
         timed: tuple[Device, ...] = (self.pit, self.rtc, self.uart, *more)
         self._due: dict[Device, int | None] = {device: device.deadline() for device in timed}
+
+    def _tell_of_graphics(self, sentence: str) -> None:
+        """Whoever looks at the console is told once that there is more to see than the lab can show."""
+        if not self._told_of_graphics:
+            self._told_of_graphics = True
+            for byte in f"\r\n[lab: the guest shows {sentence}]\r\n".encode():
+                self._transmit(byte)
 
     def _set_a20(self, level: bool) -> None:
         """The one gate has two controls."""

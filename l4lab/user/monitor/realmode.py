@@ -10,21 +10,24 @@ machines nothing can be mapped so high, so the CPU begins in the lower copy, whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from l4lab.devices.disk import Disk, Image
+from l4lab.devices.disk import SECTOR, Disk, Image
 from l4lab.errors import LabError
 from l4lab.images import linux_realmode
-from l4lab.images.kinds import BIOS_SIZES, BOOT_SIGNATURE, SECTOR
+from l4lab.images.diskette import as_diskette
+from l4lab.images.kinds import BIOS_SIZES, BOOT_SIGNATURE
 from l4lab.images.pieces import HIGH_RAM, Piece, check_memory
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios import Bios
-from l4lab.user.monitor.bios_disk import DISKETTE, BiosDisks, number_of
+from l4lab.user.monitor.bios_disk import BiosDisks, Diskette
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import GuestProgram, Monitor
 from l4lab.user.monitor.state import Start
 from l4lab.words import PAddr
 
 RESET: Start = Start.real_mode(rom.SEGMENT, rom.RESET)
+CYLINDER: Final = 16 * 63 * SECTOR  # bytes, of a hard disk
 
 
 def with_bios(pieces: Sequence[Piece], loaded: Start, memory_size: int) -> GuestProgram:
@@ -37,26 +40,41 @@ def with_bios(pieces: Sequence[Piece], loaded: Start, memory_size: int) -> Guest
 
 
 def boot_sector(image: Image, name: str, memory_size: int) -> GuestProgram:
-    """A disk that begins with a boot sector: the PC's own, unless that is another one, or a diskette."""
-    check_memory(memory_size)
-    if bytes(image[SECTOR - 2 : SECTOR]) != BOOT_SIGNATURE:
-        raise LabError(f"{name} has no boot sector: bytes 510 and 511 are not 55 AA; give another --kind, or a kernel")
-    is_diskette = number_of(image) == DISKETTE
+    """A hard disk that begins with a boot sector: the PC's own, unless that is another one.
+
+    What is shorter than a cylinder is filled up with zeros to one: images have no more in them than was written there,
+    and loaders read a little further.
+    """
+    _check_bootable(image, name, memory_size)
+    if len(image) < CYLINDER:
+        image = bytes(image).ljust(CYLINDER, b"\0")
 
     def attach(monitor: Monitor) -> None:
         hard_disks = _hard_disks(monitor)
-        if is_diskette:
-            disks = BiosDisks([Disk(image)], hard_disks)
-        elif hard_disks and hard_disks[0].image is image:
-            disks = BiosDisks((), hard_disks)
-        else:
-            disks = BiosDisks((), [Disk(image), *hard_disks])
-        Bios(monitor, None, disks)
+        is_own = bool(hard_disks) and hard_disks[0].image is image
+        Bios(monitor, None, BiosDisks((), hard_disks if is_own else [Disk(image), *hard_disks]))
 
     program = GuestProgram((), RESET, memory_size, attach)
-    if not is_diskette:
-        program.hardware = Hardware(disk=image)
+    program.hardware = Hardware(disk=image)
     return program
+
+
+def diskette(image: Image, name: str, memory_size: int) -> GuestProgram:
+    """A diskette that begins with a boot sector. What the image lacks of it is zeros."""
+    _check_bootable(image, name, memory_size)
+    geometry = as_diskette(bytes(image[:SECTOR]), len(image), name)
+
+    def attach(monitor: Monitor) -> None:
+        in_drive = Diskette(Disk(image, geometry.size), geometry)
+        Bios(monitor, None, BiosDisks([in_drive], _hard_disks(monitor)))
+
+    return GuestProgram((), RESET, memory_size, attach)
+
+
+def _check_bootable(image: Image, name: str, memory_size: int) -> None:
+    check_memory(memory_size)
+    if bytes(image[SECTOR - 2 : SECTOR]) != BOOT_SIGNATURE:
+        raise LabError(f"{name} has no boot sector: bytes 510 and 511 are not 55 AA; give another --kind, or a kernel")
 
 
 def _hard_disks(monitor: Monitor) -> list[Disk]:

@@ -16,6 +16,8 @@ import struct
 from functools import cache
 from typing import Final
 
+from l4lab.devices.vga import TEXT_BUFFER, TEXT_WINDOW
+from l4lab.devices.vga_modes import MODES, TEXT_MODE
 from l4lab.images.boot_params import Region, RegionKind
 from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece
 from l4lab.user.asm import Program, assemble
@@ -27,17 +29,24 @@ ROM_SIZE: Final = 0x10000
 RESET: Final = 0xFFF0
 BOOT_AT: Final = 0x7C00
 
+SCREEN: Final = MODES[TEXT_MODE]
 STUB_SIZE: Final = 4
-TIMER, BOOTSTRAP, DISKETTE_TABLE = 0x08, 0x19, 0x1E  # vectors
+TIMER, DISKETTE_TABLE, CLOCK = 0x08, 0x1E, 0x70  # vectors
 
 # The BIOS data area: what is told there of the machine, by address.
-EQUIPMENT, MEMORY_KB, KEYBOARD_FLAGS = 0x410, 0x413, 0x417
+EQUIPMENT, MEMORY_KB, SHIFTS, KEYBOARD_STATE = 0x410, 0x413, 0x417, 0x496
 KEYS_HEAD, KEYS_TAIL, KEYS = 0x41A, 0x41C, 0x41E  # the keyboard's ring buffer, 16 words, as offsets from 0x400
 KEYS_END: Final = KEYS + 32
-VIDEO_MODE, COLUMNS, CURSOR, VIDEO_PAGE, CRTC_PORT = 0x449, 0x44A, 0x450, 0x462, 0x463
-TICKS, MIDNIGHT, DISKS, LAST_ROW, CHARACTER_HEIGHT = 0x46C, 0x470, 0x475, 0x484, 0x485
+KEYS_101, AFTER_E0, AFTER_E1 = 0x10, 0x02, 0x01  # of the keyboard's state: how many keys it has, what it has sent last
+VIDEO_MODE, COLUMNS, PAGE_SIZE, PAGE_START, CURSOR = 0x449, 0x44A, 0x44C, 0x44E, 0x450
+CURSOR_SHAPE, VIDEO_PAGE, CRTC_PORT = 0x460, 0x462, 0x463
+LAST_ROW, CHARACTER_HEIGHT, VIDEO_CONTROL = 0x484, 0x485, 0x487
+TICKS, MIDNIGHT, DISKS = 0x46C, 0x470, 0x475
+DISKETTE_STATUS, DISK_STATUS = 0x441, 0x474  # how the last call of INT 13 went
+WAIT_FLAG_AT, WAIT_LEFT, WAIT_ACTIVE = 0x498, 0x49C, 0x4A0  # a wait: where its end is told, microseconds, is there one?
 TICKS_A_DAY: Final = 0x1800B0
-TEXT_MODE, WIDTH, HEIGHT = 3, 80, 25  # the screen: colour text
+PIECE: Final = 976  # microseconds from one of the clock's interrupts to the next, rounded down
+CONTROL: Final = 0x60  # what `VIDEO_CONTROL` holds: 256 KiB of memory, the adapter is active
 
 _SOURCE = """
 ; --- one stub for each vector ---------------------------------------------------------------------
@@ -95,6 +104,62 @@ timer:  push    ds
         pop     ds
         iret
 
+; --- INT 70: the clock's interrupt, at the end of each piece of a wait, and at the alarm's time ----
+clock:  push    ds
+        push    ax
+        xor     ax, ax
+        mov     ds, ax
+        mov     al, 0x0c                ; what it is about; reading that ends it
+        out     0x70, al
+        in      al, 0x71
+        mov     ah, al
+        mov     al, 0x0b                ; of it, what somebody wants to know
+        out     0x70, al
+        in      al, 0x71
+        and     ah, al
+        test    ah, 0x40                ; a piece of a wait
+        jz      .alarm
+        sub     dword ptr [WAIT_LEFT], PIECE
+        ja      .alarm
+        and     al, 0xbf                ; the last one: no more of these interrupts
+        out     0x71, al
+        push    es
+        push    bx
+        les     bx, [WAIT_FLAG_AT]
+        or      byte ptr es:[bx], 0x80
+        pop     bx
+        pop     es
+        and     byte ptr [WAIT_ACTIVE], 0xfe
+.alarm: test    ah, 0x20
+        jz      .ended
+        int     0x4a                    ; whoever wants to be woken
+.ended: mov     al, 0x20
+        out     0xa0, al
+        out     0x20, al
+        pop     ax
+        pop     ds
+        iret
+
+; --- the rest of INT 15, 86: wait until the clock's interrupt says that it is over -----------------
+wait15: push    ds
+        push    ax
+        xor     ax, ax
+        mov     ds, ax
+.again: cli
+        test    byte ptr [WAIT_ACTIVE], 0x80
+        jnz     .over
+        sti
+        hlt
+        jmp     .again
+.over:  mov     byte ptr [WAIT_ACTIVE], 0
+        pop     ax
+        pop     ds
+        push    bp
+        mov     bp, sp
+        and     byte ptr [bp + 6], 0xfe ; behind BP, IP and CS: the caller's carry flag
+        pop     bp
+        iret
+
 ; --- a service that has nothing to say yet: ask again after the next interrupt --------------------
 wait16: sti
         hlt
@@ -102,6 +167,12 @@ wait16: sti
 
 ; --- INT 1E is no call: it is the address of this table of what a diskette drive is like -------------
 diskette: .byte 0xdf, 0x02, 0x25, 0x02, 18, 0x1b, 0xff, 0x6c, 0xf6, 0x0f, 0x08
+
+; --- what INT 15, C0 points to: a PC/AT with two interrupt controllers, a clock, an extended data area ---
+configuration: .byte 8, 0, 0xfc, 0, 1, 0x64, 0, 0, 0, 0
+
+; --- there are no letters here: whoever draws them finds blank ones ----------------------------------------
+fonts:  .space  256 * 16
 """
 
 
@@ -109,7 +180,10 @@ diskette: .byte 0xdf, 0x02, 0x25, 0x02, 18, 0x1b, 0xff, 0x6c, 0xf6, 0x0f, 0x08
 def program() -> Program:
     """The code of the ROM, at offset 0 of its segment."""
     stubs = "\n".join("        vmcall\n        iret" for _ in range(256))
-    constants = {"TICKS": TICKS, "TICKS_A_DAY": TICKS_A_DAY, "MIDNIGHT": MIDNIGHT}
+    constants = {
+        "TICKS": TICKS, "TICKS_A_DAY": TICKS_A_DAY, "MIDNIGHT": MIDNIGHT, "WAIT_FLAG_AT": WAIT_FLAG_AT,
+        "WAIT_LEFT": WAIT_LEFT, "WAIT_ACTIVE": WAIT_ACTIVE, "PIECE": PIECE,
+    }  # fmt: skip
     return assemble(_SOURCE.format(stubs=stubs), 0, 16, constants)
 
 
@@ -120,10 +194,12 @@ def pieces(diskettes: int, hard_disks: int) -> list[Piece]:
     rom = code.code.ljust(RESET, b"\0") + start
     vectors = [STUB_SIZE * number for number in range(256)]
     vectors[TIMER] = code.address("timer")
+    vectors[CLOCK] = code.address("clock")
     vectors[DISKETTE_TABLE] = code.address("diskette")
     return [
         Piece(PAddr(0), b"".join(struct.pack("<HH", offset, SEGMENT) for offset in vectors), "vectors"),
         Piece(PAddr(0x400), _data_area(diskettes, hard_disks), "data area"),
+        Piece(PAddr(TEXT_BUFFER), b" \x07" * (TEXT_WINDOW // 2), "empty screen"),
         Piece(PAddr(ROM_AT), rom.ljust(ROM_SIZE, b"\0"), "BIOS"),
     ]
 
@@ -144,14 +220,15 @@ def _data_area(diskettes: int, hard_disks: int) -> bytes:
         (0x480, "<H", KEYS - 0x400),
         (0x482, "<H", KEYS_END - 0x400),
         (VIDEO_MODE, "<B", TEXT_MODE),
-        (COLUMNS, "<H", WIDTH),
-        (0x44C, "<H", 0x1000),  # bytes of a page of the screen
-        (0x460, "<H", 0x0607),  # the cursor's lines
+        (COLUMNS, "<H", SCREEN.columns),
+        (PAGE_SIZE, "<H", SCREEN.page),
+        (CURSOR_SHAPE, "<H", 0x0607),  # its lines
         (CRTC_PORT, "<H", 0x3D4),
         (DISKS, "<B", hard_disks),
-        (LAST_ROW, "<B", HEIGHT - 1),
-        (CHARACTER_HEIGHT, "<B", 16),
-        (0x496, "<B", 0x10),  # a keyboard of 101 keys
+        (LAST_ROW, "<B", SCREEN.rows - 1),
+        (CHARACTER_HEIGHT, "<H", SCREEN.character),
+        (VIDEO_CONTROL, "<B", CONTROL),
+        (KEYBOARD_STATE, "<B", KEYS_101),
     ):
         struct.pack_into(form, area, address - 0x400, value)
     return bytes(area)

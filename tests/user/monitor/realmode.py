@@ -96,12 +96,20 @@ def on_the_lab(image: bytes, seconds: float = 1.0, memory: int = 16 * MIB) -> Ri
     return rig
 
 
-def on_qemu(image: bytes, directory: Path) -> str:
+def on_qemu(image: bytes, directory: Path, diskette: bool = False) -> str:
     """What the serial port says when QEMU's PC with SeaBIOS boots the disk."""
     disk = directory / "disk"
     disk.write_bytes(image)
     command = ["qemu-system-i386", "-M", "pc", "-accel", "tcg", "-m", "16", "-nodefaults", "-vga", "std"]
-    command += ["-display", "none", "-no-reboot", "-drive", f"file={disk},format=raw,if=ide", "-serial", "stdio"]
+    command += [
+        "-display",
+        "none",
+        "-no-reboot",
+        "-drive",
+        f"file={disk},format=raw,if={'floppy' if diskette else 'ide'}",
+        "-serial",
+        "stdio",
+    ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout is not None
     said, deadline = b"", time.monotonic() + PATIENCE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The primary IDE channel of a PC with one disk on it, which transfers by programmed I/O.
+"""The IDE channels of a PC: the first with one disk on it, which transfers by programmed I/O; any without a drive.
 
 Lives here: task file, commands, and the data port with its interrupts; the disk answers at once. Does not live here:
 what is on the disk (`disk`), and what IDENTIFY says (`ide_identify`). There is no DMA, no second disk and no CD-ROM:
@@ -17,6 +17,7 @@ from l4lab.devices.ide_identify import HEADS, MULTIPLE_MAX, TRACK, identify
 
 DATA, ERROR, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS = range(0x1F0, 0x1F8)
 FEATURES, COMMAND, CONTROL = ERROR, STATUS, 0x3F6
+SECOND_DATA, SECOND_CONTROL = 0x170, 0x376
 
 BUSY, READY, SEEK_DONE, DATA_REQUEST, FAILED = 0x80, 0x40, 0x10, 0x08, 0x01
 IDLE: Final = READY | SEEK_DONE
@@ -47,6 +48,23 @@ NOTHING_TO_DO: Final = frozenset(
 FEATURES_KNOWN: Final = frozenset(
     (0x02, 0x82, 0x03, 0x55, 0xAA, 0x66, 0xCC)
 )  # caches, transfer mode, read ahead, defaults
+
+
+class EmptyIde(Device):
+    """An IDE channel without a drive."""
+
+    # Nobody drives the lines, and pull-downs make zeros of them, as ATA asks of bit 7 at least; so do QEMU's channels.
+    # Who looks for drives sees at once that none is busy, and none is ready.
+
+    def __init__(self, name: str, data: int, control: int) -> None:
+        self.name = name
+        self.ports = (range(data, data + STATUS - DATA + 1), range(control, control + 1))
+
+    def read(self, port: int, size: int) -> int:
+        return 0
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Nobody is there to take it."""
 
 
 class Ide(Device):

@@ -3,7 +3,7 @@
 
 Lives here: registers, FIFOs, interrupts, loopback. Does not live here: a line. Bytes go to the callable `transmit` at
 once, however long a real line would take; bytes given to `receive` wait, in any number, until the program takes them.
-Source: National Semiconductor PC16550D data sheet; OUT2 as the interrupt's gate is the PC's wiring of it.
+Source: National Semiconductor PC16550D data sheet; of the PC's wiring, see `_update`.
 """
 
 from __future__ import annotations
@@ -140,9 +140,11 @@ class Uart16550(Device):
         return IIR_NONE
 
     def _update(self) -> None:
-        # The interrupt goes through a gate opened by OUT2, and loopback takes the OUT2 pin away.
-        gate = self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
-        self.irq(gate and self._identity() != IIR_NONE)
+        # A PC leads the interrupt through a gate that OUT2 opens. Emulated PCs, QEMU's among them, have it open always,
+        # and xv6 and other small systems that grew up there never touch OUT2: with the gate, what one types to them
+        # would be lost without a word. Only loopback closes it here, which takes the OUT2 pin away: a driver that tests
+        # the chip looks at its registers.
+        self.irq(not self.mcr & MCR_LOOP and self._identity() != IIR_NONE)
 
     # Registers, by offset
 
@@ -155,6 +157,8 @@ class Uart16550(Device):
         self.timeout_at = None
         if self.fifo:
             self._restart_timeout()
+        else:
+            self._update()  # the line falls before the next byte raises it, as it does while that is on its way
         self._feed()
         return byte
 

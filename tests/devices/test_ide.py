@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from l4lab.devices import ide
+from l4lab.devices.device import PortBus
 from l4lab.devices.disk import SECTOR, Disk
-from l4lab.devices.ide import BUSY, CONTROL, DATA, STATUS, Ide
+from l4lab.devices.ide import BUSY, CONTROL, DATA, STATUS, EmptyIde, Ide
 
 from .qemu import In, InWords, Out, OutWords, Script, Until, run
 
@@ -130,6 +131,33 @@ def test_commands_go_as_in_qemu(seed: int, tmp_path: Path) -> None:
     image.write_bytes(IMAGE)
 
     assert run(script, 0, ["-drive", f"file={image},format=raw,if=ide", "-snapshot"]) == Bench().play(script)
+
+
+@pytest.mark.parametrize(("data", "control"), [(DATA, CONTROL), (ide.SECOND_DATA, ide.SECOND_CONTROL)])
+def test_a_channel_without_a_drive_reads_as_qemus(data: int, control: int) -> None:
+    """Whatever is written to it, commands and resets too: do all registers and the data port read as on QEMU?"""
+    rng = random.Random(data)
+    registers = [*range(data, data + 8), control]
+    script: Script = [In(port) for port in registers]
+    for _ in range(60):
+        port = rng.choice(registers)
+        command = rng.choice((0x20, 0x30, 0x90, 0xEC, 0xA1, 0xE7))
+        script.append(Out(port, command if port == data + 7 else rng.randrange(256)))
+        script += [InWords(data, 2), *(In(port) for port in registers)]
+    ours = bytearray()
+    empty = PortBus([EmptyIde("it", data, control)])
+    for op in script:
+        match op:
+            case In(port):
+                ours.append(empty.read(port, 1))
+            case Out(port, value):
+                empty.write(port, 1, value)
+            case InWords(port, count):
+                ours += empty.read_block(port, 2, count)
+            case _:
+                pass
+
+    assert run(script, 0) == ours
 
 
 def test_the_image_is_never_written() -> None:

@@ -18,6 +18,7 @@ from l4lab.devices.uart16550 import Uart16550
 from .qemu import In, Out, Script, Wait, run, times
 
 SHIFT = 8
+PIC, SERIAL_LINE = 0x20, 1 << 4
 DATA, IER, IIR, FCR, LCR, MCR, LSR, MSR, SCR = (0x3F8 + offset for offset in (0, 1, 2, 2, 3, 4, 5, 6, 7))
 
 
@@ -177,11 +178,29 @@ def test_input_arrives_whole_and_in_order(data: bytes, fcr: int) -> None:
     assert data == bytes(got)
 
 
-@pytest.mark.parametrize(("mcr", "level"), [(0x00, False), (0x08, True), (0x18, False)])
-def test_out2_gates_the_interrupt(mcr: int, level: bool) -> None:
-    """Is the line to the controller open only with OUT2 set and loopback off?"""
+@given(st.binary(min_size=1, max_size=40))
+def test_who_takes_a_byte_at_each_edge_gets_all(data: bytes) -> None:
+    """Without FIFOs there is one byte at a time: does the line fall when it is taken, and rise for the next?"""
+    bench = Bench()
+    bench.put(IER, 0x01)
+    bench.uart.receive(data)
+    got = bytearray()
+    while bench.rises:
+        bench.rises = 0
+        got.append(bench.get(DATA))
+
+    assert data == bytes(got)
+
+
+@pytest.mark.parametrize(("mcr", "level"), [(0x00, True), (0x08, True), (0x0B, True), (0x10, False), (0x18, False)])
+def test_the_interrupt_is_heard_without_out2_as_on_qemu(mcr: int, level: bool) -> None:
+    """Does the line rise whatever OUT2 is, as QEMU's does; and does it stay low in loopback, where QEMU's rises?"""
     bench = Bench()
     bench.put(MCR, mcr)
     bench.put(IER, 0x02)
 
     assert level == bench.level
+    ask: Script = [Out(PIC, 0x0A), In(PIC)]
+    begin: Script = [Out(PIC, 0x11), Out(PIC + 1, 8), Out(PIC + 1, 4), Out(PIC + 1, 1), Out(PIC + 1, 0xFF)]
+    before, after = run([*begin, Out(IER, 0), In(IIR), Out(MCR, mcr), *ask, Out(IER, 2), *ask], SHIFT)[1:]
+    assert (0, True) == (before & SERIAL_LINE, bool(after & SERIAL_LINE))

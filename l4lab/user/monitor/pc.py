@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from l4lab.devices import ide
 from l4lab.devices.debugport import DebugPort
 from l4lab.devices.device import Device, PortBus
 from l4lab.devices.disk import Disk
 from l4lab.devices.i8042 import I8042
 from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
-from l4lab.devices.ide import Ide
+from l4lab.devices.ide import EmptyIde, Ide
 from l4lab.devices.mc146818 import Mc146818
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.devices.port92 import Port92
@@ -65,8 +66,9 @@ class Pc:
                 partial(stop, End.RESET, "the guest reset itself by port 0xcf9"),
             ),
         ]
-        if disk is not None:
-            devices.append(Ide(disk, self.pic.line(DISK_IRQ)))
+        no_drive = EmptyIde("ide without a drive", ide.DATA, ide.CONTROL)
+        devices.append(no_drive if disk is None else Ide(disk, self.pic.line(DISK_IRQ)))
+        devices.append(EmptyIde("second ide", ide.SECOND_DATA, ide.SECOND_CONTROL))
         devices += more
         self.ports = PortBus(devices)
         self.addresses = MemoryBus(devices)

@@ -170,6 +170,46 @@ def test_a_wait_ends_while_the_guest_does_something_else() -> None:
     )
 
 
+def test_typed_bytes_interrupt_a_guest_that_never_set_out2() -> None:
+    """As xv6 and others set up their serial port: does each byte that is typed interrupt, and arrive?"""
+    source = """
+        cli
+        mov     word ptr [0x30], typed           ; vector 0c
+        mov     word ptr [0x32], 0
+        mov     dx, 0x3fc               ; modem control: nothing is set
+        mov     al, 0
+        out     dx, al
+        mov     dx, 0x3f9               ; an interrupt for each byte received
+        mov     al, 1
+        out     dx, al
+        in      al, 0x21
+        and     al, 0xef
+        out     0x21, al
+.wait:  sti
+        hlt
+        cmp     byte ptr [last], 0x2e
+        jne     .wait
+        jmp     ending
+typed:  push    ax
+        push    dx
+        mov     dx, 0x3f8
+        in      al, dx
+        mov     [last], al
+        out     dx, al
+        mov     al, 0x20
+        out     0x20, al
+        pop     dx
+        pop     ax
+        iret
+last:   .byte   0
+    """
+    rig = on_the_lab(boot_disk(source), 0.2)
+    rig.type(b"typed.")
+    rig.run(10**9)
+
+    assert b"typed.|END" == bytes(rig.console)
+
+
 # Types scan codes by the keyboard controller's command D2, and shows the key that comes of them, or FFFF for none.
 TYPIST = """
         mov     si, codes

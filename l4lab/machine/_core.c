@@ -70,7 +70,7 @@ enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
 enum { CF_SEEN = 1 << 20, CF_SPECIAL = 1 << 21, CF_REPEATS = 1 << 22 };  /* ours: bits of a block's flags that the engine has no use for */
 enum { USER_ACCESS = 1, KERNEL_ACCESS = 2, TASK_GATE = 5 };
 enum { SINGLE_STEP = 1, EXIT_SINGLE_STEP = 0x100 + 0x41, BLOCK_EVENT = 0xA8, DESCRIPTOR_PRESENT = 1 << 15 };
-enum { TYPE_EXTERNAL = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFTWARE = 4, GENERAL_PROTECTION = 13 };
+enum { TYPE_EXTERNAL = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFTWARE = 4, UNDEFINED_OPCODE = 6, GENERAL_PROTECTION = 13 };
 enum { KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI };
 static const int type_of_kind[] = {TYPE_EXTERNAL, TYPE_EXCEPTION, TYPE_SOFTWARE, TYPE_NMI};
 #define EVENT_HAS_ERROR ((uint32_t)1 << 11)
@@ -628,15 +628,21 @@ static void on_interrupt(void *uc, uint32_t number, void *opaque)
     stop(c, (int)number);
 }
 
-/* #UD. In guest mode too it is for Python: VMX instructions, which the engine does not know, are VM exits. */
+/* #UD. In guest mode too it is for Python: VMX instructions, which the engine does not know, are VM exits. The engine
+ * goes by the number alone, so INT 6 comes here as well: it is a software interrupt as any other. */
 static bool on_invalid(void *uc, void *opaque)
 {
     Core *c = opaque;
+    if (ENV(c, O_IS_INT, int32_t)) {
+        ENV(c, O_EIP, uint64_t) = ENV(c, O_NEXT_EIP, uint64_t);     /* as the engine has done for the others */
+        on_interrupt(uc, UNDEFINED_OPCODE, opaque);
+        return true;
+    }
     take_back(c, linear_eip(c));
-    c->info[INFO_VECTOR] = 6;
+    c->info[INFO_VECTOR] = UNDEFINED_OPCODE;
     c->info[INFO_ERROR_CODE] = 0;
     c->info[INFO_IS_INT] = 0;
-    stop(c, 6);
+    stop(c, UNDEFINED_OPCODE);
     return true;
 }
 

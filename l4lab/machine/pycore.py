@@ -25,7 +25,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT
+from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT, UNDEFINED_OPCODE
 from l4lab.abi.frame import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
 from l4lab.machine import engine as e
 from l4lab.machine import svm
@@ -51,7 +51,8 @@ _CLASS_WORDS = 64  # of the engine's table of functions that we look through
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _EAX, _ECX, _EDX, _ESI, _EDI = (2 * n for n in (0, 1, 2, 6, 7))  # words of the CPU state
 _EIP, _EFLAGS, _HFLAGS, _DR6 = (at >> 2 for at in (e.ENV_EIP, e.ENV_EFLAGS, e.ENV_HFLAGS, e.ENV_DR + 48))
-_IS_INT, _ERROR_CODE, _OLD_EXCEPTION = (at >> 2 for at in (e.ENV_IS_INT, e.ENV_ERROR_CODE, e.ENV_OLD_EXCEPTION))
+_IS_INT, _ERROR_CODE = e.ENV_IS_INT >> 2, e.ENV_ERROR_CODE >> 2
+_OLD_EXCEPTION, _NEXT_EIP = e.ENV_OLD_EXCEPTION >> 2, e.ENV_NEXT_EIP >> 2
 _CC_SRC, _CC_OP, _FLAGS_ARE_READY = e.ENV_CC_SRC >> 2, e.ENV_CC_OP >> 2, 1  # ready: they are what CC_SRC holds
 _RETURN_ADDRESS = e.ENV_RETURN_ADDRESS >> 2
 _CS_BASE = (e.ENV_SEGS + 24 + 8) >> 2
@@ -225,8 +226,16 @@ class PyCore:
         self._note(number, retired=bool(env[_IS_INT] or fetch or stepped))
 
     def _on_invalid(self, uc: int, opaque: int) -> bool:
-        """#UD. In guest mode too it is for our caller: VMX instructions, which the engine does not know, are exits."""
-        self._note(6, retired=False)
+        """#UD. In guest mode too it is for our caller: VMX instructions, which the engine does not know, are exits.
+
+        The engine goes by the number alone, so INT 6 comes here as well: it is a software interrupt as any other.
+        """
+        env = self._env
+        if env[_IS_INT]:
+            env[_EIP] = env[_NEXT_EIP]  # as the engine has done for the others
+            self._on_interrupt(uc, UNDEFINED_OPCODE, opaque)
+            return True
+        self._note(UNDEFINED_OPCODE, retired=False)
         self._direct = True
         return True
 
@@ -385,7 +394,7 @@ class PyCore:
     def _happened(self, number: int) -> int | None:
         env = self._env
         if self._direct:
-            if number in (6, GENERAL_PROTECTION):
+            if number in (UNDEFINED_OPCODE, GENERAL_PROTECTION):
                 self._tell(number, 0)
             return number
         if number == _EXIT_RDTSC and self._native_time and not env[_EFLAGS] & FLAG_TF:

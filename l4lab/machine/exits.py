@@ -82,7 +82,10 @@ class Exits:
         if event == e.EVENT_DELIVER:
             return self._deliver(vmcs)
         if event == e.EVENT_BEFORE:
-            return self._instructions.before(vmcs)
+            try:
+                return self._instructions.before(vmcs)
+            except (PageFault, NestedPageFault) as problem:
+                return self._operand_missing(vmcs, problem)
         if event == e.EVENT_SYSENTER:
             return self._instructions.sysenter(vmcs)
         if event == UNDEFINED_OPCODE:

@@ -45,7 +45,7 @@ _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translat
 _NONE = 0xFFFFFFFF
 _TRANSLATE_AGAIN = -99  # an event of our own: the next block has been thrown away
 _CODE_IS_32_BITS_WIDE = 1 << 4
-_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\xea\xcf\xff")  # without one of these a block has no such instruction
+_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\x9c\xea\xcf\xff")  # without one of these a block has no such instruction
 _STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
 _CLASS_WORDS = 64  # of the engine's table of functions that we look through
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
@@ -129,6 +129,7 @@ class PyCore:
         self._direct = False  # it is for our caller, whatever mode the CPU is in
         self._watching = False  # stop as soon as IF is set
         self._executed = 0  # instructions retired when it was noted
+        self._count = 0  # instructions that it may execute
         self._port_state: list[int] | None = None
         # of all runs
         self.retired = 0
@@ -267,8 +268,8 @@ class PyCore:
     def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
         """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need?
 
-        That is INS, which writes before it asks for the port, and task switches, which should be exits. They are to be
-        stopped before; the block is translated again, with a call in front of each of them.
+        That is INS, which writes before it asks for the port, task switches, which should be exits, and PUSHFD, which
+        stores EFLAGS.VM. They are to be stopped before; the block is translated again, with a call in front of each.
         """
         env = self._env
         if not env[_HFLAGS] & e.HF_GUEST:
@@ -278,7 +279,7 @@ class PyCore:
         code = self._ring0.peek(linear, size)
         if _SPECIAL_BYTES.isdisjoint(code):
             return
-        found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
+        found = self._special_in(code)
         new = [at for at in (linear + offset & 0xFFFFFFFF for offset in found) if at not in self._looked_at]
         for at in new:
             self._looked_at.add(at)
@@ -299,16 +300,21 @@ class PyCore:
             self._go_on = False
             return
         code = self._ring0.peek(linear, min(size, MAX_LENGTH))
-        if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
+        if self._special_in(code) != [0]:
             return  # another program has been here, or another page
         opcode = code.lstrip(bytes(_PREFIXES))[:1]
-        if opcode not in (b"\x6c", b"\x6d"):
+        if opcode not in (b"\x6c", b"\x6d", b"\x9c"):
             if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & FLAG_VM:
                 return
             if opcode == b"\xcf" and not env[_EFLAGS] & FLAG_NT:
                 return
         self._note(e.EVENT_BEFORE, retired=False)
         self._direct = True
+
+    def _special_in(self, code: bytes) -> list[int]:
+        env = self._env
+        bits = 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16
+        return special_instructions(code, bits, bool(env[_EFLAGS] & FLAG_VM))
 
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
@@ -325,6 +331,8 @@ class PyCore:
             # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
             self._counter.value -= 1
             self._env[_CC_OP] = _FLAGS_ARE_READY  # see _note
+        if self._counter.value < self._count:
+            self._env[_EFLAGS] &= ~FLAG_RF  # the engine would keep it, and PUSHF store it, to the end of some block
         if self._watching and self._number is None and self._env[_EFLAGS] & FLAG_IF:
             self._note(e.EVENT_WINDOW, retired=True)
         return False
@@ -370,6 +378,7 @@ class PyCore:
             self._watching = False
             count = 1
         self._number, self._direct, self._port_state = None, False, None
+        self._count = count
         self._order.value = _NO_ORDER
         self._request.value |= _REQUEST
         error = self._emu_start(self._uc, env[_EIP], 0, 0, count)

@@ -250,28 +250,38 @@ class I8254(Device):
         return None if rise is None else timer.time_of(rise)
 
     def advance(self) -> None:
-        self._settle(self.now())
+        """OUT drives IRQ0. A rise since the last time is a request even if OUT has fallen again.
 
-    def _settle(self, now: int) -> None:
-        timer, aside, tone = self.channels
+        Who comes late, because others had the processor, has not kept the program from taking it in time.
+        """
+        now = self.now()
+        self._drive(self._let_count(now) or self.channels[0].out(now))
+
+    def settle(self) -> None:
+        """The program itself looks, or changes something: IRQ0 is as OUT is now."""
+        now = self.now()
+        self._let_count(now)
+        self._drive(self.channels[0].out(now))
+
+    def _let_count(self, now: int) -> bool:
+        """Bring all channels up to now; did OUT of the first one rise meanwhile? Several times count as one."""
+        timer, *others = self.channels
         rose = timer.settle(now)
-        aside.settle(now)
-        tone.settle(now)
-        self._drive(timer.out(now), edge=rose)
+        for channel in others:
+            channel.settle(now)
+        if rose:
+            self._drive(False)
+            self._drive(True)
+        return rose
 
-    def _drive(self, level: bool, *, edge: bool = False) -> None:
-        """Drive IRQ0. Edges that were missed count as one: the controller could not have held more."""
-        if edge:
-            self.irq(False)
-            self.irq(True)
-            self.level = True
+    def _drive(self, level: bool) -> None:
         if level != self.level:
             self.level = level
             self.irq(level)
 
     def read(self, port: int, size: int) -> int:
+        self.settle()
         now = self.now()
-        self._settle(now)
         if port == 0x61:
             # Derived from time, like all else: programs wait for this bit to change.
             refresh = now * FREQUENCY // NS_PER_SECOND // REFRESH_TICKS & 1
@@ -281,8 +291,8 @@ class I8254(Device):
         return self.channels[port & 3].read(now)
 
     def write(self, port: int, size: int, value: int) -> None:
+        self.settle()
         now = self.now()
-        self._settle(now)
         if port == 0x61:
             self.port61 = value & 0x0F
             self.channels[2].set_gate(bool(value & 1), now)

@@ -5,6 +5,10 @@ Lives here: priorities, masks, the command words, and the edge/level registers t
 here: when the CPU takes an interrupt. Whoever runs the CPU asks `pending()`, and takes the vector by `acknowledge()`.
 Source: Intel 8259A data sheet (231468), whose names (ICW, OCW, IRR, ISR, IMR) are used; 82371AB (PIIX4), section 4.2,
 for what differs in a chipset: ELCR replaces the LTIM bit of ICW1, which is ignored.
+
+An input requests for as long as it is high and, if it is edge triggered, has not been acknowledged since it rose (data
+sheet, figure "Priority Cell"). So a request that falls before the CPU acknowledges it is gone; if the CPU does so all
+the same, it gets the spurious one.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ class Chip(Saved):
     """One 8259A."""
 
     saved = (
-        "irr", "isr", "imr", "lines", "elcr", "base", "lowest", "output", "awaits", "needs_icw4", "single",
+        "latched", "isr", "imr", "lines", "elcr", "base", "lowest", "output", "awaits", "needs_icw4", "single",
         "auto_eoi", "rotate_on_auto_eoi", "special_mask", "special_nested", "reads_isr", "poll",
     )  # fmt: skip
 
@@ -32,15 +36,13 @@ class Chip(Saved):
         self.elcr_mask = elcr_mask  # inputs that may be made level triggered
         self.drive = drive  # its INT pin
         self.elcr = 0  # inputs that are level triggered
-        self.lines = 0  # levels of the inputs, as the edge detector remembers them
-        self.irr = 0
+        self.lines = 0  # levels of the inputs
         self.output = False
         self._initialise()
 
     def _initialise(self) -> None:
         """What ICW1 clears (data sheet, "Initialization Command Words 1 and 2")."""
-        self.lines = 0  # an input that is high now must fall and rise again to make an edge
-        self.irr &= self.elcr
+        self.latched = 0  # inputs that rose and were not acknowledged: one that is high now must fall and rise again
         self.isr = 0  # interrupts in service: acknowledged, not yet ended
         self.imr = 0
         self.base = 0  # vector of input 0
@@ -52,19 +54,19 @@ class Chip(Saved):
         self.reads_isr = False
         self.poll = False
 
+    @property
+    def irr(self) -> int:
+        """The interrupt request register: the inputs that request."""
+        return self.lines & (self.latched | self.elcr)
+
     def set_line(self, number: int, level: bool) -> None:
-        """Drive an input. A rising edge is remembered until acknowledged, even if the input falls again."""
+        """Drive an input, as often as one likes."""
         bit = 1 << number
-        if level == bool(self.lines & bit) and not self.elcr & bit:
-            return  # no edge; drivers of lines repeat themselves
+        if level == bool(self.lines & bit):
+            return
         if level:
-            if self.elcr & bit or not self.lines & bit:
-                self.irr |= bit
-            self.lines |= bit
-        else:
-            if self.elcr & bit:
-                self.irr &= ~bit
-            self.lines &= ~bit
+            self.latched |= bit
+        self.lines ^= bit
         self.update()
 
     def _first(self, inputs: int) -> int | None:
@@ -103,8 +105,7 @@ class Chip(Saved):
             self.isr |= 1 << number
         elif self.rotate_on_auto_eoi:
             self.lowest = number
-        if not self.elcr >> number & 1:
-            self.irr &= ~(1 << number)
+        self.latched &= ~(1 << number)
         # INT falls with each INTA, so that what is still pending makes another edge at the first controller.
         if self.output:
             self.output = False
@@ -186,6 +187,7 @@ class I8259Pair(Device):
 
     def __init__(self, on_change: Callable[[bool], None] = no_line) -> None:
         """`on_change` is the line to the CPU: called with its level whenever that changes."""
+        self.settle: Callable[[], None] = _nothing  # asks who drives inputs to drive them as they are at this instant
         self.master = Chip(is_master=True, elcr_mask=0xF8, drive=on_change)
         self.slave = Chip(is_master=False, elcr_mask=0xDE, drive=partial(self.master.set_line, CASCADE))
 
@@ -229,13 +231,22 @@ class I8259Pair(Device):
 
     def read(self, port: int, size: int) -> int:
         chip = self.slave if port in (0xA0, 0xA1, 0x4D1) else self.master
-        return chip.elcr if port >= 0x4D0 else chip.read(odd=bool(port & 1))
+        if port >= 0x4D0:
+            return chip.elcr
+        if not port & 1 or chip.poll:
+            self.settle()
+        return chip.read(odd=bool(port & 1))
 
     def write(self, port: int, size: int, value: int) -> None:
         chip = self.slave if port in (0xA0, 0xA1, 0x4D1) else self.master
         if port >= 0x4D0:
             chip.elcr = value & chip.elcr_mask
+            chip.update()
         elif port & 1:
             chip.write_odd(value)
         else:
             chip.write_even(value)
+
+
+def _nothing() -> None:
+    """Those who drive the inputs do so whenever these change."""

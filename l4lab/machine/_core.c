@@ -70,7 +70,7 @@ enum { CF_COUNT_MASK = 0x7fff, REQUEST = 1 << 11 };
 enum { CF_SEEN = 1 << 20, CF_SPECIAL = 1 << 21, CF_REPEATS = 1 << 22 };  /* ours: bits of a block's flags that the engine has no use for */
 enum { USER_ACCESS = 1, KERNEL_ACCESS = 2, TASK_GATE = 5 };
 enum { SINGLE_STEP = 1, EXIT_SINGLE_STEP = 0x100 + 0x41, BLOCK_EVENT = 0xA8, DESCRIPTOR_PRESENT = 1 << 15 };
-enum { TYPE_EXTERNAL = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFTWARE = 4, GENERAL_PROTECTION = 13 };
+enum { TYPE_EXTERNAL = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFTWARE = 4, UNDEFINED_OPCODE = 6, GENERAL_PROTECTION = 13 };
 enum { KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI };
 static const int type_of_kind[] = {TYPE_EXTERNAL, TYPE_EXCEPTION, TYPE_SOFTWARE, TYPE_NMI};
 #define EVENT_HAS_ERROR ((uint32_t)1 << 11)
@@ -273,10 +273,12 @@ static bool taken_long(Core *c)
     return c->paused;
 }
 
-/* Instructions that the engine does not do as we need them: it switches tasks without a VM exit, and INS has written its
- * destination before it asks for the port. So we stop before INS in any guest, before a far jump, call or return that may
- * be a task switch, and let Python look. They are looked for when a block begins for the first time. */
-enum { NOTHING, PORT_INPUT, FAR_TRANSFER, INTERRUPT_RETURN };
+/* Instructions that the engine does not do as we need them: it switches tasks without a VM exit, INS has written its
+ * destination before it asks for the port, and PUSHFD stores EFLAGS.VM. So we stop before INS in any guest, before a far
+ * jump, call or return that may be a task switch, before PUSHFD in virtual-8086 mode, and let Python look. They are
+ * looked for when a block begins for the first time. (To a block in another mode another description belongs.) */
+enum { NOTHING, PORT_INPUT, FAR_TRANSFER, INTERRUPT_RETURN, PUSH_FLAGS };
+enum { OPERAND_SIZE = 0x66 };
 
 static uint8_t code_byte(const Core *c, const uint8_t *tb, uint64_t linear)
 {
@@ -287,10 +289,16 @@ static uint8_t code_byte(const Core *c, const uint8_t *tb, uint64_t linear)
 
 static int classify(const Core *c, const uint8_t *tb, uint64_t at)
 {
+    bool wide = false;          /* in virtual-8086 mode, where code is 16 bits wide */
     for (int i = 0; i < 15; i++, at++)
         switch (code_byte(c, tb, at)) {
-        case 0x26: case 0x2E: case 0x36: case 0x3E: case 0x64: case 0x65: case 0x66: case 0x67: case 0xF0: case 0xF2: case 0xF3:
+        case OPERAND_SIZE:
+            wide = true;
             continue;
+        case 0x26: case 0x2E: case 0x36: case 0x3E: case 0x64: case 0x65: case 0x67: case 0xF0: case 0xF2: case 0xF3:
+            continue;
+        case 0x9C:
+            return wide && ENV(c, O_EFLAGS, uint64_t) & VM_MASK ? PUSH_FLAGS : NOTHING;
         case 0x6C: case 0x6D:
             return PORT_INPUT;
         case 0x9A: case 0xEA:
@@ -399,17 +407,20 @@ static bool stop_before(Core *c, uint8_t *tb)
     if (!(*flags & CF_SEEN)) {
         if (is_repeated(c, tb))
             *flags |= CF_REPEATS;
-        *flags |= special_instruction(c, tb, &kind) < 0 ? CF_SEEN : CF_SEEN | CF_SPECIAL;
+        bool resumes = ENV(c, O_EFLAGS, uint64_t) & RF_MASK;
+        *flags |= special_instruction(c, tb, &kind) < 0 && !resumes ? CF_SEEN : CF_SEEN | CF_SPECIAL;
         note_code(c, FIELD(tb, c->off[TB_PAGES], uint64_t));
         note_code(c, FIELD(tb, c->off[TB_PAGES] + 8, uint64_t));    /* all ones if there is no second page */
     }
+    ENV(c, O_EFLAGS, uint32_t) &= ~RF_MASK; /* the engine would keep it, and PUSHF store it, to the end of some block */
     if (!(*flags & CF_SPECIAL) || !(ENV(c, O_HFLAGS, uint32_t) & HF_GUEST))
         return false;
     int64_t index = special_instruction(c, tb, &kind);
     uint64_t eflags = ENV(c, O_EFLAGS, uint64_t);
     if (kind == NOTHING)        /* overwritten since; the engine will notice */
         return false;
-    if (kind != PORT_INPUT && (!(ENV(c, O_CR, uint64_t) & CR0_PE) || eflags & VM_MASK))
+    bool may_switch_tasks = kind == FAR_TRANSFER || kind == INTERRUPT_RETURN;
+    if (may_switch_tasks && (!(ENV(c, O_CR, uint64_t) & CR0_PE) || eflags & VM_MASK))
         return false;
     if (kind == INTERRUPT_RETURN && !(eflags & NT_MASK))
         return false;
@@ -628,15 +639,21 @@ static void on_interrupt(void *uc, uint32_t number, void *opaque)
     stop(c, (int)number);
 }
 
-/* #UD. In guest mode too it is for Python: VMX instructions, which the engine does not know, are VM exits. */
+/* #UD. In guest mode too it is for Python: VMX instructions, which the engine does not know, are VM exits. The engine
+ * goes by the number alone, so INT 6 comes here as well: it is a software interrupt as any other. */
 static bool on_invalid(void *uc, void *opaque)
 {
     Core *c = opaque;
+    if (ENV(c, O_IS_INT, int32_t)) {
+        ENV(c, O_EIP, uint64_t) = ENV(c, O_NEXT_EIP, uint64_t);     /* as the engine has done for the others */
+        on_interrupt(uc, UNDEFINED_OPCODE, opaque);
+        return true;
+    }
     take_back(c, linear_eip(c));
-    c->info[INFO_VECTOR] = 6;
+    c->info[INFO_VECTOR] = UNDEFINED_OPCODE;
     c->info[INFO_ERROR_CODE] = 0;
     c->info[INFO_IS_INT] = 0;
-    stop(c, 6);
+    stop(c, UNDEFINED_OPCODE);
     return true;
 }
 

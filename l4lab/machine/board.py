@@ -47,6 +47,7 @@ class Machine:
         self._loaded: _World
         self.pics = I8259Pair()
         self.pit = I8254(self._now, self._line(TIMER_LINE))
+        self.pics.settle = self.pit.settle  # the only one whose line also falls as time goes by
         self.uart = Uart16550(self._now, self._line(UART_LINE), transmit)
         self.rtc = Mc146818(self._now, self._line(CLOCK_LINE), memory_size)
         self.keyboard = I8042(self._line(KEYBOARD_LINE), _nothing)
@@ -107,10 +108,11 @@ class Machine:
     def press_button(self) -> None:
         """Somebody in front of the machine presses its button: an interrupt, and nothing else.
 
-        What it is for is up to who listens; a guest's monitor saves the guest.
+        What it is for is up to who listens; a guest's monitor saves the guest. The line stays high until the button is
+        pressed again: a request that fell before it was acknowledged would be none.
         """
-        self.pics.set_irq(BUTTON_LINE, True)
         self.pics.set_irq(BUTTON_LINE, False)
+        self.pics.set_irq(BUTTON_LINE, True)
 
     def device_deadline(self, listens: Callable[[int], bool]) -> int | None:
         """When the next device does something of its own accord on a line that somebody listens to; None if never."""

@@ -57,8 +57,7 @@ class Debugging:
                 hits = bp.data_hits(breakpoints, code, bits, register_of, vmcs.segment_base, stack_mask)
             retired = engine.retired
             event: int = engine.run(vmcs.frame, engine.cycles + 1)
-            if not resumes:
-                self._u32[at + EFLAGS] |= engine.env32[e.ENV_EFLAGS >> 2] & FLAG_RF  # an IRET has set it
+            self._u32[at + EFLAGS] |= engine.env32[e.ENV_EFLAGS >> 2] & FLAG_RF  # an IRET has set it
             if hits and engine.retired != retired:
                 self._debug = hits | (bp.SINGLE_STEP if event == _DEBUG_EVENT else 0)
                 return _DEBUG_EVENT

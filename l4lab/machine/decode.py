@@ -133,15 +133,18 @@ def accesses(code: bytes, bits: int) -> tuple[Access, ...]:
 
 
 _PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
+_OPERAND_SIZE = 0x66
 
 
-def special_instructions(code: bytes, bits: int) -> list[int]:
-    """Where in a block of code there is INS, IRET, or a far jump or call."""
+def special_instructions(code: bytes, bits: int, v8086: bool) -> list[int]:
+    """Where in a block of code there is INS, IRET, or a far jump or call; in virtual-8086 mode, PUSHFD."""
     found = []
     for at, size, _, _ in _disassembler(bits).disasm_lite(code, 0):
-        instruction = code[at : at + size].lstrip(_PREFIXES)
+        whole = code[at : at + size]
+        instruction = whole.lstrip(_PREFIXES)
         far = len(instruction) > 1 and instruction[0] == 0xFF and instruction[1] >> 3 & 7 in (3, 5)
-        if far or instruction[:1] in (b"\x6c", b"\x6d", b"\x9a", b"\xea", b"\xcf"):
+        pushes_flags = v8086 and instruction == b"\x9c" and _OPERAND_SIZE in whole
+        if far or pushes_flags or instruction[:1] in (b"\x6c", b"\x6d", b"\x9a", b"\xea", b"\xcf"):
             found.append(at)
     return found
 

@@ -7,8 +7,8 @@ controlregs.py, debugging.py). An end can be an exit itself, if the monitor aske
 
 from __future__ import annotations
 
-from l4lab.abi.exceptions import DEBUG, NOT_RESTARTED
-from l4lab.abi.frame import EFLAGS, EIP, FLAG_RF, FLAG_TF
+from l4lab.abi.exceptions import DEBUG, GENERAL_PROTECTION, NOT_RESTARTED
+from l4lab.abi.frame import EFLAGS, EIP, FLAG_RF, FLAG_TF, FLAG_VM
 from l4lab.abi.vm import EVENT_HAS_ERROR_CODE, EVENT_VALID, ExitReason
 from l4lab.machine import breakpoints as bp
 from l4lab.machine import engine as e
@@ -47,7 +47,8 @@ class Ending:
             if error is not None and vmcs.control_register(0) & CR0_PE:
                 vmcs.exit_info |= EVENT_HAS_ERROR_CODE
                 vmcs.exit_error = error
-            vmcs.exit_length = vmcs.exit_qualification = 0
+            vmcs.exit_length = self._view.instruction(vmcs).length if self.tells_length(vmcs, vector) else 0
+            vmcs.exit_qualification = 0
             self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF
             return ExitReason.EXCEPTION_OR_NMI
         vmcs.exit_length = vmcs.exit_qualification = 0
@@ -55,6 +56,14 @@ class Ending:
             self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF
         self._engine.inject(vector, e.KIND_EXCEPTION, error or 0, 0)
         return None
+
+    def tells_length(self, vmcs: Vmcs, vector: int) -> bool:
+        """Does the exit for this exception have the instruction's length?
+
+        The SDM leaves it undefined. A monitor that does for its guest what virtual-8086 mode refuses counts on it with
+        #GP, as it was with the CPUs of the time.
+        """
+        return vector == GENERAL_PROTECTION and bool(self._u32[(vmcs.frame >> 2) + EFLAGS] & FLAG_VM)
 
     def debug_exception(self, vmcs: Vmcs, bits: int) -> ExitReason | None:
         """#DB: an exit has the bits in its qualification and leaves DR6 alone; the guest's own has them in DR6."""

@@ -29,7 +29,7 @@ EVENT_WINDOW = -3  # an interrupt could be taken now (asked for by set_window)
 EVENT_IN = -4  # IN or INS, before it happens
 EVENT_OUT = -5  # OUT or OUTS, before it happens
 EVENT_DELIVER = -6  # an event of a guest could not simply be delivered; `info` has it: see `INFO_KIND`
-EVENT_BEFORE = -7  # before INS, or a far jump, call or return that may switch tasks; go_on() lets it happen
+EVENT_BEFORE = -7  # before INS, PUSHFD of virtual-8086 mode, or what may switch tasks; go_on() lets it happen
 EVENT_SYSENTER = -8  # SYSENTER of a guest, before it happens
 # What can be injected, and what INFO_KIND says of an event that waits to be delivered.
 KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI = range(4)

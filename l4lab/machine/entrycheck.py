@@ -110,8 +110,6 @@ def _control_registers(v: Vmcs, eflags: int) -> str:
         return "CR0.PG is set without CR0.PE"
     if eflags & EFLAGS_RESERVED or not eflags & EFLAGS_ONE:
         return "EFLAGS has reserved bits that are not as they must be"
-    if eflags & FLAG_VM and not cr0 & CR0_PE:
-        return "EFLAGS.VM is set without CR0.PE"
     if v.debugctl & DEBUGCTL_RESERVED:
         return "reserved bits are set in DEBUGCTL"
     return ""

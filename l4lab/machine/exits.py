@@ -82,7 +82,10 @@ class Exits:
         if event == e.EVENT_DELIVER:
             return self._deliver(vmcs)
         if event == e.EVENT_BEFORE:
-            return self._instructions.before(vmcs)
+            try:
+                return self._instructions.before(vmcs)
+            except (PageFault, NestedPageFault) as problem:
+                return self._operand_missing(vmcs, problem)
         if event == e.EVENT_SYSENTER:
             return self._instructions.sysenter(vmcs)
         if event == UNDEFINED_OPCODE:
@@ -193,7 +196,7 @@ class Exits:
             if vmcs.shadowed:  # most of them are no faults of the guest's: see `is_guest_fault`
                 return ExitReason.EXCEPTION_OR_NMI
             self.is_guest_fault(vmcs, vmcs.exit_error)
-        if kind == SOFTWARE_EXCEPTION:
+        if kind == SOFTWARE_EXCEPTION or self._ending.tells_length(vmcs, vector):
             vmcs.exit_length = self._view.instruction(vmcs).length
         if vector not in NOT_RESTARTED:
             self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF  # as the frame of the exception would have had it

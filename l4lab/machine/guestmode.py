@@ -227,15 +227,13 @@ class GuestMode:
     @staticmethod
     def _cr_intercepts(vmcs: Vmcs) -> int:
         """Reads in the low half, writes in the high half, a bit per control register."""
-        reads = writes = 0
-        if vmcs.visible_cr0() != vmcs.control_register(0):
-            reads |= 1 << 0
+        # Of CR0 always: SMSW stores 32 bits into a register, and the engine only 16.
+        # Writes always: the engine takes paging without protection, and CR4.PSE stays one, see Vmcs.
+        reads, writes = 1 << 0, 1 << 0 | 1 << 4
         if vmcs.visible_cr4() != vmcs.control_register(4):
             reads |= 1 << 4
-        # Writes always: the engine takes paging without protection, and CR4.PSE stays one, see Vmcs.
-        writes |= 1 << 0 | 1 << 4
         if vmcs.shadowed:
-            reads |= 1 | 1 << 3
+            reads |= 1 << 3
             writes |= 1 << 3
         reads |= 1 << 3 if vmcs.cpu_controls & CR3_STORE_EXITING else 0
         writes |= 1 << 3 if vmcs.cpu_controls & CR3_LOAD_EXITING else 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Instructions of a guest that the engine leaves to us, or would not do as VT-x wants it.
 
-INS and task switches, before which the engine stops; SYSENTER; RDTSC; what it does not know: VMX instructions, MONITOR,
+INS, task switches and some PUSHFD, before which the engine stops; SYSENTER; RDTSC; what it does not know: VMX instructions, MONITOR,
 MWAIT, INT1. Accesses to control and debug registers are in controlregs.py and debugging.py.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from l4lab.abi.exceptions import DEBUG, GENERAL_PROTECTION, NOT_PRESENT, UNDEFINED_OPCODE
-from l4lab.abi.frame import EAX, ECX, EDX, EFLAGS, EIP, ESP, FLAG_IF, FLAG_RF, FLAG_VM
+from l4lab.abi.frame import EAX, ECX, EDX, EFLAGS, EIP, ESP, FLAG_IF, FLAG_IOPL, FLAG_RF, FLAG_VM
 from l4lab.abi.vm import EVENT_VALID, ExitReason
 from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, Instruction
@@ -45,7 +45,10 @@ class Instructions:
         self._ports = ports
 
     def before(self, vmcs: Vmcs) -> ExitReason | None:
-        """The guest is about to execute INS, or a far jump, call or return that may be a task switch."""
+        """The guest is about to execute INS, PUSHFD in virtual-8086 mode, or what may be a task switch.
+
+        PageFault or NestedPageFault: where the stack of PUSHFD is missing.
+        """
         instruction = self._view.instruction(vmcs)
         opcode = instruction.opcode[0]
         at = vmcs.frame >> 2
@@ -56,6 +59,8 @@ class Instructions:
                 return self._ports.exit(vmcs, True, self._u32[at + EDX] & 0xFFFF, size)
             self._engine.go_on()
             return None
+        if opcode == 0x9C:
+            return self._push_flags(vmcs)
         try:
             switch = self._task_switch(vmcs, instruction)
         except Fault as fault:
@@ -97,6 +102,17 @@ class Instructions:
             selector = found[0] >> 16
         ring0.check_task(selector)
         return selector | source
+
+    def _push_flags(self, vmcs: Vmcs) -> ExitReason | None:
+        """PUSHFD in virtual-8086 mode: the program is not to see there in which mode it is."""
+        at = vmcs.frame >> 2
+        eflags, esp = self._u32[at + EFLAGS], self._u32[at + ESP]
+        if eflags & FLAG_IOPL != FLAG_IOPL:
+            return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
+        top = esp - 4 & 0xFFFF
+        self._ring0.write(vmcs.segment_base("ss") + top, eflags & ~(FLAG_VM | FLAG_RF), 4, user=True)
+        self._u32[at + ESP] = esp & 0xFFFF0000 | top
+        return self._ending.skip(vmcs)
 
     def sysenter(self, vmcs: Vmcs) -> ExitReason | None:
         """SYSENTER: flat ring 0 at the place that the MSRs name. The engine leaves it to its user."""

@@ -25,7 +25,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT
+from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT, UNDEFINED_OPCODE
 from l4lab.abi.frame import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
 from l4lab.machine import engine as e
 from l4lab.machine import svm
@@ -45,13 +45,14 @@ _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translat
 _NONE = 0xFFFFFFFF
 _TRANSLATE_AGAIN = -99  # an event of our own: the next block has been thrown away
 _CODE_IS_32_BITS_WIDE = 1 << 4
-_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\xea\xcf\xff")  # without one of these a block has no such instruction
+_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\x9c\xea\xcf\xff")  # without one of these a block has no such instruction
 _STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
 _CLASS_WORDS = 64  # of the engine's table of functions that we look through
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _EAX, _ECX, _EDX, _ESI, _EDI = (2 * n for n in (0, 1, 2, 6, 7))  # words of the CPU state
 _EIP, _EFLAGS, _HFLAGS, _DR6 = (at >> 2 for at in (e.ENV_EIP, e.ENV_EFLAGS, e.ENV_HFLAGS, e.ENV_DR + 48))
-_IS_INT, _ERROR_CODE, _OLD_EXCEPTION = (at >> 2 for at in (e.ENV_IS_INT, e.ENV_ERROR_CODE, e.ENV_OLD_EXCEPTION))
+_IS_INT, _ERROR_CODE = e.ENV_IS_INT >> 2, e.ENV_ERROR_CODE >> 2
+_OLD_EXCEPTION, _NEXT_EIP = e.ENV_OLD_EXCEPTION >> 2, e.ENV_NEXT_EIP >> 2
 _CC_SRC, _CC_OP, _FLAGS_ARE_READY = e.ENV_CC_SRC >> 2, e.ENV_CC_OP >> 2, 1  # ready: they are what CC_SRC holds
 _RETURN_ADDRESS = e.ENV_RETURN_ADDRESS >> 2
 _CS_BASE = (e.ENV_SEGS + 24 + 8) >> 2
@@ -128,6 +129,7 @@ class PyCore:
         self._direct = False  # it is for our caller, whatever mode the CPU is in
         self._watching = False  # stop as soon as IF is set
         self._executed = 0  # instructions retired when it was noted
+        self._count = 0  # instructions that it may execute
         self._port_state: list[int] | None = None
         # of all runs
         self.retired = 0
@@ -225,8 +227,16 @@ class PyCore:
         self._note(number, retired=bool(env[_IS_INT] or fetch or stepped))
 
     def _on_invalid(self, uc: int, opaque: int) -> bool:
-        """#UD. In guest mode too it is for our caller: VMX instructions, which the engine does not know, are exits."""
-        self._note(6, retired=False)
+        """#UD. In guest mode too it is for our caller: VMX instructions, which the engine does not know, are exits.
+
+        The engine goes by the number alone, so INT 6 comes here as well: it is a software interrupt as any other.
+        """
+        env = self._env
+        if env[_IS_INT]:
+            env[_EIP] = env[_NEXT_EIP]  # as the engine has done for the others
+            self._on_interrupt(uc, UNDEFINED_OPCODE, opaque)
+            return True
+        self._note(UNDEFINED_OPCODE, retired=False)
         self._direct = True
         return True
 
@@ -258,8 +268,8 @@ class PyCore:
     def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
         """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need?
 
-        That is INS, which writes before it asks for the port, and task switches, which should be exits. They are to be
-        stopped before; the block is translated again, with a call in front of each of them.
+        That is INS, which writes before it asks for the port, task switches, which should be exits, and PUSHFD, which
+        stores EFLAGS.VM. They are to be stopped before; the block is translated again, with a call in front of each.
         """
         env = self._env
         if not env[_HFLAGS] & e.HF_GUEST:
@@ -269,7 +279,7 @@ class PyCore:
         code = self._ring0.peek(linear, size)
         if _SPECIAL_BYTES.isdisjoint(code):
             return
-        found = special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16)
+        found = self._special_in(code)
         new = [at for at in (linear + offset & 0xFFFFFFFF for offset in found) if at not in self._looked_at]
         for at in new:
             self._looked_at.add(at)
@@ -290,16 +300,21 @@ class PyCore:
             self._go_on = False
             return
         code = self._ring0.peek(linear, min(size, MAX_LENGTH))
-        if special_instructions(code, 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16) != [0]:
+        if self._special_in(code) != [0]:
             return  # another program has been here, or another page
         opcode = code.lstrip(bytes(_PREFIXES))[:1]
-        if opcode not in (b"\x6c", b"\x6d"):
+        if opcode not in (b"\x6c", b"\x6d", b"\x9c"):
             if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & FLAG_VM:
                 return
             if opcode == b"\xcf" and not env[_EFLAGS] & FLAG_NT:
                 return
         self._note(e.EVENT_BEFORE, retired=False)
         self._direct = True
+
+    def _special_in(self, code: bytes) -> list[int]:
+        env = self._env
+        bits = 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16
+        return special_instructions(code, bits, bool(env[_EFLAGS] & FLAG_VM))
 
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
@@ -316,6 +331,8 @@ class PyCore:
             # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
             self._counter.value -= 1
             self._env[_CC_OP] = _FLAGS_ARE_READY  # see _note
+        if self._counter.value < self._count:
+            self._env[_EFLAGS] &= ~FLAG_RF  # the engine would keep it, and PUSHF store it, to the end of some block
         if self._watching and self._number is None and self._env[_EFLAGS] & FLAG_IF:
             self._note(e.EVENT_WINDOW, retired=True)
         return False
@@ -361,6 +378,7 @@ class PyCore:
             self._watching = False
             count = 1
         self._number, self._direct, self._port_state = None, False, None
+        self._count = count
         self._order.value = _NO_ORDER
         self._request.value |= _REQUEST
         error = self._emu_start(self._uc, env[_EIP], 0, 0, count)
@@ -385,7 +403,7 @@ class PyCore:
     def _happened(self, number: int) -> int | None:
         env = self._env
         if self._direct:
-            if number in (6, GENERAL_PROTECTION):
+            if number in (UNDEFINED_OPCODE, GENERAL_PROTECTION):
                 self._tell(number, 0)
             return number
         if number == _EXIT_RDTSC and self._native_time and not env[_EFLAGS] & FLAG_TF:

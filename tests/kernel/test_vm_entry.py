@@ -114,7 +114,6 @@ REFUSED: dict[str, Writes] = {
     "PG without PE": {I.CREGS: {0: 1 << 31}},
     "EFLAGS bit 3": {I.GPREGS: {EFLAGS: 2 | 8}},
     "EFLAGS bit 31": {I.GPREGS: {EFLAGS: 2 | 1 << 31}},
-    "VM in real mode": {I.GPREGS: {EFLAGS: 2 | V8086}, I.CREGS: {0: 0x10}},
     "VM with flat segments": {I.GPREGS: {EFLAGS: 2 | V8086}},
     "DEBUGCTL bit 3": {I.OTHERREGS: {3: 8}},
     "code segment absent": {I.CS: {3: 0xC01B}},
@@ -219,13 +218,39 @@ def test_a_valid_state_is_entered(writes: Writes) -> None:
     assert (R.HLT, CODE + 2) == (reason_of(got.label), items(got)[I.GPREGS][EIP])
 
 
-def test_virtual_8086_mode_is_entered() -> None:
-    """With all segments as it has them, does a guest run in virtual-8086 mode?"""
+def v8086(iopl: int) -> Writes:
+    """The registers of a guest that begins at CODE in virtual-8086 mode."""
     segments = {item: {0: 0x10, 1: 0x100, 2: 0xFFFF, 3: 0xF3} for item in (I.SS, I.DS, I.ES, I.FS, I.GS)}
     code = {I.CS: {0: CODE >> 4, 1: CODE, 2: 0xFFFF, 3: 0xF3}}
-    got = after({I.GPREGS: {EIP: 0, ESP: 0x100, EFLAGS: 2 | V8086 | 3 << 12}, **segments, **code}, "nop\n cpuid")
+    return {I.GPREGS: {EIP: 0, ESP: 0x100, EFLAGS: 2 | V8086 | iopl << 12}, **segments, **code}
 
-    assert (R.CPUID, 1) == (reason_of(got.label), items(got)[I.GPREGS][EIP])
+
+@pytest.mark.parametrize("cr0", [0x11, 0x10, 0x6000_0010])
+def test_virtual_8086_mode_is_entered(cr0: int) -> None:
+    """With all segments as it has them, does a guest run in virtual-8086 mode, and has CR0.PE whatever was written?"""
+    read: list[int] = []
+
+    def steps(vm: Vm) -> None:
+        start = v8086(3)
+        vm.go(message({I.CREGS: {0: cr0}, **start, I.GPREGS: start[I.GPREGS] | {EIP: 1}}))
+        read.extend(vm.read(I.CREGS))
+
+    got = monitor("hlt\n nop\n cpuid", steps)[1]
+
+    assert (R.CPUID, 2) == (reason_of(got.label), items(got)[I.GPREGS][EIP])
+    assert cr0 | 1 == read[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "length"),
+    [("cli", 1), ("int 0x10", 2), (".byte 0x66, 0x9d", 2), (".byte 0x2e, 0xf4", 2), (".byte 0x0f, 0x22, 0xc0", 3)],
+)
+def test_what_virtual_8086_mode_refuses_has_a_length(source: str, length: int) -> None:
+    """Does the exit for a #GP of virtual-8086 code tell how long the instruction is that the monitor is to do?"""
+    got = after({I.EXECCTRL: {2: 0xFFFF_FFFF}, I.CREGS: {0: 0x6000_0010}, **v8086(0)}, source)
+
+    assert (R.EXCEPTION_OR_NMI, length) == (reason_of(got.label), got.untyped[1])
+    assert VALID | WITH_CODE | HARDWARE | 13 == items(got)[I.NONREGEXC][6]
 
 
 # -- any state at all

@@ -284,8 +284,12 @@ class Guest:
         vmcs.state = self.engine.env32
 
     def enter(self) -> ExitReason | None:
-        """Run to an exit."""
-        return self.mode.enter(self.vmcs, self.engine.cycles + ENOUGH)
+        """Run to an exit; None if there is none for so long that there will be none."""
+        deadline = self.engine.cycles + ENOUGH
+        while True:
+            reason = self.mode.enter(self.vmcs, deadline)
+            if reason is not None or self.engine.cycles >= deadline:
+                return reason
 
     @property
     def state(self) -> State:

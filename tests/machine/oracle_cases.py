@@ -45,7 +45,8 @@ END = "int 0x40"
 LTR = "mov ax, 0x28\n ltr ax"
 PAGING = f"mov eax, {DIRECTORY}\n mov cr3, eax\n mov eax, cr0\n or eax, 0x80010000\n mov cr0, eax"
 LARGE = "mov eax, 0x10\n mov cr4, eax\n "
-VM, IOPL_3, TF, NT, AC, IF = 1 << 17, 3 << 12, 1 << 8, 1 << 14, 1 << 18, 1 << 9
+NO_CACHE = "mov eax, cr0\n or eax, 0x40000000\n mov cr0, eax\n "
+VM, IOPL_3, TF, NT, AC, IF, RF = 1 << 17, 3 << 12, 1 << 8, 1 << 14, 1 << 18, 1 << 9, 1 << 16
 
 
 def ring_3(body: str, flags: int = 2, data: int = DATA_3) -> str:
@@ -216,6 +217,10 @@ CASES: dict[str, Case] = {
     "smsw into a page of ring 0": Case(PAGING + ring_3(f"smsw [{HIGH}]"), memory={TABLE + 4 * 14: struct.pack("<I", HIGH | 3)}),
     "lmsw from a missing page": Case(f"{PAGING}\n lmsw [{MISSING + 1}]"),
     "lmsw from memory": Case(f"mov byte ptr [{DATA}], 0xf\n {PAGING}\n lmsw [{DATA}]\n mov eax, cr0\n {END}"),
+    "smsw stores all of cr0": Case(f"{NO_CACHE}\n mov ebx, 0x12345678\n smsw ebx\n mov ecx, 0x12345678\n smsw cx\n {END}"),
+    "smsw in real mode": Case(f"{NO_CACHE}\n mov ebx, 0x12345678\n smsw ebx\n mov ecx, 0x12345678\n smsw cx\n int 0x40", bits=16),
+    "smsw in v8086 mode": Case(NO_CACHE + v8086("mov ebx, 0x12345678\n smsw ebx\n smsw cx\n .byte 0xcd, 0x40")),
+    "smsw in ring 3": Case(NO_CACHE + ring_3(f"smsw ebx\n smsw cx\n {END}")),
     "rsm": Case("rsm"),
     "ring 3 rsm": Case(ring_3("rsm")),
     "cr0 without et": Case(f"mov eax, 1\n mov cr0, eax\n mov ebx, cr0\n {END}"),
@@ -278,6 +283,22 @@ CASES: dict[str, Case] = {
         memory=idt(1, gate(CODE_0, CODE + 0x400, 0x8E)) | {CODE + 0x400: b"\x81\x4c\x24\x08\x00\x00\x01\x00\xcf"},
         manual={0x9FEC: 2},  # INC has cleared RF before INT pushes it; QEMU clears it when the translated block ends
     ),
+    # flags that PUSHF does not show
+    "rf by iret": Case(
+        f"push {RF | 2}\n push {CODE_0}\n push there\n iretd\n there: pushfd\n pop eax\n pushfd\n pop ebx\n {END}",
+        manual={STACK_0 + 0xFEC: 2},  # as above
+    ),
+    "rf by iret, then a jump": Case(f"push {RF | 2}\n push {CODE_0}\n push there\n iretd\n there: inc ecx\n jmp on\n on: pushfd\n pop eax\n {END}"),
+    "rf by iret in real mode": Case(
+        f".byte 0x66, 0x68\n .long {RF | 2}\n .byte 0x66, 0x68\n .long 0\n .byte 0x66, 0x68\n .long there\n .byte 0x66, 0xcf\n there: pushfd\n pop eax\n int 0x40", bits=16
+    ),
+    "rf by iret in ring 3": Case(ring_3(f"pushfd\n pop eax\n {END}", RF | 2), manual={STACK_0 + 0xEF4: 2}),
+    "v8086 pushfd": Case(v8086("pushfd\n pop eax\n .byte 0xcd, 0x40")),
+    "v8086 pushfd after rf": Case(v8086("pushfd\n pop eax\n .byte 0xcd, 0x40", VM | IOPL_3 | RF | 2)),
+    "v8086 pushfd without iopl": Case(v8086("pushfd", VM | 2)),
+    "v8086 pushfd into a missing page": Case(PAGING + "\n" + v8086(f"mov ax, {MISSING >> 4}\n mov ss, ax\n mov sp, 6\n pushfd\n pushfd")),
+    "v8086 pushfd and more": Case(v8086("mov si, 5\n pushfd\n inc si\n pushfd\n pop eax\n pop ebx\n pushf\n pop cx\n .byte 0xcd, 0x40")),
+    "step v8086 pushfd": Case(v8086("pushfd\n inc ax", VM | IOPL_3 | TF | 2)),
     # task switches
     "jump to a task": Case(f"{LTR}\n .byte 0xea\n .long 0\n .word {B}"),
     "call a task": Case(f"{LTR}\n mov ecx, 77\n stc\n .byte 0x9a\n .long 0\n .word {B}"),

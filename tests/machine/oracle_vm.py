@@ -89,7 +89,7 @@ def run_in_kernel(kind: str, mode: str, case: Case) -> State:
     run = _Run(case, mode)
     with mock.patch.dict(os.environ, L4LAB_ENGINE=kind):
         system = System(run.monitor, memory=8 << 20, check=False)
-    system.run(10 * ENOUGH)
+    system.run(100 * ENOUGH)
     if not run.ended:
         raise AssertionError(f"no end at {system.thread(run.cpu).regs[0]:#x}")
     end = run.ended[0]

@@ -7,9 +7,7 @@ from l4lab.user.asm import assemble
 from l4lab.user.guests.flat import ORIGIN, FlatGuest
 
 # Echoes keys on the screen, by polling: letters a to f only, and Enter, which begins a line with a prompt.
-ECHO = FlatGuest.of(
-    assemble(
-        """
+_SOURCE = """
         mov     edi, 0xB8000
         mov     ebx, edi
 prompt: mov     word ptr [edi], 0x0F00 + '>'
@@ -18,7 +16,7 @@ prompt: mov     word ptr [edi], 0x0F00 + '>'
 .key:   mov     ecx, edi
         sub     ecx, 0xB8000
         shr     ecx, 1
-        mov     edx, 0x3D4              ; the cursor goes where the next letter will be
+        mov     edx, CRTC               ; the cursor goes where the next letter will be
         mov     al, 15
         mov     ah, cl
         out     dx, ax
@@ -56,8 +54,13 @@ keys:   .space  0x1E
         .space  1
         .ascii  "b"
         .space  0x40
-        """,
-        ORIGIN,
-    ),
-    "Echoes keys on its screen.",
-)
+"""
+
+
+def echo(crtc: int) -> FlatGuest:
+    """The guest, which moves the cursor by this port."""
+    return FlatGuest.of(assemble(_SOURCE, ORIGIN, constants={"CRTC": crtc}), "Echoes keys on its screen.")
+
+
+ECHO = echo(0x3D4)
+ECHO_WITHOUT_CURSOR = echo(0x3B4)  # where a monochrome adapter would have it, and nobody is

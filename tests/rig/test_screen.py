@@ -12,13 +12,15 @@ from l4lab.kernel import events
 from l4lab.rig.rig import Rig
 from l4lab.rig.screen import new_text
 from l4lab.rig.session import Script, Session, Status
-from tests.rig.echo import ECHO
+from l4lab.user.guests.flat import FlatGuest
+from tests.rig.echo import ECHO, ECHO_WITHOUT_CURSOR
 
 
-def test_what_is_typed_on_the_keyboard_appears_on_the_screen() -> None:
-    """A session on the screen: are lines typed at the prompts, as keys, and does it end at a match on the screen?"""
-    rig = Rig.for_flat_guest(ECHO)
-    session = Session(rig, Script.parse("cab$", [r"> =>fad", r"> =>cab"], 20.0, on_screen=True))
+@pytest.mark.parametrize(("guest", "prompt"), [(ECHO, "> "), (ECHO_WITHOUT_CURSOR, ">")])
+def test_what_is_typed_on_the_keyboard_appears_on_the_screen(guest: FlatGuest, prompt: str) -> None:
+    """Are lines typed at the prompts, as keys, and does the session end at a match, wherever the cursor is?"""
+    rig = Rig.for_flat_guest(guest)
+    session = Session(rig, Script.parse("cab$", [f"{prompt}=>fad", f"{prompt}=>cab"], 20.0, on_screen=True))
     ending = session.run()
 
     assert (Status.MATCHED, b"") == (ending.status, bytes(rig.console))
@@ -57,3 +59,16 @@ def test_the_stream_is_what_was_said(said: list[str], height: int) -> None:
         before = now
 
     assert "\n".join(said) == stream
+
+
+ROWS = st.lists(st.text("ab", max_size=3), min_size=2, max_size=25)
+
+
+@given(ROWS, st.data())
+def test_what_appears_anywhere_is_told_once(rows: list[str], data: st.DataObject) -> None:
+    """Are lines that were put anywhere on a screen, and no others, told in their order?"""
+    before = [*rows, "status"]
+    where = sorted(data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1, max_size=len(rows))))
+    now = [f"new {number}" if number in where else line for number, line in enumerate(before)]
+
+    assert "".join(f"\nnew {number}" for number in where) == new_text(before, now)

@@ -19,7 +19,9 @@ from l4lab.machine import fpu
 from l4lab.machine.vmcs import CR4_EXISTING, Vmcs
 
 # Under nested paging the guest's CR0 and CR4 are its own: the CPU runs real mode and unpaged protected mode natively.
-# What stays fixed: CR0.ET is one, and bits that the emulated CPU does not have are zero, among them CR4.PAE.
+# What stays fixed: CR0.ET is one, and bits that the emulated CPU does not have are zero, among them CR4.PAE. So M0 and
+# M4, the bits that a monitor may write, are wider than the reference's: a guest has set some of the others by itself,
+# and it goes on elsewhere with what its monitor has read.
 CR0_FIXED_ONE = 1 << 4
 CR0_WRITABLE = 0xE005_003F
 # A monitor cannot clear what VMX requires (but CR3 loads and stores need not exit), nor what keeps the host in charge

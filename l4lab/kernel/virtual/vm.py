@@ -19,7 +19,7 @@ from typing import Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.exceptions import DEBUG, PAGE_FAULT, SHUTDOWN, escalated
-from l4lab.abi.frame import EFLAGS, EIP, FLAG_IF, of_gpr
+from l4lab.abi.frame import EFLAGS, EIP, FLAG_IF, FLAG_VM, of_gpr
 from l4lab.abi.message import Acceptor
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import (
@@ -59,7 +59,7 @@ from l4lab.kernel.state import State
 from l4lab.kernel.virtual.shadowtables import RESERVE
 from l4lab.kernel.virtual.vtlb import Vtlb
 from l4lab.machine import entrycheck
-from l4lab.machine.vmcs import Vmcs
+from l4lab.machine.vmcs import CR0_PE, Vmcs
 from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, INVLPG_EXITING, WINDOW
 
 EPT_VIOLATION = ExitReason.EPT_VIOLATION
@@ -174,6 +174,10 @@ def _prepare(k: State, thread: Tcb, vmcs: Vmcs) -> bool:
     (Intel SDM vol. 3, sections "Activity State", "Pending Debug Exceptions after VM Entry".)
     """
     flags = thread.regs[EFLAGS]
+    if flags & FLAG_VM and not vmcs.control_register(0) & CR0_PE:
+        # In the reference PE of the real CR0 is always one, and a monitor that runs real-mode code in virtual-8086
+        # mode writes CR0 as that code is to see it.
+        vmcs.set_control_register(0, vmcs.control_register(0) | CR0_PE)
     refused = entrycheck.problem(vmcs, flags)
     if refused:
         k.trace.append(EntryRefused(k.now, thread.word, refused))

@@ -49,6 +49,7 @@ class Pc:
         self._told_of_graphics = False
         self.pic = I8259Pair()
         self.pit = I8254(now, self.pic.line(TIMER_IRQ))
+        self.pic.settle = self.pit.settle  # the only one whose line also falls as time goes by
         self.rtc = Mc146818(now, self.pic.line(CLOCK_IRQ), memory_size)
         self.uart = Uart16550(now, self.pic.line(SERIAL_IRQ), transmit)
         self.keyboard = I8042(

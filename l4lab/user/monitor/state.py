@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, EBX, EDX, EFLAGS, EIP, ESI, ESP
+from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import CpuControls, ExitReason, ItemId
 from l4lab.abi.vm_state import CPU_REQUIRED, INITIAL_STATE
@@ -73,6 +73,7 @@ DATA_32: Final = 0xC093  # G, B, present, ring 0, data: read and write, accessed
 REAL_16: Final = 0x0093  # present, ring 0, data, accessed; in real mode code lies in such segments too
 CR0_ET: Final = 0x10
 CR0_PE: Final = 0x01
+CR4_PSE: Final = 0x10
 EFLAGS_START: Final = 0x2
 
 
@@ -112,10 +113,10 @@ class Start:
 
     @property
     def general(self) -> dict[int, int]:
-        """The register frame, as far as it says anything."""
+        """The register frame. All of it: what activating the thread has left there is none of the guest's business."""
         return {
-            EIP: self.eip, EFLAGS: self.eflags, ESI: self.esi, ESP: self.esp,
-            EAX: self.eax, EBX: self.ebx, EDX: self.edx,
+            EIP: self.eip, EFLAGS: self.eflags, EDI: 0, ESI: self.esi, EBP: 0, ESP: self.esp,
+            EBX: self.ebx, EDX: self.edx, ECX: 0, EAX: self.eax,
         }  # fmt: skip
 
     @property
@@ -127,10 +128,10 @@ class Start:
         """What has to be written into a virtual CPU that is in its first state (reference section 9.9)."""
         wanted: dict[ItemId, dict[int, int]] = {
             ItemId.GPREGS: self.general,
-            # Masks of zero: both registers are the guest's own, and what it reads is what it wrote.
+            # Both registers are the guest's own, and what it reads is what it wrote; but for PSE, which the CPU keeps set.
             ItemId.CREGS: {
                 vm.CR0: self.cr0, vm.CR0_SHADOW: self.cr0, vm.CR0_MASK: 0,
-                vm.CR4: 0, vm.CR4_SHADOW: 0, vm.CR4_MASK: 0,
+                vm.CR4: 0, vm.CR4_SHADOW: 0, vm.CR4_MASK: CR4_PSE,
             },
             **self.segments,
             ItemId.GDTR: dict(enumerate(self.gdt)),
@@ -140,4 +141,4 @@ class Start:
             item: {index: value for index, value in values.items() if value != INITIAL_STATE[item][index]}
             for item, values in wanted.items()
         }
-        return {item: values for item, values in differing.items() if values}
+        return {item: values for item, values in differing.items() if values} | {ItemId.GPREGS: self.general}

@@ -81,9 +81,9 @@ main:
 """
 
 
-def boot_disk(source: str, size: int = MIB) -> bytes:
-    """A disk that boots and then runs `source`; sector n is full of the number n."""
-    code = assemble(_LOADER + source + "\n        jmp ending\n", 0x7C00, 16).code
+def boot_disk(source: str, size: int = MIB, first: str = "") -> bytes:
+    """A disk that boots and then runs `source`; sector n is full of the number n. `first` runs before anything else."""
+    code = assemble(first + _LOADER + source + "\n        jmp ending\n", 0x7C00, 16).code
     assert len(code) <= 8 * SECTOR, len(code)
     disk = b"".join((number & 0xFFFF).to_bytes(2, "little") * (SECTOR // 2) for number in range(size // SECTOR))
     return code.ljust(8 * SECTOR, b"\0") + disk[8 * SECTOR :]

@@ -299,6 +299,19 @@ def test_a_boot_sector_is_told_what_seabios_tells(source: str, tmp_path: Path) -
     assert report(on_qemu(disk, tmp_path)) == report(said)
 
 
+def test_a_boot_sector_begins_as_on_a_pc(tmp_path: Path) -> None:
+    """Has it the general and control registers, segments and flags that SeaBIOS gives it, but for stack and EAX?"""
+    registers = ("ebx", "ecx", "edx", "esi", "edi", "ebp")
+    keep = "".join(f"mov cs:[{0x500 + 4 * n:#x}], {name}\n" for n, name in enumerate(registers))
+    keep += "".join(f"mov eax, {name}\nmov cs:[{at:#x}], eax\n" for name, at in (("cr0", 0x518), ("cr4", 0x51C)))
+    keep += "".join(f"mov ax, {name}\nmov cs:[{0x520 + 2 * n:#x}], ax\n" for n, name in enumerate(("cs", "ds", "es")))
+    keep += "pushf\npop ax\nand ax, 0x7700\nmov cs:[0x526], ax\n"  # all but the status flags
+    show = "mov cx, 20\nmov si, 0x500\n.next: mov ax, [si]\ncall show\nadd si, 2\nloop .next"
+    disk = boot_disk(show, first=keep)
+
+    assert report(on_qemu(disk, tmp_path)) == report(on_the_lab(disk).console.decode("latin-1"))
+
+
 def test_what_is_written_to_the_screen_goes_to_the_console() -> None:
     """Is a text shown once on the serial console, whether by a teletype or by characters put where the cursor is?"""
     hello = "\n".join(

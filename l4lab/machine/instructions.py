@@ -105,9 +105,9 @@ class Instructions:
             return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
         vmcs.set_segment("cs", selector, 0, 0xFFFFFFFF, 0xC09B)
         vmcs.set_segment("ss", selector + 8, 0, 0xFFFFFFFF, 0xC093)
-        at = vmcs.frame >> 2
-        self._u32[at + EFLAGS] &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
-        self._u32[at + ESP], self._u32[at + EIP] = vmcs.sysenter(1), vmcs.sysenter(2)
+        registers = vmcs.registers
+        registers[EFLAGS] &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
+        registers[ESP], registers[EIP] = vmcs.sysenter(1), vmcs.sysenter(2)
         self._engine.charge(1)
         return None
 
@@ -116,8 +116,7 @@ class Instructions:
         ticks = self._engine.cycles
         if vmcs.cpu_controls & TSC_OFFSETTING:
             ticks += vmcs.tsc_offset
-        at = vmcs.frame >> 2
-        self._u32[at + EAX], self._u32[at + EDX] = ticks & 0xFFFFFFFF, ticks >> 32 & 0xFFFFFFFF
+        vmcs.registers[EAX], vmcs.registers[EDX] = ticks & 0xFFFFFFFF, ticks >> 32 & 0xFFFFFFFF
         return self._ending.skip(vmcs)
 
     def unknown(self, vmcs: Vmcs) -> ExitReason | None:

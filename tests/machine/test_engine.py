@@ -224,6 +224,17 @@ def test_code_that_python_overwrote_is_executed_anew() -> None:
     assert 2 == bench.frame[EAX]
 
 
+def test_code_that_was_translated_and_did_not_run_is_no_exception() -> None:
+    """Is code overwritten that the engine has translated already, when the run ended right before it?"""
+    bench = Bench("jmp next\n .align 4096\n next: mov eax, 1\n int 0x40")
+    bench.run(1)
+    bench.memory.write(bench.program.address("next") + 1, struct.pack("<I", 2))
+
+    bench.run()
+
+    assert 2 == bench.frame[EAX]
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_a_program_that_overwrites_code_runs_the_new(later: bool) -> None:
     """Does a store to a page in which code has run, or is about to, change what runs?"""

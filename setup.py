@@ -45,7 +45,7 @@ COMPILED = [
         f"l4lab/machine/{name}.py"
         for name in (
             *("board", "controlregs", "debugging", "ending", "exits", "guestmode", "guestview", "instructions"),
-            *("mmu", "pagetables", "portexits", "svm", "usermode", "vmcs", "vtx"),
+            *("memory", "mmu", "pagetables", "portexits", "svm", "usermode", "vmcs", "vtx"),
         )
     ),
     "l4lab/user/l4.py",

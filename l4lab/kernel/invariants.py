@@ -138,7 +138,7 @@ def _utcb(k: Kernel, thread: Tcb) -> None:
     page = thread.space.tables.lookup(thread.utcb_location)
     require(page is not None and page.writable and page.user, f"{thread!r} cannot write its UTCB")
     at = (page.pa if page else 0) + thread.utcb_location % PAGE_SIZE >> 2
-    require(thread.utcb == k.machine.memory.u32[at : at + u.SIZE // 4], f"{thread!r}: the UTCB lies elsewhere")
+    require(thread.utcb.words == k.machine.memory.u32[at : at + u.SIZE // 4], f"{thread!r}: the UTCB lies elsewhere")
 
 
 def _words(k: Kernel) -> None:

@@ -190,7 +190,7 @@ class Kernel(State):
         self.trace.append(Switched(self.now, thread.word))
         if self._favoured is not None and thread is not self._favoured:
             self._favoured = None
-        self._words[self._utcb_slot] = thread.local_id
+        self.machine.memory.set_word(self._utcb_slot, thread.local_id)
         self.current = thread
         return thread
 

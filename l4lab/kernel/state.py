@@ -94,7 +94,6 @@ class State:
         self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
         self._favour = 0  # that priority
         self._utcb_slot = self.area.slot_frame >> 2
-        self._words = machine.memory.u32
         self._transfers: deque[Copy] = deque()  # messages with strings that can go on
         self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
         self.after: list[Next] = []  # by a wait's number: what happens when it ends (`calls/answers.py` fills it)
@@ -231,7 +230,3 @@ class State:
     def look_at_devices(self) -> None:
         """A port was touched, or bytes came from outside: look at the devices before anybody runs."""
         self._device_deadline = self._horizon = 0
-
-    def code_written(self, pa: int, size: int) -> None:
-        """A hosted program stored to memory: whatever the engine translated from there is out of date."""
-        self.machine.engine.forget_code(pa, pa + size)

@@ -95,7 +95,7 @@ typedef struct Core {
     void *uc;
     uint8_t *cpu, *env, *ram;
     uint64_t ram_size;
-    uint8_t *has_code;          /* a byte per page of RAM: code was executed there */
+    uint8_t *has_code;          /* a byte per page of RAM, of Memory's: code was translated there */
     int until_sweep;            /* blocks */
     void *fn[FUNCTIONS];
     int64_t off[OFFSETS];
@@ -216,7 +216,8 @@ static uint64_t linear_eip(Core *c)
 
 /* Stores. The engine sends each store to a page that may be executed the slow way, to find out whether it changes code
  * that it has translated; without NX that is every store. We let it do so only where code was executed in fact: on_block
- * notes such pages, and now and then we clear the flag in the TLB entries of all others. */
+ * notes such pages, and now and then we clear the flag in the TLB entries of all others. Python's stores go by the same
+ * notes (see memory.py). */
 static void note_code(Core *c, uint64_t page_address)
 {
     uint64_t page = page_address >> 12;
@@ -409,8 +410,6 @@ static bool stop_before(Core *c, uint8_t *tb)
             *flags |= CF_REPEATS;
         bool resumes = ENV(c, O_EFLAGS, uint64_t) & RF_MASK;
         *flags |= special_instruction(c, tb, &kind) < 0 && !resumes ? CF_SEEN : CF_SEEN | CF_SPECIAL;
-        note_code(c, FIELD(tb, c->off[TB_PAGES], uint64_t));
-        note_code(c, FIELD(tb, c->off[TB_PAGES] + 8, uint64_t));    /* all ones if there is no second page */
     }
     ENV(c, O_EFLAGS, uint32_t) &= ~RF_MASK; /* the engine would keep it, and PUSHF store it, to the end of some block */
     if (!(*flags & CF_SPECIAL) || !(ENV(c, O_HFLAGS, uint32_t) & HF_GUEST))
@@ -440,6 +439,10 @@ static bool stop_at(Core *c, uint8_t *tb, uint64_t pc)
     if ((FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_COUNT_MASK) && !c->split)
         take_back(c, pc);       /* the last block overwrote itself: the engine left it at this instruction */
     c->split = 0;
+    if (!(FIELD(tb, c->off[TB_CFLAGS], uint32_t) & CF_SEEN)) {      /* also if it does not run now: it is translated */
+        note_code(c, FIELD(tb, c->off[TB_PAGES], uint64_t));
+        note_code(c, FIELD(tb, c->off[TB_PAGES] + 8, uint64_t));    /* all ones if there is no second page */
+    }
     if (window_open(c)) {       /* the shadow of STI ended with a jump, behind which the engine does not look */
         c->last = NULL;
         stop(c, EVENT_WINDOW);
@@ -915,6 +918,8 @@ static PyObject *core_forget_code(Core *c, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &begin, &end))
         return NULL;
     ((invalidate_fn)c->fn[F_INVALIDATE])(c->uc, begin, end);
+    for (uint64_t page = (begin + 4095) >> 12; page < end >> 12 && page < c->ram_size >> 12; page++)
+        c->has_code[page] = 0;  /* of a whole page nothing is left */
     Py_RETURN_NONE;
 }
 
@@ -981,9 +986,9 @@ static PyObject *core_set_time(Core *c, PyObject *args)
 
 static int core_init(Core *c, PyObject *args, PyObject *kwargs)
 {
-    unsigned long long uc, ram, ram_size;
+    unsigned long long uc, ram, ram_size, has_code;
     PyObject *functions, *offsets;
-    if (!PyArg_ParseTuple(args, "KKKO!O!", &uc, &ram, &ram_size, &PyTuple_Type, &functions, &PyTuple_Type, &offsets))
+    if (!PyArg_ParseTuple(args, "KKKKO!O!", &uc, &ram, &ram_size, &has_code, &PyTuple_Type, &functions, &PyTuple_Type, &offsets))
         return -1;
     if (PyTuple_Size(functions) != FUNCTIONS || PyTuple_Size(offsets) != OFFSETS) {
         PyErr_SetString(PyExc_ValueError, "engine.py and _core.c disagree; build the package again");
@@ -1001,11 +1006,7 @@ static int core_init(Core *c, PyObject *args, PyObject *kwargs)
     c->env = c->cpu + c->off[O_ENV];
     c->inject = -1;
     c->ram_size = ram_size;
-    c->has_code = calloc(ram_size >> 12, 1);
-    if (!c->has_code) {
-        PyErr_NoMemory();
-        return -1;
-    }
+    c->has_code = (uint8_t *)(uintptr_t)has_code;
     uintptr_t *class = CPU(c, O_CLASS, uintptr_t *);
     for (int i = 0; i < 64; i++)        /* a table of functions: take over the one that looks for interrupts */
         if (class[i] == (uintptr_t)c->fn[F_EXEC_INTERRUPT])
@@ -1029,7 +1030,6 @@ static void core_dealloc(Core *c)
             *p = c->next;
             break;
         }
-    free(c->has_code);
     PyTypeObject *type = Py_TYPE((PyObject *)c);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(c);

@@ -43,10 +43,10 @@ class ControlRegisters:
             value = vmcs.visible_cr0() if number == 0 else vmcs.visible_cr4()
             if instruction.name == "smsw" and instruction.memory:
                 return self._smsw_to_memory(vmcs, instruction, value & 0xFFFF)
-            index = (vmcs.frame >> 2) + 9 - instruction.register
+            index = 9 - instruction.register
             if instruction.name == "smsw" and instruction.operand_size == 2:
-                value = self._u32[index] & 0xFFFF0000 | value & 0xFFFF
-            self._u32[index] = value
+                value = vmcs.registers[index] & 0xFFFF0000 | value & 0xFFFF
+            vmcs.registers[index] = value
             return self._ending.skip(vmcs)
         old = vmcs.control_register(number)
         if instruction.name == "clts":

@@ -57,7 +57,7 @@ class Debugging:
                 hits = bp.data_hits(breakpoints, code, bits, register_of, vmcs.segment_base, stack_mask)
             retired = engine.retired
             event: int = engine.run(vmcs.frame, engine.cycles + 1)
-            self._u32[at + EFLAGS] |= engine.env32[e.ENV_EFLAGS >> 2] & FLAG_RF  # an IRET has set it
+            vmcs.registers[EFLAGS] |= engine.env32[e.ENV_EFLAGS >> 2] & FLAG_RF  # an IRET has set it
             if hits and engine.retired != retired:
                 self._debug = hits | (bp.SINGLE_STEP if event == _DEBUG_EVENT else 0)
                 return _DEBUG_EVENT
@@ -84,11 +84,11 @@ class Debugging:
             number += 2
         if vmcs.debug_register(7) & DR7_GENERAL_DETECT:
             return self._ending.debug_exception(vmcs, bp.GENERAL_DETECT)
-        index = (vmcs.frame >> 2) + 9 - instruction.register
+        index = 9 - instruction.register
         if from_register:
-            self._u32[index] = vmcs.debug_register(number)
+            vmcs.registers[index] = vmcs.debug_register(number)
         else:
-            value = self._u32[index]
+            value = vmcs.registers[index]
             fixed = {6: 0xFFFF0FF0, 7: 0x400}.get(number, 0)
             vmcs.set_debug_register(number, value & ~_DR_ZERO.get(number, 0) | fixed)
         return self._ending.skip(vmcs)

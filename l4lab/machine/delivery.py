@@ -149,34 +149,34 @@ class Delivery:
         except _PROBLEMS:
             env[e.ENV_EIP >> 2] = event.at
             raise
-        self._memory.u32[self._block(svm.B_EVENT)] &= ~EVENT_VALID
+        event_word = self._block(svm.B_EVENT)
+        self._memory.set_word(event_word, self._memory.u32[event_word] & ~EVENT_VALID)
 
     def forget(self) -> None:
         """It is to be delivered from the beginning, by somebody else."""
         self.attempts -= 1
-        self._memory.u32[self._block(svm.B_EVENT)] = 0
+        self._memory.set_word(self._block(svm.B_EVENT), 0)
 
     def note_page_fault(self, fault: PageFault, exiting: int) -> None:
         """The address goes to CR2, or into the control block where the exception ends the guest's run."""
         if exiting >> PAGE_FAULT & 1:
-            u32 = self._memory.u32
-            u32[self._block(svm.B_EXIT_INFO_2)], u32[self._block(svm.B_EXIT_INFO_2 + 4)] = fault.address, 0
+            self._memory.set_word(self._block(svm.B_EXIT_INFO_2), fault.address)
+            self._memory.set_word(self._block(svm.B_EXIT_INFO_2 + 4), 0)
         else:
             self._set64(e.ENV_CR + 16, fault.address)
 
     def exit_for(self, problem: NestedPageFault) -> Exit:
         """The exit that a missing page of the second level is."""
-        u32 = self._memory.u32
         address = problem.address & 0xFFFFFFFF  # which a page of 4 MB may lie beyond (PSE-36)
-        u32[self._block(svm.B_EXIT_INFO_2)], u32[self._block(svm.B_EXIT_INFO_2 + 4)] = address, 0
+        self._memory.set_word(self._block(svm.B_EXIT_INFO_2), address)
+        self._memory.set_word(self._block(svm.B_EXIT_INFO_2 + 4), 0)
         return Exit(svm.NESTED_FAULT, problem.error_code)
 
     # -- what a failed delivery becomes --------------------------------------------------------------------------------
 
     def _after(self, problem: Exception, event: Event) -> Event | Exit:
-        u32 = self._memory.u32
         if isinstance(problem, TaskSwitch):
-            u32[self._block(svm.B_EXIT_INFO_1)] = problem.selector
+            self._memory.set_word(self._block(svm.B_EXIT_INFO_1), problem.selector)
             return Exit(svm.TASK_SWITCH)
         if isinstance(problem, NestedPageFault):
             return self.exit_for(problem)
@@ -208,12 +208,11 @@ class Delivery:
 
     def _note(self, event: Event) -> None:
         """The control block names the event in delivery: what an exit half-way has interrupted."""
-        u32 = self._memory.u32
         note = event.vector | event.kind.value << 8 | EVENT_VALID
         if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE and self._env[e.ENV_CR >> 2] & CR0_PE:
             note |= EVENT_HAS_ERROR_CODE
-            u32[self._block(svm.B_EVENT_ERROR)] = event.error_code
-        u32[self._block(svm.B_EVENT)] = note
+            self._memory.set_word(self._block(svm.B_EVENT_ERROR), event.error_code)
+        self._memory.set_word(self._block(svm.B_EVENT), note)
 
     # -- protected mode (SDM, "Exception or Interrupt Procedures" and "Error Code") ------------------------------------
 

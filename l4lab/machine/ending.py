@@ -29,14 +29,14 @@ class Ending:
 
     def skip(self, vmcs: Vmcs) -> ExitReason | None:
         """The instruction has been done; it retires."""
-        at = vmcs.frame >> 2
+        registers = vmcs.registers
         # Where it has changed how memory is translated it can no longer be read; its exit has told its length.
         length = vmcs.exit_length or self._view.instruction(vmcs).length
-        self._u32[at + EIP] = self._u32[at + EIP] + length & 0xFFFFFFFF
+        registers[EIP] = registers[EIP] + length & 0xFFFFFFFF
         vmcs.end_shadow()
         vmcs.exit_length = vmcs.exit_qualification = 0
         self._engine.charge(1)
-        if self._u32[at + EFLAGS] & FLAG_TF:
+        if registers[EFLAGS] & FLAG_TF:
             return self.debug_exception(vmcs, bp.SINGLE_STEP)
         return None
 
@@ -49,11 +49,11 @@ class Ending:
                 vmcs.exit_error = error
             vmcs.exit_length = self._view.instruction(vmcs).length if self.tells_length(vmcs, vector) else 0
             vmcs.exit_qualification = 0
-            self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF
+            vmcs.registers[EFLAGS] |= FLAG_RF
             return ExitReason.EXCEPTION_OR_NMI
         vmcs.exit_length = vmcs.exit_qualification = 0
         if vector not in NOT_RESTARTED:
-            self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF
+            vmcs.registers[EFLAGS] |= FLAG_RF
         self._engine.inject(vector, e.KIND_EXCEPTION, error or 0, 0)
         return None
 

@@ -110,7 +110,7 @@ class Engine:
         self.flush_tlb = core.flush_tlb
         self.flush_page = core.flush_page  # flush_page(linear): as INVLPG does
         self.code_at = core.code_at  # code_at(linear): the instruction's bytes if the TLB still has its page, else b""
-        self.forget_code = core.forget_code  # forget_code(begin, end): Python wrote there; the engine cannot see it
+        ram.translated_by(uc, core.forget_code)  # forget_code(begin, end): Python wrote there
         self.inject = core.inject  # inject(vector, kind, error_code, length)
         self.go_on = core.go_on  # go_on(): the next run executes the instruction that the last one stopped before
         self.set_window = core.set_window
@@ -225,7 +225,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     if kind == "native":
         native = _native_core()
         assert native is not None
-        core = native(handle_of(uc), ram.address, ram.size, tuple(functions.values()), _offsets())
+        core = native(handle_of(uc), ram.address, ram.size, ram.code_address, tuple(functions.values()), _offsets())
     else:
         from l4lab.machine.pycore import PyCore
 

@@ -60,7 +60,7 @@ class Exits:
         self._view = view
         self._ending = ending
         self._debugging = debugging
-        ring0 = RingZero(memory, engine.env32, engine.forget_code)
+        ring0 = RingZero(memory, engine.env32)
         self._delivery = Delivery(memory, engine.env32, ring0)
         self._ports = PortExits(memory, view, ring0, ending)
         self._control = ControlRegisters(memory, view, ring0, ending)
@@ -156,13 +156,13 @@ class Exits:
         before = delivery.attempts
         result = delivery.deliver(event)
         self._engine.charge(delivery.attempts - before)
-        at = vmcs.frame >> 2
-        self._u32[at + EIP], self._u32[at + EFLAGS] = env[e.ENV_EIP >> 2], env[e.ENV_EFLAGS >> 2]
-        self._u32[at + ESP] = env[_ENV_ESP]
+        registers = vmcs.registers
+        registers[EIP], registers[EFLAGS] = env[e.ENV_EIP >> 2], env[e.ENV_EFLAGS >> 2]
+        registers[ESP] = env[_ENV_ESP]
         if result is None:
             return None
         if result.code == svm.TASK_SWITCH and kind is KINDS[e.KIND_EXCEPTION] and event.vector not in NOT_RESTARTED:
-            self._u32[at + EFLAGS] |= FLAG_RF  # as the old task's TSS is to have it
+            registers[EFLAGS] |= FLAG_RF  # as the old task's TSS is to have it
         info[e.INFO_ERROR_CODE] = result.error_code
         return self._exit(vmcs, result.code)
 
@@ -199,7 +199,7 @@ class Exits:
         if kind == SOFTWARE_EXCEPTION or self._ending.tells_length(vmcs, vector):
             vmcs.exit_length = self._view.instruction(vmcs).length
         if vector not in NOT_RESTARTED:
-            self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF  # as the frame of the exception would have had it
+            vmcs.registers[EFLAGS] |= FLAG_RF  # as the frame of the exception would have had it
         return ExitReason.EXCEPTION_OR_NMI
 
     def is_guest_fault(self, vmcs: Vmcs, error: int) -> None:
@@ -209,7 +209,7 @@ class Exits:
         if error & 0x12 == 0 and not delivering and self._view.instruction(vmcs).modifies:
             error |= 2
         vmcs.exit_error = error
-        self._u32[(vmcs.frame >> 2) + EFLAGS] |= FLAG_RF
+        vmcs.registers[EFLAGS] |= FLAG_RF
 
     def _software_interrupt(self, vmcs: Vmcs, instruction: Instruction) -> ExitReason | None:
         """INT3 and INTO are exceptions, which the bitmap covers; INT n goes on to the guest."""

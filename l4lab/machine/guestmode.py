@@ -111,8 +111,8 @@ class GuestMode:
         if self._template is None:
             self._template = svm.first_vmrun(self._memory, self._engine, self._region, block, nested_cr3)
         self._memory.fill(block, PAGE_SIZE)
-        struct.pack_into("<Q", self._memory.u8, block + svm.B_MSRPM, self._region + svm.MSR_MAP * PAGE_SIZE)
-        vmcs = Vmcs(bytearray(self._template), frame, block)
+        self._memory.write(block + svm.B_MSRPM, struct.pack("<Q", self._region + svm.MSR_MAP * PAGE_SIZE))
+        vmcs = Vmcs(bytearray(self._template), frame, self._memory.register_frame(frame), block)
         vmcs.state[e.ENV_VM_VMCB >> 2] = block
         vmcs.state[e.ENV_NESTED_CR3 >> 2] = nested_cr3
         return vmcs
@@ -176,7 +176,7 @@ class GuestMode:
         """An exit in the midst of an event's delivery: the engine left the event in its block."""
         at = vmcs.block + svm.B_EVENT >> 2
         event = self._u32[at]
-        self._u32[at] = 0
+        self._memory.set_word(at, 0)
         vector, amd_type = event & 0xFF, event >> 8 & 7
         kind = _FROM_AMD[amd_type]
         if kind == SOFTWARE_INTERRUPT:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Instructions of a guest that the engine leaves to us, or would not do as VT-x wants it.
 
-INS, task switches and some PUSHFD, before which the engine stops; SYSENTER; RDTSC; what it does not know: VMX instructions, MONITOR,
-MWAIT, INT1. Accesses to control and debug registers are in controlregs.py and debugging.py.
+INS, task switches and some PUSHFD, before which the engine stops; SYSENTER; RDTSC; what it does not know: VMX
+instructions, MONITOR, MWAIT, INT1. Accesses to control and debug registers are in controlregs.py and debugging.py.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Instructions:
             return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
         top = esp - 4 & 0xFFFF
         self._ring0.write(vmcs.segment_base("ss") + top, eflags & ~(FLAG_VM | FLAG_RF), 4, user=True)
-        self._u32[at + ESP] = esp & 0xFFFF0000 | top
+        vmcs.registers[ESP] = esp & 0xFFFF0000 | top
         return self._ending.skip(vmcs)
 
     def sysenter(self, vmcs: Vmcs) -> ExitReason | None:
@@ -121,9 +121,9 @@ class Instructions:
             return self._ending.fault(vmcs, GENERAL_PROTECTION, 0)
         vmcs.set_segment("cs", selector, 0, 0xFFFFFFFF, 0xC09B)
         vmcs.set_segment("ss", selector + 8, 0, 0xFFFFFFFF, 0xC093)
-        at = vmcs.frame >> 2
-        self._u32[at + EFLAGS] &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
-        self._u32[at + ESP], self._u32[at + EIP] = vmcs.sysenter(1), vmcs.sysenter(2)
+        registers = vmcs.registers
+        registers[EFLAGS] &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
+        registers[ESP], registers[EIP] = vmcs.sysenter(1), vmcs.sysenter(2)
         self._engine.charge(1)
         return None
 
@@ -132,8 +132,7 @@ class Instructions:
         ticks = self._engine.cycles
         if vmcs.cpu_controls & TSC_OFFSETTING:
             ticks += vmcs.tsc_offset
-        at = vmcs.frame >> 2
-        self._u32[at + EAX], self._u32[at + EDX] = ticks & 0xFFFFFFFF, ticks >> 32 & 0xFFFFFFFF
+        vmcs.registers[EAX], vmcs.registers[EDX] = ticks & 0xFFFFFFFF, ticks >> 32 & 0xFFFFFFFF
         return self._ending.skip(vmcs)
 
     def unknown(self, vmcs: Vmcs) -> ExitReason | None:

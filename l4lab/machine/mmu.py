@@ -98,7 +98,7 @@ def walk(
         pa = entry & LARGE_FRAME | (entry & LARGE_FRAME_HIGH) << 19 | va & 0x3FFFFF
     else:
         if set_ad and not entry & A:
-            u32[slot] = entry | A  # even when the table then turns out to miss the page
+            memory.set_word(slot, entry | A)  # even when the table then turns out to miss the page
         slot = (entry >> 12 << 10) + (va >> 12 & 0x3FF)
         entry = u32[slot]
         if not entry & P:
@@ -113,7 +113,7 @@ def walk(
     if set_ad:
         seen = entry | A | D if access & WRITE else entry | A
         if seen != entry:
-            u32[slot] = seen
+            memory.set_word(slot, seen)
     return pa
 
 
@@ -200,7 +200,7 @@ def host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
         slot = (ncr3 >> 12 << 10) + (address >> 22)
         pde = memory.u32[slot]
         if set_ad and pde & P and not (pde & PS and pse):
-            memory.u32[slot] = pde | A  # all the engine sets here: no A and D in the entry that maps the page
+            memory.set_word(slot, pde | A)  # all the engine sets here: no A and D in the entry that maps the page
         try:
             return walk(memory, ncr3, address, access & WRITE | USER, pse=pse, set_ad=False)
         except PageFault as fault:
@@ -234,7 +234,7 @@ def _walk_by_steps(
 
     def mark(step: Step, flags: int) -> None:
         if set_ad and step.physical < memory.size:
-            memory.u32[step.physical >> 2] |= flags
+            memory.set_word(step.physical >> 2, memory.u32[step.physical >> 2] | flags)
 
     last = read("PDE", cr3, va >> 22)
     rights = last.entry

@@ -95,11 +95,11 @@ class PageTables:
             entry |= PS
         elif found == LARGE_LOG2:
             # Rights are the last level's business: a PDE that points to a table allows everything.
-            u32[slot] = self._allocate() | P | RW | US
+            self._memory.set_word(slot, self._allocate() | P | RW | US)
             slot, _ = self._slot(va)
         if u32[slot] & P:
             self.generation += 1
-        u32[slot] = entry
+        self._memory.set_word(slot, entry)
 
     def protect(self, va: int, writable: bool) -> None:
         """Make the page at `va` writable or read-only. Its A and D bits stay."""
@@ -107,7 +107,7 @@ class PageTables:
         entry = self._memory.u32[slot]
         if entry & RW and not writable:
             self.generation += 1
-        self._memory.u32[slot] = entry | RW if writable else entry & ~RW
+        self._memory.set_word(slot, entry | RW if writable else entry & ~RW)
 
     def unmap(self, va: int, log2: int) -> int:
         """Take out the page of size `log2` at `va`; a table that held nothing else is freed. Its A and D bits."""
@@ -116,13 +116,13 @@ class PageTables:
         entry = u32[slot]
         if not entry & P or found != log2:
             raise KernelPanic(f"no page of size 2^{log2} at {va:#x} to take out")
-        u32[slot] = 0
+        self._memory.set_word(slot, 0)
         self.generation += 1
         # Pages mostly lie side by side, and a neighbour is looked at faster than a whole table.
         if log2 == PAGE_LOG2 and not (u32[slot ^ 1] or (slot & 1023 and u32[slot - 1])):
             table = slot >> 10 << 12
             if self._memory.u8[table : table + PAGE_SIZE].tobytes() == EMPTY_TABLE:
-                u32[(self.cr3 >> 2) + (va >> 22)] = 0
+                self._memory.set_word((self.cr3 >> 2) + (va >> 22), 0)
                 self._free(table)
         return entry & (A | D)
 
@@ -135,7 +135,7 @@ class PageTables:
         slot = self._present(va)
         entry = self._memory.u32[slot]
         if entry & (A | D):
-            self._memory.u32[slot] = entry & ~(A | D)
+            self._memory.set_word(slot, entry & ~(A | D))
             self.generation += 1  # the TLB would go on without telling
         return entry & (A | D)
 

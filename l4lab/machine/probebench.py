@@ -104,9 +104,9 @@ class Bench:
             *((0x400 + 0x178, "<Q", GUEST_CODE), (0x400 + 0x1D8, "<Q", STACK), (0x400 + 0x84, "<I", 0x3FF)),  # IDTR
             *((0x400 + 0x168, "<Q", 0xFFFF0FF0), (0x400 + 0x160, "<Q", 0x400)),
         ):
-            struct.pack_into(form, memory.u8, BLOCK + offset, value)
+            memory.write(BLOCK + offset, struct.pack(form, value))
         for segment in (0x00, 0x10, 0x20, 0x30):
-            struct.pack_into("<HHIQ", memory.u8, BLOCK + 0x400 + segment, 0, 0x93, 0xFFFF, 0)
+            memory.write(BLOCK + 0x400 + segment, struct.pack("<HHIQ", 0, 0x93, 0xFFFF, 0))
         for vector in range(64):  # each handler is one HLT
             memory.write(4 * vector, struct.pack("<HH", HANDLER + vector, 0))
         memory.fill(HANDLER, 64, 0xF4)

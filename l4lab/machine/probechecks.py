@@ -102,7 +102,7 @@ def _ports(b: Bench) -> None:
         info = b.engine.info
         expect("the port", (port, 4, value), (info[e.INFO_PORT], info[e.INFO_SIZE], info[e.INFO_VALUE]))
         expect("EAX", 0x12345678, b.frame(9))
-        b.memory.u32[FRAME >> 2] = CODE + 3
+        b.memory.set_word(FRAME >> 2, CODE + 3)
     b.load(b"\xb0\x7f\x04\x7f\xe5\x60", eip=CODE + 0x100)  # an addition that overflows, in eax, 60h
     expect("the event", e.EVENT_IN, b.run(100))
     expect("EFLAGS", hex(0x892), hex(b.frame(1)))
@@ -188,7 +188,6 @@ def _memory(b: Bench) -> None:
         expect("the code in the TLB", code[:8], b.engine.code_at(CODE + 0x200)[:8])
         expect("a page in the TLB", 1, _tlb_entries(b, STACK & ~0xFFF))
     b.memory.write(CODE + 0x206, b"\x42")
-    b.engine.forget_code(CODE + 0x206, CODE + 0x207)
     b.run(1)
     expect("what changed code did", (3, 2), (b.frame(7), b.frame(8)))
 
@@ -251,12 +250,12 @@ def _guest_events(b: Bench) -> None:
     hlt = 1 << 24  # the intercept
     b.enter_guest(b"\x40\xcd\x21")  # inc ax, int 21h
     b.engine.env32[e.ENV_INTERCEPT >> 2] |= hlt
-    b.memory.u32[FRAME >> 2] = GUEST_CODE
+    b.memory.set_word(FRAME >> 2, GUEST_CODE)
     expect("the event", e.VM_EXIT + 0x78, b.run(100))
     expect("EIP", hex(HANDLER + 0x21), hex(b.frame(0)))
     expect("instructions retired", 3, b.engine.retired - b.retired)
     for vector, kind, back in ((0x20, 0, 0), (13, 1, 0), (0x22, 2, 2)):
-        b.memory.u32[FRAME >> 2] = GUEST_CODE
+        b.memory.set_word(FRAME >> 2, GUEST_CODE)
         b.engine.inject(vector, kind, 0, back)
         before = b.engine.cycles
         expect(f"the event after injecting {vector:#x}", e.VM_EXIT + 0x78, b.run(100))
@@ -270,7 +269,7 @@ def _guest_nmi(b: Bench) -> None:
     """Whether NMIs are blocked is a bit of the CPU state, which IRET clears."""
     b.enter_guest(b"\xfd\xcf")  # STD, because the engine keeps DF in a word of its own close by
     b.memory.write(b.frame(5), struct.pack("<3H", GUEST_CODE, 0, 2))
-    b.memory.u32[FRAME >> 2] = GUEST_CODE
+    b.memory.set_word(FRAME >> 2, GUEST_CODE)
     b.engine.env32[e.ENV_HFLAGS2 >> 2] |= e.HF2_NMI
     b.run(1)
     expect("what is above its flags", 0, b.word(e.ENV_HFLAGS2) & ~0xFF)
@@ -281,7 +280,7 @@ def _guest_nmi(b: Bench) -> None:
 def _guest_specials(b: Bench) -> None:
     """The engine stops before INS of a guest when asked to, wherever in a block it is."""
     b.enter_guest(b"\x40\x40\x6c\x40")  # inc ax, inc ax, insb, inc ax
-    b.memory.u32[FRAME >> 2] = GUEST_CODE
+    b.memory.set_word(FRAME >> 2, GUEST_CODE)
     for retired in (2, 0):
         before = b.engine.retired
         expect("the event", e.EVENT_BEFORE, b.run(100))

@@ -99,6 +99,7 @@ class PyCore:
         self._go_on = False
         self._uc = handle
         self._memory = memory
+        memory.code[:] = b"\1" * len(memory.code)  # nobody notes here where code is: each store is told
         self._cpu = cpu = ctypes.c_uint64.from_address(handle + e.UC_CPU).value
         self._env = _words(cpu + e.CPU_ENV, e.ENV_SIZE)
         self.env = self._env.cast("B")
@@ -122,7 +123,7 @@ class PyCore:
         self._on_new_block = _ON_NEW_BLOCK(self._find_special)
         self._on_special = _ON_CODE(self._stop_before)
         self.on_new_block = ctypes.cast(self._on_new_block, _P).value or 0
-        self._ring0 = RingZero(memory, self._env, self.forget_code)
+        self._ring0 = RingZero(memory, self._env)
         self._delivery = Delivery(memory, self._env, self._ring0)
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
@@ -492,7 +493,7 @@ class PyCore:
             env[14 - 2 * i], env[15 - 2 * i] = frame[2 + i], 0
 
     def _store(self, at: int) -> None:
-        env, frame = self._env, self._memory.u32[at : at + 10]
+        env, frame = self._env, self._memory.register_frame(at << 2)
         frame[0], frame[1] = env[_EIP], env[_EFLAGS] & ~(FLAG_RF if env[_HFLAGS] & e.HF_GUEST else 0)
         for i in range(8):
             frame[2 + i] = env[14 - 2 * i]

@@ -7,7 +7,6 @@ guestview.py it works on the engine's CPU state, and leaves the marks in page ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from l4lab.abi.exceptions import GENERAL_PROTECTION, INVALID_TSS, NOT_PRESENT
@@ -35,11 +34,10 @@ class Fault(Exception):
 class RingZero:
     """The memory of the guest whose state is in `env`."""
 
-    def __init__(self, memory: Memory, env: memoryview, wrote: Callable[[int, int], None]) -> None:
-        """`env`: the engine's CPU state in words; `wrote` is told of each physical range that is written."""
+    def __init__(self, memory: Memory, env: memoryview) -> None:
+        """`env`: the engine's CPU state in words."""
         self._memory = memory
         self._env = env
-        self._wrote = wrote
 
     # -- descriptors ---------------------------------------------------------------------------------------------------
 
@@ -116,9 +114,8 @@ class RingZero:
         """
         data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
         for pa, length in self._pieces(linear, size, WRITE | USER if user else WRITE):
-            self._memory.u8[pa : pa + length] = data[:length]
+            self._memory.write(pa, data[:length])
             data = data[length:]
-            self._wrote(pa, pa + length)
 
 
 def base_of(descriptor: tuple[int, int]) -> int:

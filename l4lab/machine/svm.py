@@ -82,15 +82,13 @@ def first_vmrun(memory: Memory, engine: Engine, region: int, block: int, nested_
         (B_SAVE + 0x168, "<Q", 0xFFFF0FF0),  # DR6
         (B_SAVE + 0x170, "<Q", 2),  # RFLAGS
     ):
-        struct.pack_into(form, memory.u8, block + offset, value)
+        memory.write(block + offset, struct.pack(form, value))
     frame = [0] * 10
     frame[EIP], frame[EFLAGS], frame[EAX] = at, 2, block
     scratch = at + PAGE_SIZE - 64
-    memory.u32[scratch >> 2 : (scratch >> 2) + 10] = memoryview(struct.pack("<10I", *frame)).cast("I")
-    code = struct.Struct("<HHIQ")
-    code.pack_into(memory.u8, block + B_SAVE + 0x10, 0, 0x93, 0xFFFF, 0)
-    for offset in (0x00, 0x20, 0x30):
-        code.pack_into(memory.u8, block + B_SAVE + offset, 0, 0x93, 0xFFFF, 0)
+    memory.write(scratch, struct.pack("<10I", *frame))
+    for offset in (0x00, 0x10, 0x20, 0x30):  # ES, CS, SS, DS
+        memory.write(block + B_SAVE + offset, struct.pack("<HHIQ", 0, 0x93, 0xFFFF, 0))
     event = engine.run(scratch, engine.cycles + 1)
     if not engine.env32[e.ENV_HFLAGS >> 2] & e.HF_GUEST:
         raise RuntimeError(f"VMRUN did not enter guest mode (event {event}): the engine is not the one we probed")

@@ -33,7 +33,6 @@ class UserMode:
     def __init__(self, memory: Memory, engine: Engine, descriptors: int, linear: int, utcb_slot: int) -> None:
         """`descriptors`: a frame, mapped at `linear`; `utcb_slot`: linear address that %gs:0 shall reach."""
         self._memory = memory
-        self._u32 = memory.u32
         self._engine = engine
         self._frame = descriptors
         self._linear = linear
@@ -65,7 +64,7 @@ class UserMode:
         for vector in range(256):
             dpl = 3 if vector in (3, 0x30, 0x31) else 0
             gate = KERNEL_CS << 16 | (0x8E | dpl << 5) << 40
-            struct.pack_into("<Q", self._memory.u8, self._frame + _IDT + 8 * vector, gate)
+            self._memory.write(self._frame + _IDT + 8 * vector, struct.pack("<Q", gate))
 
     def gate_dpl(self, vector: int) -> int:
         """The privilege that INT `vector` needs, from the IDT."""
@@ -145,8 +144,8 @@ class UserMode:
 
     def _read_time(self, frame: int, cr3: int) -> bool:
         """Was that #GP an RDTSC? Then do it: the machine's clock is the only time there is."""
-        at = frame >> 2
-        eip = self._u32[at + EIP]
+        registers = self._memory.register_frame(frame)
+        eip = registers[EIP]
         try:
             at_eip = [walk(self._memory, cr3, eip + i & 0xFFFFFFFF, USER, set_ad=False) for i in (0, 1)]
         except PageFault:
@@ -155,8 +154,8 @@ class UserMode:
             return False
         self._engine.charge(1)
         ticks = self._engine.cycles
-        self._u32[at + EAX], self._u32[at + EDX] = ticks & 0xFFFFFFFF, ticks >> 32
-        self._u32[at + EIP] = eip + 2 & 0xFFFFFFFF
+        registers[EAX], registers[EDX] = ticks & 0xFFFFFFFF, ticks >> 32
+        registers[EIP] = eip + 2 & 0xFFFFFFFF
         return True
 
 

@@ -31,9 +31,10 @@ _EFLAGS, _HFLAGS, _HFLAGS2 = e.ENV_EFLAGS >> 2, e.ENV_HFLAGS >> 2, e.ENV_HFLAGS2
 class Vmcs:
     """One virtual CPU. `frame` is the physical address of its register frame, `block` of the engine's control block."""
 
-    def __init__(self, context: bytearray, frame: int, block: int) -> None:
+    def __init__(self, context: bytearray, frame: int, registers: memoryview, block: int) -> None:
         self.context = context  # the CPU state while another one is loaded
         self.frame = frame
+        self.registers = registers  # the ten words of the frame
         self.block = block
         self.state = memoryview(context).cast("I")  # the CPU state wherever it is now; guestmode.py moves it
         self.stale = True  # control registers or segments were written: derived CPU flags must be computed again

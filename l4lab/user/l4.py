@@ -9,7 +9,6 @@ they are. It knows nothing of the kernel: `Cpu` is all that a program has, and i
 from __future__ import annotations
 
 import contextlib
-from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -41,11 +40,29 @@ _ERROR = 1 << 15  # of the tag
 _MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the words of the UTCB
 
 
+class Utcb(Protocol):
+    """The 128 words of the thread's UTCB; MR0 is word 64."""
+
+    words: memoryview  # for reading many of them
+
+    def __getitem__(self, index: int, /) -> int:
+        """Read a word."""
+
+    def __setitem__(self, index: int, value: int, /) -> None:
+        """Write a word."""
+
+    def put(self, index: int, words: Sequence[int]) -> None:
+        """Write several."""
+
+
 class Cpu(Protocol):
     """What a program can do: what an IA-32 CPU in ring 3 can. Every access obeys the thread's own address space."""
 
     registers: memoryview  # the ten words of the register frame
-    utcb: memoryview  # the 128 words of the thread's UTCB; MR0 is word 64
+
+    @property
+    def utcb(self) -> Utcb:
+        """The thread's UTCB."""
 
     def trap(self, call: SystemCall) -> None:
         """Enter the kernel by a system-call stub; back when the call is done."""
@@ -143,7 +160,7 @@ class L4:
 
     def tcr(self, offset: int) -> int:
         """A thread control register by its offset in `abi.utcb`, for example `u.PAGER`."""
-        return int(self._utcb[_MR + offset // 4])
+        return self._utcb[_MR + offset // 4]
 
     def set_tcr(self, offset: int, value: int) -> None:
         """Write a thread control register."""
@@ -182,7 +199,7 @@ class L4:
             regs[ESI] = utcb[_MR] = 0
         else:
             words = message.words() if isinstance(message, Message) else message
-            u.WORDS[len(words)].pack_into(utcb, u.MR0_FROM_LOCATION, *words)
+            utcb.put(_MR, words)
             regs[ESI] = words[0]
         regs[EAX], regs[ECX], regs[EDX], regs[EDI] = to, times, from_, self._mr0_address
         self.trap(IPC)
@@ -190,7 +207,7 @@ class L4:
         if tag & _ERROR:
             raise IpcFailed(IpcError.decode(self.tcr(u.ERROR_CODE)))
         count = 1 + (tag & 0x3F) + (tag >> 6 & 0x3F) if from_ else 1
-        return Received(ThreadId.decode(regs[EAX]), u.WORDS[count].unpack_from(utcb, u.MR0_FROM_LOCATION))
+        return Received(ThreadId.decode(regs[EAX]), u.WORDS[count].unpack_from(utcb.words, u.MR0_FROM_LOCATION))
 
     def send(self, to: int, message: Message | Sequence[int], timeout: int = NEVER) -> None:
         """Send only."""
@@ -253,12 +270,12 @@ class L4:
         """
         regs, utcb = self._regs, self._utcb
         if items:
-            utcb[_MR + 1 : _MR + 1 + len(items)] = memoryview(array("I", items))
+            utcb.put(_MR + 1, items)
         regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI], regs[EBX], regs[EBP] = (
             *(dest, control, sp, ip, flags, handle, pager),
         )
         self._checked(SystemCall.EXCHANGE_REGISTERS)
-        after = utcb[_MR + 1 : _MR + 1 + len(items)].tolist()
+        after = utcb.words[_MR + 1 : _MR + 1 + len(items)].tolist()
         return ThreadId.decode(regs[EAX]), ExregsControl(regs[ECX]), after
 
     def schedule(
@@ -309,7 +326,7 @@ class L4:
         regs[EAX] = UnmapControl.make(flush=flush, k=len(fpages) - 1)
         regs[ESI], regs[EDI] = fpages[0], self._mr0_address
         self.trap(SystemCall.UNMAP)
-        return [Fpage.decode(regs[ESI]), *(Fpage.decode(word) for word in utcb[_MR + 1 : _MR + len(fpages)])]
+        return [Fpage.decode(regs[ESI]), *(Fpage.decode(word) for word in utcb.words[_MR + 1 : _MR + len(fpages)])]
 
     def memory_control(self, fpages: Sequence[Fpage], attributes: Sequence[int]) -> None:
         """MemoryControl: cache attributes (privileged). An fpage's lowest two bits choose one of up to four."""

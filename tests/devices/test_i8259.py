@@ -2,8 +2,8 @@
 """The interrupt controllers against QEMU's and against the data sheet, and what the CPU's side of them does.
 
 Deliberate differences, which the scripts for QEMU avoid: a request of an edge-triggered input that falls is gone, as
-the data sheet says (QEMU's stays); in special mask mode a non-specific EOI spares masked inputs, likewise; with automatic
-EOI the second chip makes a new edge for the next request (in QEMU its line just stays high, and the request is
+the data sheet says (QEMU's stays); in special mask mode a non-specific EOI spares masked inputs, likewise; with
+automatic EOI the second chip makes a new edge for the next request (in QEMU its line just stays high, the request is
 forgotten); an input that is high at ICW1 and is driven high again makes no edge (in QEMU it does); INT follows a change
 of special mask mode at once (QEMU looks again only at the next command, line or mask that it thinks matters), so the
 scripts write the mask again behind such a command, which makes QEMU look before anything else can happen.

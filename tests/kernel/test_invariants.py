@@ -107,7 +107,7 @@ def rename(k: Kernel) -> None:
 
 
 def other_utcb(k: Kernel) -> None:
-    k.machine.memory.u32[k.area.slot_frame >> 2] = 0x1100
+    k.machine.memory.set_word(k.area.slot_frame >> 2, 0x1100)
 
 
 def raise_line(k: Kernel) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,10 +97,10 @@ class Player:
         mr0 = regs[EDI]
         for step in self.script:
             l4.accept(step.accept)
-            utcb[_MR : _MR + len(step.words)] = memoryview(array("I", step.words))
+            utcb.put(_MR, step.words)
             regs[EAX], regs[ECX], regs[EDX], regs[ESI], regs[EDI] = step.to, step.times, step.from_, step.words[0], mr0
             l4.cpu.trap(SystemCall.IPC)
-            mrs = [regs[ESI], *utcb[_MR + 1 : _MR + 64].tolist()]
+            mrs = [regs[ESI], *utcb.words[_MR + 1 : _MR + 64].tolist()]
             self.results.append(result(regs[EAX], regs[ESI], regs[EBX], regs[EBP], mrs, l4.tcr(u.ERROR_CODE)))
 
     def _assembly(self) -> str:

@@ -36,10 +36,10 @@ class Guest:
         self.mode = GuestMode(memory, self.engine, REGION)
         self.program = assemble(source, CODE, bits)
         for directory, table in ((HOST_DIRECTORY, HOST_TABLE), (DIRECTORY, TABLE)):
-            memory.u32[directory >> 2] = table | 7
+            memory.set_word(directory >> 2, table | 7)
             for page in range(GUEST_SIZE >> 12):
-                memory.u32[(table >> 2) + page] = page << 12 | 7
-        memory.u32[(TABLE >> 2) + (ALIAS >> 12)] = CODE | 7
+                memory.set_word((table >> 2) + page, page << 12 | 7)
+        memory.set_word((TABLE >> 2) + (ALIAS >> 12), CODE | 7)
         self.map(MISSING, 0)
         self.map(READ_ONLY, READ_ONLY | 5)
         memory.write(CODE, self.program.code)
@@ -62,7 +62,7 @@ class Guest:
         vmcs.set_control_register(0, 0x10 | (PE if bits == 32 else 0) | (PG if paging else 0))
         vmcs.cpu_controls = HLT_EXITING
         vmcs.exception_bitmap = vmcs.cr0_mask = vmcs.cr4_mask = 0
-        self.frame = memory.u32[FRAME >> 2 : (FRAME >> 2) + 10]
+        self.frame = memory.register_frame(FRAME)
         self.frame[EIP], self.frame[EFLAGS], self.frame[ESP] = CODE, 2, STACK + PAGE_SIZE
         self.engine.swap(bytearray(e.ENV_SIZE), vmcs.context)
         vmcs.state = self.engine.env32
@@ -70,7 +70,7 @@ class Guest:
 
     def map(self, address: int, entry: int) -> None:
         """Set the second level's entry for a guest-physical page."""
-        self.memory.u32[(HOST_TABLE >> 2) + (address >> 12)] = entry
+        self.memory.set_word((HOST_TABLE >> 2) + (address >> 12), entry)
         self.engine.flush_tlb()
 
     def enter(self, cycles: int = ENOUGH) -> ExitReason | None:

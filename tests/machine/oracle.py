@@ -262,9 +262,9 @@ class Guest:
         self.engine.swap(bytearray(e.ENV_SIZE), self.engine.reset_state)
         self.mode.withdraw()
         self.engine.forget_all_code()
-        memory.u32[_HOST_DIRECTORY >> 2] = _HOST_TABLE | 7
+        memory.set_word(_HOST_DIRECTORY >> 2, _HOST_TABLE | 7)
         for page in range(SIZE >> 12):
-            memory.u32[(_HOST_TABLE >> 2) + page] = page << 12 | 7
+            memory.set_word((_HOST_TABLE >> 2) + page, page << 12 | 7)
         memory.write(0, case.image)
         self.vmcs = vmcs = self.mode.create(_FRAME, _BLOCK, _HOST_DIRECTORY)
         state = first_state(case)
@@ -277,7 +277,7 @@ class Guest:
         vmcs.cpu_controls = HLT_EXITING
         vmcs.exception_bitmap = vmcs.cr0_mask = 0
         vmcs.cr4_mask, vmcs.cr4_shadow = CR4_PSE, 0
-        self.frame = memory.u32[_FRAME >> 2 : (_FRAME >> 2) + 10]
+        self.frame = memory.register_frame(_FRAME)
         for index, value in state[ItemId.GPREGS].items():
             self.frame[index] = value
         self.engine.swap(bytearray(e.ENV_SIZE), vmcs.context)

@@ -17,6 +17,6 @@ def test_a_guests_interrupt_window_does_not_stop_a_native_program() -> None:
     machine.memory.write(code, b"\x90\x90\xcd\x30")  # nop; nop; int 0x30
     tables = k.kernel_space.tables
     tables.map(0x1000, code, 12, writable=False)
-    machine.memory.u32[frame >> 2 : (frame >> 2) + 2] = memoryview(b"\x00\x10\0\0\x02\x32\0\0").cast("I")
+    machine.memory.write(frame, b"\x00\x10\0\0\x02\x32\0\0")
 
     assert 0x30 == machine.run_user(frame, tables.cr3, tables.generation, machine.cycles + 100)

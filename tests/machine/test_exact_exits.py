@@ -113,7 +113,8 @@ def test_a_return_to_the_calling_task_exits(kind: str) -> None:
     """With NT set and the back link to a busy task: is IRET a task switch?"""
     guest = tasks(kind, "at: iretd")
     guest.memory.write(TSS, struct.pack("<H", OTHER_SELECTOR))
-    guest.memory.u8[GDT + OTHER_SELECTOR + 5] |= 2
+    access = GDT + OTHER_SELECTOR + 5
+    guest.memory.write(access, bytes((guest.memory.u8[access] | 2,)))
     guest.frame[EFLAGS] |= 1 << 14
 
     assert (R.TASK_SWITCH, OTHER_SELECTOR | 1 << 30) == (guest.enter(), guest.vmcs.exit_qualification)

@@ -134,9 +134,9 @@ class Bench:
             (DIRECTORY, TABLE, missing),
         ):
             self.memory.fill(directory, 2 * PAGE_SIZE)
-            self.memory.u32[directory >> 2] = table | 7
+            self.memory.set_word(directory >> 2, table | 7)
             for page in range(SIZE >> 12):
-                self.memory.u32[(table >> 2) + page] = 0 if page << 12 in without else page << 12 | 7
+                self.memory.set_word((table >> 2) + page, 0 if page << 12 in without else page << 12 | 7)
 
     def _descriptor(self, selector: int, base: int, limit: int, access: int, flags: int) -> None:
         low = limit & 0xFFFF | (base & 0xFFFF) << 16

@@ -202,7 +202,7 @@ def test_an_exception_exits_if_its_bit_is_set(kind: str, source: str, vector: in
     others = ~(1 << vector) & 0xFFFFFFFF
     for bitmap in (1 << vector, others):
         guest = Guest(kind, source + "\n hlt", paging=True)
-        guest.memory.u32[(TABLE >> 2) + 0x18] = 0
+        guest.memory.set_word((TABLE >> 2) + 0x18, 0)
         guest.vmcs.exception_bitmap = bitmap
         reason = guest.enter()
         if bitmap == 1 << vector:
@@ -252,7 +252,7 @@ def test_a_fetch_from_a_missing_page(kind: str) -> None:
 def test_a_page_table_that_is_missing(kind: str) -> None:
     """Is a guest's page-table walk through a missing page an EPT violation that names the table's entry?"""
     guest = Guest(kind, "at: mov eax, [0x400000]\n hlt", paging=True)
-    guest.memory.u32[(TABLE >> 2) - 1024 + 1] = MISSING | 7
+    guest.memory.set_word((TABLE >> 2) - 1024 + 1, MISSING | 7)
 
     assert R.EPT_VIOLATION == guest.enter()
     assert (MISSING, guest.at) == (guest.vmcs.guest_physical, guest.frame[EIP])
@@ -428,7 +428,7 @@ def test_a_block_may_hold_any_instruction_any_number_of_times(instruction: str) 
 def test_a_page_beyond_4_gib_is_where_the_engine_takes_it_to_be(kind: str) -> None:
     """A guest whose page of 4 MB has address bits above 31 (PSE-36): do we find its code where the engine does?"""
     guest = Guest(kind, "inc ecx\n at: hlt", paging=True)
-    guest.memory.u32[DIRECTORY >> 2] = 1 << 13 | 0x83
+    guest.memory.set_word(DIRECTORY >> 2, 1 << 13 | 0x83)
     guest.frame[ECX] = 6
 
     assert R.HLT == guest.enter()

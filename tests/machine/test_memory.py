@@ -14,7 +14,7 @@ from l4lab.machine.memory import Memory
 def test_all_views_show_the_same_bytes() -> None:
     """A word written through `u32` is read, little end first, by every other way in, the host's address included."""
     memory = Memory(0x2000)
-    memory.u32[0x1000 >> 2] = 0x11223344
+    memory.set_word(0x1000 >> 2, 0x11223344)
 
     assert bytes([0x44, 0x33, 0x22, 0x11]) == memory.read(0x1000, 4)
     assert 0x33 == memory.u8[0x1001]

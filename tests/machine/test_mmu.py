@@ -137,13 +137,13 @@ def write_tables(memory: Memory, directory: dict[int, int], ptes: dict[tuple[int
     """Put tables under test into RAM; slot 0 maps the harness: its own pages supervisor, the code for ring 3."""
     memory.fill(DIRECTORY, 0x1000)
     memory.fill(TABLES, 0x5000)
-    memory.u32[DIRECTORY >> 2] = TABLES | P | RW | US | A
+    memory.set_word(DIRECTORY >> 2, TABLES | P | RW | US | A)
     for page in range(16):
-        memory.u32[(TABLES >> 2) + page] = page << 12 | P | RW | A | D | (US if page << 12 == CODE else 0)
+        memory.set_word((TABLES >> 2) + page, page << 12 | P | RW | A | D | (US if page << 12 == CODE else 0))
     for slot, entry in directory.items():
-        memory.u32[(DIRECTORY >> 2) + slot] = entry
+        memory.set_word((DIRECTORY >> 2) + slot, entry)
     for (number, index), entry in ptes.items():
-        memory.u32[(TABLES >> 2) + (number << 10) + index] = entry
+        memory.set_word((TABLES >> 2) + (number << 10) + index, entry)
 
 
 def tables_of(memory: Memory) -> bytes:
@@ -177,7 +177,7 @@ def test_our_walk_agrees_with_the_mmu(
             assert (ours, None) == (explained.pa, explained.fault)
             if ours >= memory.size:
                 continue  # no RAM there: the CPU's bus has nothing to agree on
-            memory.u8[ours] = 0xC3 if not access & WRITE else 0
+            memory.write(ours, b"\xc3" if not access & WRITE else b"\0")
         else:
             assert isinstance(explained.fault, PageFault)
             assert ours == (explained.fault.address, explained.fault.error_code)

@@ -136,11 +136,11 @@ def write_tables(memory: Memory, guest: tuple[Entries, Entries], host: tuple[Ent
 
     def put(base: int, entries: Entries) -> None:
         for number, entry in entries.items():
-            memory.u32[(base >> 2) + number] = entry
+            memory.set_word((base >> 2) + number, entry)
 
     for base in (GUEST + DIRECTORY, HOST_DIRECTORY):
         memory.fill(base, 0x4000)
-        memory.u32[base >> 2] = (TABLES if base == GUEST + DIRECTORY else HOST_TABLES) | P | RW | US | A
+        memory.set_word(base >> 2, (TABLES if base == GUEST + DIRECTORY else HOST_TABLES) | P | RW | US | A)
     put(GUEST + TABLES, {page: page << 12 | P | RW | US | A | D for page in range(16)})
     put(HOST_TABLES, {page: GUEST + (page << 12) | P | RW | US | A | D for page in range(1024)})
     put(GUEST + DIRECTORY, guest[0])
@@ -183,7 +183,7 @@ def test_our_nested_walk_agrees_with_guest_mode(
     try:
         pa = walk_nested(memory, HOST_DIRECTORY, DIRECTORY, va, access, wp=wp, pse=pse)
         ours: Outcome = "byte", 0, 0 if access & WRITE else 0xC3
-        memory.u8[pa] = 0xC3
+        memory.write(pa, b"\xc3")
     except PageFault as fault:
         ours = "fault", fault.address, fault.error_code
     except NestedPageFault as fault:

@@ -133,7 +133,7 @@ def sys_memory_control(k: State, caller: Tcb) -> None:
     last, attributes = regs[EAX], (regs[ECX], regs[EDX], regs[EBX], regs[EBP])
     if last >= MESSAGE_REGISTERS:
         raise Refused(ErrorCode.INVALID_PARAMETER)
-    fpages = [regs[ESI], *utcb[MR + 1 : MR + 1 + last]]
+    fpages = [regs[ESI], *utcb.words[MR + 1 : MR + 1 + last]]
     if any(fpage and attributes[fpage & 3] not in _ATTRIBUTES for fpage in fpages):
         raise Refused(ErrorCode.INVALID_PARAMETER)
     regs[EAX] = 1

@@ -120,7 +120,8 @@ def _exchange_items(caller: Tcb, dest: Tcb, control: int) -> None:
     c bit of the thread's acceptor, which is a silent failure elsewhere (quirk Q12).
     """
     assert caller.utcb is not None
-    words = caller.utcb[MR : MR + MESSAGE_REGISTERS]
+    utcb = caller.utcb
+    words = utcb.words[MR : MR + MESSAGE_REGISTERS]
     at = 1
 
     def item_at(at: int) -> CtrlXferItem | None:
@@ -141,7 +142,7 @@ def _exchange_items(caller: Tcb, dest: Tcb, control: int) -> None:
             end = min(at + item.words, MESSAGE_REGISTERS)
             if wanted is ExregsControl.READ_ITEMS:
                 for i, value in zip(range(at + 1, end), ctrlxfer.read(dest, item), strict=False):
-                    words[i] = value
+                    utcb[MR + i] = value
             else:
                 ctrlxfer.write(dest, item, words[at + 1 : end].tolist())
             at = end

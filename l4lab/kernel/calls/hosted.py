@@ -15,7 +15,7 @@ from l4lab.errors import LabError
 from l4lab.kernel.memory import ports
 from l4lab.kernel.objects.program import PortFault
 from l4lab.kernel.state import State
-from l4lab.machine.memory import PAGE_SIZE
+from l4lab.machine.memory import PAGE_SIZE, SharedWords
 from l4lab.machine.mmu import USER, WRITE, PageFault, walk
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ STEP_CYCLES = 1000  # what a hosted program's way from one kernel entry to the n
 class HostedCpu:
     """The CPU as one hosted program sees it. Each access goes through the thread's own page tables."""
 
-    def __init__(self, k: State, thread: Tcb, utcb: memoryview) -> None:
+    def __init__(self, k: State, thread: Tcb, utcb: SharedWords) -> None:
         self.registers = thread.regs
         self.utcb = utcb
         self._memory = k.machine.memory
@@ -58,8 +58,7 @@ class HostedCpu:
             at = address + done & 0xFFFFFFFF
             size = min(total - done, PAGE_SIZE - at % PAGE_SIZE)
             pa = self._translate(at, USER | WRITE)
-            self._memory.u8[pa : pa + size] = data[done : done + size]
-            self._kernel.code_written(pa, size)
+            self._memory.write(pa, data[done : done + size])
             done += size
 
     def port_in(self, port: int, size: int) -> int:

@@ -160,7 +160,7 @@ def _space_of(k: State, space_id: ThreadId) -> Space:
 def create(k: State, id_: ThreadId, space: Space) -> Tcb:
     """A thread that exists but is not active: it has a register frame and a number, no UTCB."""
     frame = k.register_frames.allocate()
-    regs = k.machine.memory.u32[frame >> 2 : (frame >> 2) + 10]
+    regs = k.machine.memory.register_frame(frame)
     for i in range(10):
         regs[i] = 0
     regs[EFLAGS] = USER_EFLAGS
@@ -226,7 +226,7 @@ def _migrate(k: State, thread: Tcb, space: Space) -> None:
     if thread.utcb is not None:
         if thread.wait is not START:  # whom its pager has not started yet waits on
             ipc.cancel(k, thread)
-        words = thread.utcb.tolist()
+        words = thread.utcb.words.tolist()
         thread.utcb = space.utcb_words(thread.utcb_location)
         for i, word in enumerate(words):
             thread.utcb[i] = word

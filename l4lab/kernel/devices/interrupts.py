@@ -45,7 +45,7 @@ def associate(k: State, line: ThreadId, handler: ThreadId) -> None:
     k.frames.require(1)
     _detach(k, number)  # from the handler before, who may not have answered yet
     frame = k.register_frames.allocate()
-    regs = k.machine.memory.u32[frame >> 2 : (frame >> 2) + 10]
+    regs = k.machine.memory.register_frame(frame)
     thread = Tcb(line, k.kernel_space, frame, regs, state=ThreadState.HALTED, priority=PRIORITY)
     thread.name = f"irq {number}"
     k.lines.threads[number] = thread

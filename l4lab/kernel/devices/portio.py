@@ -89,8 +89,7 @@ def _store(k: State, thread: Tcb, port: int, size: int, address: int) -> bool:
         faults.page_fault(k, thread, fault.address, True)
         return False
     for pa, byte in zip(places, k.port_in(port, size).to_bytes(size, "little"), strict=True):
-        memory.u8[pa] = byte
-        k.code_written(pa, 1)
+        memory.write(pa, bytes((byte,)))
     return True
 
 

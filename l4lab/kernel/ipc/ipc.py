@@ -219,7 +219,7 @@ def message_of(sender: Tcb) -> tuple[int, ...]:
     count = (tag & 0x3F) + (tag >> 6 & 0x3F)
     if count >= MESSAGE_REGISTERS:
         count = MESSAGE_REGISTERS - 1  # an overflow: see transfer()
-    return tag, *WORDS[count].unpack_from(sender.utcb, MR1)
+    return tag, *WORDS[count].unpack_from(sender.utcb.words, MR1)
 
 
 def complete(k: State, receiver: Tcb, sender: Tcb, tag: int) -> None:

@@ -118,8 +118,7 @@ def advance(k: State, copy: Copy) -> int:
             if result:
                 break
             continue
-        memory.u8[written : written + size] = memory.u8[read : read + size]
-        k.code_written(written, size)
+        memory.write(written, memory.u8[read : read + size])
         source[0] = from_ + size, from_left - size
         target[0] = to + size, to_left - size
         copy.done += size

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage, IoFpage
 from l4lab.abi.message import Acceptor, CtrlXferItem, GrantItem, IpcErrorCode, MapItem, StringItem, typed_item
-from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
+from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
 from l4lab.kernel import events
 from l4lab.kernel.ipc import ctrlxfer, strings
@@ -32,7 +32,7 @@ def transfer(k: State, sender: Tcb, receiver: Tcb, words: tuple[int, ...]) -> in
         return IpcErrorCode.MESSAGE_OVERFLOW
     utcb = receiver.utcb
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    WORDS[count].pack_into(utcb, MR0_FROM_LOCATION, *words)
+    utcb.put(MR, words)
     if not tag & _TYPED or sender.outgoing is not None:
         return 0  # the kernel's own items are for the receiver to read
     return apply_items(k, sender, receiver, words, Acceptor.decode(utcb[MR + u.BR0 // 4]))

@@ -17,7 +17,7 @@ from l4lab.abi import utcb as u
 from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.ids import NIL_THREAD
 from l4lab.kernel.objects.frames import FrameAllocator
-from l4lab.machine.memory import PAGE_SIZE, Memory
+from l4lab.machine.memory import PAGE_SIZE, Memory, SharedWords
 from l4lab.machine.pagetables import PageTables
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class KernelArea:
         self._entries: dict[int, int] = {}
         for va, frame, flags in ((UTCB_SLOT, self.slot_frame, 7), (DESCRIPTORS, self.descriptor_frame, 3)):
             table = frames.allocate()
-            memory.u32[(table >> 2) + (va >> 12 & 0x3FF)] = frame | flags
+            memory.set_word((table >> 2) + (va >> 12 & 0x3FF), frame | flags)
             self._entries[va >> 22] = table | flags
         self.frames = [
             self.slot_frame,
@@ -48,12 +48,12 @@ class KernelArea:
     def install(self, memory: Memory, directory: int) -> None:
         """Enter the area into a page directory."""
         for index, entry in self._entries.items():
-            memory.u32[(directory >> 2) + index] = entry
+            memory.set_word((directory >> 2) + index, entry)
 
     def remove(self, memory: Memory, directory: int) -> None:
         """Take the area out again, before the directory's own tables are freed."""
         for index in self._entries:
-            memory.u32[(directory >> 2) + index] = 0
+            memory.set_word((directory >> 2) + index, 0)
 
 
 class Space:
@@ -124,7 +124,7 @@ class Space:
         area = self.utcb_area
         return location % u.SIZE == 0 and area.base <= location and location + u.SIZE <= area.base + area.size
 
-    def utcb_words(self, location: int) -> memoryview:
+    def utcb_words(self, location: int) -> SharedWords:
         """The words of the UTCB at this address; its page is made when first needed, and writable for the user."""
         page = location & -PAGE_SIZE
         frame = self._utcb_frames.get(page)
@@ -132,8 +132,7 @@ class Space:
             frame = self._utcb_frames[page] = self._frames.allocate()
             if not self.is_vm:
                 self.tables.map(page, frame, 12, writable=True)
-        at = frame + location % PAGE_SIZE >> 2
-        return self._memory.u32[at : at + u.SIZE // 4]
+        return self._memory.shared_words(frame + location % PAGE_SIZE, u.SIZE)
 
     def utcb_physical(self, location: int) -> int:
         """Physical address of the UTCB at this address, whose page exists."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from l4lab.abi import utcb as u
 from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.kernel.objects.waits import OWN_IPC
+from l4lab.machine.memory import SharedWords
 
 if TYPE_CHECKING:
     from l4lab.kernel.objects.copying import Copy
@@ -60,7 +61,7 @@ class Tcb:
         # written by threadcontrol.py only
         self.scheduler = NIL_THREAD
         self.utcb_location = 0  # virtual address in its space; 0: none yet
-        self.utcb: memoryview | None = None  # the 128 words, in machine memory
+        self.utcb: SharedWords | None = None  # the 128 words, in machine memory
         self.local_id = 0
         self.name = ""
         self.program: HostedThread | None = None  # a thread written in Python
@@ -107,7 +108,7 @@ class Tcb:
     def tcr(self, offset: int) -> int:
         """A thread control register, by its offset in `abi.utcb`. The thread must have a UTCB."""
         assert self.utcb is not None, f"{self!r} has no UTCB"
-        return int(self.utcb[MR + offset // 4])
+        return self.utcb[MR + offset // 4]
 
     def set_tcr(self, offset: int, value: int) -> None:
         """Write a thread control register."""

@@ -46,7 +46,7 @@ class Tables(GuestTables):
 
     def write(self, gpa: int, word: int) -> None:
         if self.read(gpa) != word:
-            self._u32[self._physical(gpa, True) >> 2] = word
+            self._memory.set_word(self._physical(gpa, True) >> 2, word)
 
     def host(self, gpa: int, write: bool) -> tuple[int, bool]:
         u32 = self._u32
@@ -58,7 +58,8 @@ class Tables(GuestTables):
             entry = u32[slot]
         if not entry & P or not entry & US or (write and not entry & RW):
             raise _Missing(gpa, write)
-        u32[slot] = entry = entry | A | D if write else entry | A  # so that Unmap can tell who used the page
+        entry |= A | D if write else A
+        self._memory.set_word(slot, entry)  # so that Unmap can tell who used the page
         frame = entry & LARGE_FRAME | gpa & 0x3FF000 if large else entry & FRAME
         return frame, bool(entry & RW and entry & D)
 
@@ -95,7 +96,7 @@ class FilledTables(ShadowPaging):
         if table is not None:
             slot = (table >> 2) + (linear >> 12 & 0x3FF)
             self.dropped += bool(self._u32[slot])
-            self._u32[slot] = 0
+            self._memory.set_word(slot, 0)
 
     def release(self) -> None:
         self._empty()
@@ -164,14 +165,14 @@ class FilledTables(ShadowPaging):
                 self._empty()
                 table = self._frames.take()
             self._tables[index] = table
-            self._u32[(self._root >> 2) + index] = table | P | RW | US
+            self._memory.set_word((self._root >> 2) + index, table | P | RW | US)
         flags = P | A | (RW | D if filled.writable else 0) | (US if filled.user else 0)
-        self._u32[(self._tables[index] >> 2) + (linear >> 12 & 0x3FF)] = filled.frame | flags
+        self._memory.set_word((self._tables[index] >> 2) + (linear >> 12 & 0x3FF), filled.frame | flags)
 
     def _empty(self) -> None:
         for index, table in self._tables.items():
             self.dropped += len(self._entries(table))
-            self._u32[(self._root >> 2) + index] = 0
+            self._memory.set_word((self._root >> 2) + index, 0)
             self._frames.give_back(table)
         self._tables.clear()
 

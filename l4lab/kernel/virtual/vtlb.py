@@ -113,7 +113,7 @@ class Vtlb(ShadowPaging):
         else:
             slot = (table.frame >> 2) + (linear >> 12 & 0x3FF)
             if self._u32[slot]:
-                self._u32[slot] = 0
+                self._memory.set_word(slot, 0)
                 self.dropped += 1
 
     def release(self) -> None:
@@ -179,7 +179,8 @@ class Vtlb(ShadowPaging):
             if not pde & A:  # even when the table then turns out to miss the page
                 if self._physical(address, True) < 0:
                     return MISSING
-                u32[at >> 2] = pde = pde | A
+                pde = pde | A
+                self._memory.set_word(at >> 2, pde)
             source = pde & FRAME
             address = source + (linear >> 10 & 0xFFC)
             at = self._physical(address, False)
@@ -197,7 +198,7 @@ class Vtlb(ShadowPaging):
         if seen != entry:
             if self._physical(address, True) < 0:
                 return MISSING
-            u32[at >> 2] = seen
+            self._memory.set_word(at >> 2, seen)
             if source < 0:
                 pde = seen
         flags = rights & (RW | US | PS) | seen & D
@@ -218,21 +219,22 @@ class Vtlb(ShadowPaging):
         if not host & P or not host & US or (write and not host & RW):
             self.missing, self.missing_write = physical, write
             return MISSING
-        u32[host_slot] = host = host | A | D if write else host | A  # so that Unmap can tell who used the page
+        host = host | A | D if write else host | A  # so that Unmap can tell who used the page
+        self._memory.set_word(host_slot, host)
         entry = P | A | flags & US
         if flags & RW and flags & D and host & RW and host & D:  # else the first write must come here, to be noted
             entry |= RW | D
         index = linear >> 22
         if flags & PS and large:
             self._link(index, pde, None)
-            u32[(self._active.frame >> 2) + index] = entry | PS | host & LARGE_FRAME
+            self._memory.set_word((self._active.frame >> 2) + index, entry | PS | host & LARGE_FRAME)
             return FILLED
         table = self._table(index, pde, source)
         number = linear >> 12 & 0x3FF
         if source >= 0:
             table.expected[4 * number : 4 * number + 4] = pte.to_bytes(4, "little")
         frame = host & LARGE_FRAME | physical & 0x3FF000 if large else host & FRAME
-        u32[(table.frame >> 2) + number] = entry | frame
+        self._memory.set_word((table.frame >> 2) + number, entry | frame)
         return FILLED
 
     def _physical(self, address: int, write: bool) -> int:
@@ -249,7 +251,7 @@ class Vtlb(ShadowPaging):
             self.missing, self.missing_write = address, write
             return -1
         if write:
-            u32[slot] = host | A | D
+            self._memory.set_word(slot, host | A | D)
         return host & ~offset & FRAME | address & offset
 
     # -- tables and directories ----------------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ class Vtlb(ShadowPaging):
         elif table.checked != self._clock:
             self._check_table(table)
         self._link(index, pde, table)
-        self._u32[(self._active.frame >> 2) + index] = table.frame | P | RW | US
+        self._memory.set_word((self._active.frame >> 2) + index, table.frame | P | RW | US)
         return table
 
     def _link(self, index: int, pde: int, table: ShadowTable | None) -> None:
@@ -283,7 +285,7 @@ class Vtlb(ShadowPaging):
 
     def _unlink(self, directory: Directory, index: int) -> None:
         table = directory.links.pop(index).table
-        self._u32[(directory.frame >> 2) + index] = 0
+        self._memory.set_word((directory.frame >> 2) + index, 0)
         self.dropped += 1
         if table is not None:
             table.users -= 1
@@ -353,6 +355,6 @@ class Vtlb(ShadowPaging):
                 continue
             for at in range(start, start + _CHUNK, 4):
                 if now[at : at + 4] != expected[at : at + 4] and self._u32[slot + (at >> 2)]:
-                    self._u32[slot + (at >> 2)] = 0
+                    self._memory.set_word(slot + (at >> 2), 0)
                     self.dropped += 1
         table.expected = bytearray(now)

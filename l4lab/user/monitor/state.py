@@ -128,7 +128,7 @@ class Start:
         """What has to be written into a virtual CPU that is in its first state (reference section 9.9)."""
         wanted: dict[ItemId, dict[int, int]] = {
             ItemId.GPREGS: self.general,
-            # Both registers are the guest's own, and what it reads is what it wrote; but for PSE, which the CPU keeps set.
+            # Both registers are the guest's own; it reads what it wrote, but for PSE, which the CPU keeps set.
             ItemId.CREGS: {
                 vm.CR0: self.cr0, vm.CR0_SHADOW: self.cr0, vm.CR0_MASK: 0,
                 vm.CR4: 0, vm.CR4_SHADOW: 0, vm.CR4_MASK: CR4_PSE,

@@ -23,7 +23,7 @@ directory_entries = st.builds(lambda table, bits: table | bits, st.sampled_from(
 
 
 def plant(memory: Memory, address: int, word: int) -> None:
-    memory.u32[address >> 2] = word
+    memory.set_word(address >> 2, word)
 
 
 @settings(max_examples=300, deadline=None)

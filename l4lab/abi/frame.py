@@ -25,6 +25,7 @@ FRAME_SIZE: Final = 4 * FRAME_WORDS
 
 # Reference section 4.4. A program may change the six arithmetic flags, by whatever way; the rest is the kernel's.
 USER_EFLAGS: Final = 0x0000_0202  # at start: IOPL 0, interrupts on, and the bit that is always one
+USER_EFLAGS_IOPL3: Final = 0x0000_3202  # the same where programs may use all ports
 USER_EFLAGS_MASK: Final = 0x0000_08D5  # CF PF AF ZF SF OF
 VM_EFLAGS_MASK: Final = 0xFFFF_FFFD  # what a monitor may change of a guest: all but bit 1, which is always one
 

@@ -47,7 +47,7 @@ def at_console(rig: Rig, script: Script, terminal: Terminal, who: str, records: 
     if terminal.person:
         typer.echo(f"l4lab: booting. {HOW_TO_LEAVE.format(who=who)}", err=True)
     with terminal:
-        ending = Session(rig, script, terminal).run()
+        ending = Session(rig, script, terminal, lambda news: typer.echo(f"\nl4lab: {news}", err=True)).run()
     if records.stats is not None:
         figures = rig.stats() | {"wall_s": round(time.monotonic() - records.started, 3)}
         records.stats.write_text(json.dumps(figures, indent=2) + "\n")

@@ -14,8 +14,10 @@ from typing import Annotated, Final
 import typer
 
 from l4lab.cli.console import Records, at_console, check_writable, read_image, read_module
+from l4lab.errors import LabError
 
 DEFAULT_MEMORY: Final = 64  # MiB
+IO: Final = ("iopl3", "fpages")
 HOW_TO_BUILD_ONE: Final = "a 32-bit ELF executable; one is built by: l4lab cc FILE.c"
 
 
@@ -28,7 +30,21 @@ def exec_(
         list[str] | None,
         typer.Option(metavar="FILE[=CMDLINE]", help="A file for the root task to find in memory; repeatable."),
     ] = None,
+    append: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The root task's command line, behind its name.")
+    ] = None,
+    io: Annotated[
+        str,
+        typer.Option(
+            help="How programs come by I/O ports: iopl3, all have all; fpages, they are mapped like memory, and a "
+            "pager hears of those that are missing.",
+        ),
+    ] = IO[0],
     memory: Annotated[int, typer.Option(metavar="MIB", help="The machine's memory in MiB.")] = DEFAULT_MEMORY,
+    screen: Annotated[
+        bool,
+        typer.Option("--screen", help="The console is the machine's text screen and keyboard, not its serial port."),
+    ] = False,
     until: Annotated[str | None, typer.Option(metavar="REGEX", help="End when the console matches.")] = None,
     send: Annotated[
         list[str] | None,
@@ -43,18 +59,24 @@ def exec_(
     """Run a native L4 program as the root task of the lab's kernel; its console is this terminal.
 
     It is put where its ELF file says, and gets its memory from sigma0. Modules are described by the KIP's BootInfo. It
-    prints through the serial port or by the kernel debugger's traps. Write one in C: l4lab cc --help.
+    prints through the serial port, by the kernel debugger's traps, or on the screen, which is shown with --screen.
+    Write one in C: l4lab cc --help.
+
+    Programs that others wrote often know one way only to come by I/O ports. Most run with --io iopl3.
 
     Exit status: 0 matched, or nothing more happens; 2 unusable arguments or image; 3 timeout; 4 the root task died;
     130 interrupted.
     """
     check_writable(stats, trace)
+    if io not in IO:
+        raise LabError(f"there is no way {io!r} to come by I/O ports; give --io {' or --io '.join(IO)}")
     # The engine and all that is above it; help and completion do without.
     from l4lab.cli.terminal import Terminal
+    from l4lab.kernel.boot import Io
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
 
-    script = Script.parse(until, send or (), timeout, eager=True)
+    script = Script.parse(until, send or (), timeout, eager=True, on_screen=screen)
     started = time.monotonic()
     rig = Rig.for_program(
         read_image(root, HOW_TO_BUILD_ONE),
@@ -62,5 +84,7 @@ def exec_(
         memory,
         None if sigma0 is None else (read_image(sigma0, HOW_TO_BUILD_ONE), sigma0.name),
         [read_module(argument) for argument in module or ()],
+        io=Io(io),
+        command_line=None if append is None else f"{root.name} {append}",
     )
     at_console(rig, script, Terminal(newlines=True), "the program", Records(stats, trace, started))

@@ -43,6 +43,7 @@ class I8042(Device):
         self.scan_set = 2  # which codes the keyboard sends
         self.releases = False  # the controller has seen the release prefix of set 2, and translates what follows
         self.after_command = False  # the last byte written was a command
+        self.polls = 0  # how often somebody has looked for a byte, and there was none
 
     def type_keys(self, text: str) -> None:
         """Press and release the keys of a text. ValueError, naming it, for a character that has no key."""
@@ -82,6 +83,7 @@ class I8042(Device):
 
     def read(self, port: int, size: int) -> int:
         if port == 0x64:
+            self.polls += not self.full
             return (
                 STATUS_UNLOCKED
                 | (STATUS_COMMAND if self.after_command else 0)

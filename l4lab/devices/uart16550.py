@@ -51,6 +51,7 @@ class Uart16550(Device):
         self.timeout_at: int | None = None
         self.modem_delta = 0  # MSR bits 3..0: what changed since it was read
         self.fifo = bytearray()  # received; at most one byte while FIFOs are off
+        self.polls = 0  # how often somebody has looked for a byte, and there was none
         self.holding = 0  # the last byte received without FIFOs; reading it again returns it again
         self.waiting = bytearray()  # received from the host, not yet in the FIFO
         self._readers = (
@@ -223,6 +224,8 @@ class Uart16550(Device):
         lsr = LSR_EMPTY | LSR_IDLE
         if self.fifo:
             lsr |= LSR_READY
+        else:
+            self.polls += 1
         if self.overrun:
             lsr |= LSR_OVERRUN
             self.overrun = False

@@ -13,6 +13,7 @@ from typing import Final
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
+from elftools.elf.constants import P_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from l4lab.errors import LabError
@@ -29,6 +30,7 @@ class Segment:
     vaddr: VAddr
     data: bytes
     memory_size: int
+    text: bool  # code or constants, that is: executable, or not to be written
 
     @property
     def end(self) -> PAddr:
@@ -62,7 +64,8 @@ def load(data: bytes, name: str = "the program") -> Executable:
         if begin + size > len(data) or size > header.p_memsz:
             raise LabError(f"{name} is cut short or damaged: a segment lies outside of the file; get it again")
         place = (PAddr(header.p_paddr), VAddr(header.p_vaddr))
-        segments.append(Segment(*place, data=data[begin : begin + size], memory_size=header.p_memsz))
+        text = bool(header.p_flags & P_FLAGS.PF_X) or not header.p_flags & P_FLAGS.PF_W
+        segments.append(Segment(*place, data=data[begin : begin + size], memory_size=header.p_memsz, text=text))
     if not segments:
         raise LabError(f"{name} has nothing to load; build it with: gcc -m32 -static")
     return Executable(tuple(segments), entry)

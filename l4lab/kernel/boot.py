@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from l4lab.abi.calls import SystemCall
 from l4lab.abi.fpage import Fpage
@@ -34,6 +35,18 @@ KERNEL_MEMORY = 4 << 20  # bytes at the top of RAM
 KIP_AREA = Fpage.at(0xBFF0_0000, log2=12)
 UTCB_AREA = Fpage.at(0xBF00_0000, log2=17)
 ROOT_PRIORITY = 255
+FEATURES = ("pagerexregs", "ctrlxfer", "x86-hvm")
+IO_FPAGES = "ioflexpages"  # the feature that programs look for before they ask for ports
+
+
+class Io(Enum):
+    """How programs come by I/O ports. The reference can be built either way, and not every program runs on both.
+
+    Whichever it is, ports can be mapped and unmapped; at I/O privilege level 3 that has no effect.
+    """
+
+    IOPL3 = "iopl3"  # every program may use all ports
+    FPAGES = "fpages"  # a program may use those that were mapped to it; its pager hears of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ def boot(
     root: HostedThread | Loaded,
     memory: Sequence[MemoryDescriptor] = (),
     boot_info: int = 0,
+    io: Io = Io.FPAGES,
 ) -> Kernel:
     """Set a kernel up on a machine and start sigma0 and the root task.
 
@@ -58,6 +72,7 @@ def boot(
     """
     end = machine.memory.size - KERNEL_MEMORY
     k = Kernel(machine, trace, end)
+    k.io_privileged = io is Io.IOPL3
     region = [k.frames.allocate() for _ in range(REGION_FRAMES)]
     assert region == list(range(region[0], region[0] + REGION_FRAMES * PAGE_SIZE, PAGE_SIZE)), "not contiguous"
     k.frames_of_boot += region
@@ -99,7 +114,7 @@ def _make_kip(
         entries=entries,
         external_khz=FREQUENCY_KHZ,
         internal_khz=FREQUENCY_KHZ,
-        features=("pagerexregs", "ctrlxfer", "x86-hvm", "ioflexpages"),
+        features=FEATURES if k.io_privileged else (*FEATURES, IO_FPAGES),
         sigma0=sigma0,
         root=root,
         boot_info=boot_info,

@@ -79,6 +79,7 @@ class State:
         self.ports = PortRights(self.spaces)
         self.kernel_space = Space("kernel", machine.memory, self.frames, self.area)  # interrupt threads; nothing mapped
         self.programs: dict[int, HostedThread] = {}  # hosted programs that wait for their thread to be activated
+        self.io_privileged = False  # do all programs run at I/O privilege level 3? Set at boot
         self.kip_frame = 0
         self.frames_of_boot: list[int] = []  # KIP and guest mode's region: they stay for ever
         self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
@@ -121,6 +122,7 @@ class State:
     def new_space(self, name: str) -> Space:
         """A fresh, uninitialised address space."""
         space = Space(name, self.machine.memory, self.frames, self.area)
+        space.io_privileged = self.io_privileged
         self.spaces.append(space)
         return space
 

@@ -42,7 +42,7 @@
 
 /* What run() returns when it is not an exception (0..255) or a VM exit (256 + AMD exit code). */
 enum { EVENT_BUDGET = -1, EVENT_ERROR = -2, EVENT_WINDOW = -3, EVENT_IN = -4, EVENT_OUT = -5, EVENT_DELIVER = -6,
-       EVENT_BEFORE = -7, EVENT_SYSENTER = -8, EVENT_NONE = -100 };
+       EVENT_BEFORE = -7, EVENT_SYSENTER = -8, EVENT_CPUID = -9, EVENT_NONE = -100 };
 
 /* The engine's own functions, by the order in which engine.py hands them over. */
 enum { F_EMU_START, F_EMU_STOP, F_DO_INTERRUPT, F_HARD_INTERRUPT, F_LOOP_EXIT, F_TLB_FLUSH, F_EXEC_INTERRUPT,
@@ -694,6 +694,16 @@ static void on_sysenter(void *uc, void *opaque)
     ((cpu_fn)c->fn[F_LOOP_EXIT])(c->cpu);
 }
 
+/* CPUID of a program, which nothing intercepts: the engine would tell of its own CPU. Of a guest it is a VM exit. */
+static int on_cpuid(void *uc, void *opaque)
+{
+    Core *c = opaque;
+    take_back(c, linear_eip(c));
+    stop(c, EVENT_CPUID);
+    ((cpu_fn)c->fn[F_LOOP_EXIT])(c->cpu);
+    return 1;
+}
+
 /* Stands in for the engine's own: called between blocks while interrupt_request is set. */
 static bool exec_interrupt(void *cpu, int request)
 {
@@ -1057,10 +1067,10 @@ static PyObject *get_env(Core *c, void *unused)
 
 static PyObject *get_callbacks(Core *c, void *unused)
 {
-    return Py_BuildValue("(KKKKKKK)", (unsigned long long)(uintptr_t)c, (unsigned long long)(uintptr_t)on_block,
+    return Py_BuildValue("(KKKKKKKK)", (unsigned long long)(uintptr_t)c, (unsigned long long)(uintptr_t)on_block,
                          (unsigned long long)(uintptr_t)on_interrupt, (unsigned long long)(uintptr_t)on_invalid,
                          (unsigned long long)(uintptr_t)on_in, (unsigned long long)(uintptr_t)on_out,
-                         (unsigned long long)(uintptr_t)on_sysenter);
+                         (unsigned long long)(uintptr_t)on_sysenter, (unsigned long long)(uintptr_t)on_cpuid);
 }
 
 static PyMethodDef methods[] = {

@@ -17,8 +17,10 @@ from l4lab.devices.i8254 import I8254
 from l4lab.devices.i8259 import I8259Pair
 from l4lab.devices.mc146818 import Mc146818
 from l4lab.devices.uart16550 import Uart16550
+from l4lab.devices.vga import Vga
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestmode import GuestMode
+from l4lab.machine.identity import Msrs
 from l4lab.machine.memory import Memory
 from l4lab.machine.usermode import UserMode
 from l4lab.machine.vmcs import Vmcs
@@ -45,13 +47,15 @@ class Machine:
         self.user: UserMode
         self.guest: GuestMode
         self._loaded: _World
+        self.msrs = Msrs(self._now)
         self.pics = I8259Pair()
         self.pit = I8254(self._now, self._line(TIMER_LINE))
         self.pics.settle = self.pit.settle  # the only one whose line also falls as time goes by
         self.uart = Uart16550(self._now, self._line(UART_LINE), transmit)
         self.rtc = Mc146818(self._now, self._line(CLOCK_LINE), memory_size)
         self.keyboard = I8042(self._line(KEYBOARD_LINE), _nothing)
-        self.ports = PortBus((self.pics, self.pit, self.uart, self.rtc, self.keyboard))
+        self.vga = Vga(self._now)  # its text buffer is memory that everybody may have
+        self.ports = PortBus((self.pics, self.pit, self.uart, self.rtc, self.keyboard, self.vga))
         self._timed = {TIMER_LINE: self.pit, UART_LINE: self.uart, CLOCK_LINE: self.rtc}
 
     @property

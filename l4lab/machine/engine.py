@@ -31,6 +31,7 @@ EVENT_OUT = -5  # OUT or OUTS, before it happens
 EVENT_DELIVER = -6  # an event of a guest could not simply be delivered; `info` has it: see `INFO_KIND`
 EVENT_BEFORE = -7  # before INS, PUSHFD of virtual-8086 mode, or what may switch tasks; go_on() lets it happen
 EVENT_SYSENTER = -8  # SYSENTER of a guest, before it happens
+EVENT_CPUID = -9  # CPUID of a program, before it happens; of a guest it is a VM exit
 # What can be injected, and what INFO_KIND says of an event that waits to be delivered.
 KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI = range(4)
 VM_EXIT = 0x100  # added to AMD's exit code
@@ -200,7 +201,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         UC_HOOK_INTR,
     )
     from unicorn.unicorn_py3.unicorn import uclib
-    from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSENTER
+    from unicorn.x86_const import UC_X86_INS_CPUID, UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSENTER
 
     functions = function_addresses()
     core: Any
@@ -231,7 +232,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
 
         core = PyCore(handle_of(uc), ram, functions, functools.partial(add_hook, UC_HOOK_CODE))
         add_hook(UC_HOOK_EDGE_GENERATED, core.on_new_block, *_EVERYWHERE)
-    _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter = core.callbacks
+    _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter, on_cpuid = core.callbacks
     for event, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
         (UC_HOOK_INTR, on_interrupt, None),
@@ -239,6 +240,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         (UC_HOOK_INSN, on_in, UC_X86_INS_IN),
         (UC_HOOK_INSN, on_out, UC_X86_INS_OUT),
         (UC_HOOK_INSN, on_sysenter, UC_X86_INS_SYSENTER),
+        (UC_HOOK_INSN, on_cpuid, UC_X86_INS_CPUID),
     ):
         if callback:  # the core in Python counts by other means
             add_hook(event, callback, *_EVERYWHERE, *(() if instruction is None else (ctypes.c_int(instruction),)))

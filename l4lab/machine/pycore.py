@@ -65,6 +65,7 @@ _ON_INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _P)
 _ON_IN = ctypes.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
 _ON_OUT = ctypes.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
 _ON_SYSENTER = ctypes.CFUNCTYPE(None, _P, _P)
+_ON_CPUID = ctypes.CFUNCTYPE(_INT, _P, _P)
 _ON_CODE = ctypes.CFUNCTYPE(None, _P, ctypes.c_uint64, _U32, _P)
 
 
@@ -119,6 +120,7 @@ class PyCore:
             _ON_IN(self._on_in),
             _ON_OUT(self._on_out),
             _ON_SYSENTER(self._on_sysenter),
+            _ON_CPUID(self._on_cpuid),
         )
         self._on_new_block = _ON_NEW_BLOCK(self._find_special)
         self._on_special = _ON_CODE(self._stop_before)
@@ -146,7 +148,7 @@ class PyCore:
 
     @property
     def callbacks(self) -> tuple[int, ...]:
-        """What to register: opaque, block (none), interrupt, invalid instruction, in, out, SYSENTER."""
+        """What to register: opaque, block (none), interrupt, invalid instruction, in, out, SYSENTER, CPUID."""
         return 0, 0, *(ctypes.cast(callback, _P).value or 0 for callback in self._callbacks)
 
     @property
@@ -258,6 +260,11 @@ class PyCore:
             self._note_for_undoing(e.EVENT_SYSENTER)
         else:
             self._note_for_undoing(GENERAL_PROTECTION)
+
+    def _on_cpuid(self, uc: int, opaque: int) -> int:
+        """CPUID of a program: the engine is not to do it, as what it returns says, but to step over it."""
+        self._note_for_undoing(e.EVENT_CPUID)
+        return 1
 
     def _note_for_undoing(self, event: int) -> None:
         """The instruction will complete before the engine stops, and be undone."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 import struct
 
 from l4lab.abi.exceptions import DEVICE_NOT_AVAILABLE, GENERAL_PROTECTION
-from l4lab.abi.frame import EAX, EDX, EFLAGS, EIP, ESP, USER_EFLAGS
+from l4lab.abi.frame import EAX, EBX, ECX, EDX, EFLAGS, EIP, ESP, USER_EFLAGS
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
+from l4lab.machine.identity import CPUID, NO_LEAF
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import USER, PageFault, walk
 
@@ -25,6 +26,11 @@ _FPU_BEGIN, _FPU_END = 600, e.ENV_SYSENTER_CS  # x87 and SSE registers in the en
 _SEGMENT_STATE = slice(e.ENV_SEGS, e.ENV_SEGS + 6 * 24)
 _CR0 = 0x80010033  # PG WP NE ET MP PE
 _CR4 = 0x00000614  # PSE TSD OSFXSR OSXMMEXCPT: time is the machine's, so RDTSC traps
+
+
+LONGEST_INSTRUCTION = 15
+_CPUID, _RDTSC = b"\x0f\xa2", b"\x0f\x31"
+_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
 
 
 class UserMode:
@@ -118,6 +124,10 @@ class UserMode:
                 engine.env32[_HFLAGS] &= ~e.HF_TS
                 self._paused = frame  # the program sees nothing of this
                 continue
+            if event == e.EVENT_CPUID:
+                self._identify(frame, cr3)
+                self._paused = frame
+                continue
             if event != GENERAL_PROTECTION or engine.info[e.INFO_IS_INT] or not self._read_time(frame, cr3):
                 return event
 
@@ -142,21 +152,42 @@ class UserMode:
         env[_FPU_BEGIN:_FPU_END] = self._fpu.get(frame) or self._fpu[-1]
         self._fpu_owner = frame
 
+    def _identify(self, frame: int, cr3: int) -> None:
+        """CPUID: the leaf that EAX names."""
+        registers = self._memory.register_frame(frame)
+        leaf = CPUID.get(registers[EAX], NO_LEAF)
+        registers[EAX], registers[EBX], registers[ECX], registers[EDX] = leaf
+        self._skip(frame, cr3, _CPUID)
+        self._engine.charge(1)
+
     def _read_time(self, frame: int, cr3: int) -> bool:
         """Was that #GP an RDTSC? Then do it: the machine's clock is the only time there is."""
-        registers = self._memory.register_frame(frame)
-        eip = registers[EIP]
-        try:
-            at_eip = [walk(self._memory, cr3, eip + i & 0xFFFFFFFF, USER, set_ad=False) for i in (0, 1)]
-        except PageFault:
-            return False
-        if bytes(self._memory.u8[pa] for pa in at_eip) != b"\x0f\x31":
+        if not self._skip(frame, cr3, _RDTSC):
             return False
         self._engine.charge(1)
         ticks = self._engine.cycles
+        registers = self._memory.register_frame(frame)
         registers[EAX], registers[EDX] = ticks & 0xFFFFFFFF, ticks >> 32
-        registers[EIP] = eip + 2 & 0xFFFFFFFF
         return True
+
+    def _skip(self, frame: int, cr3: int, opcode: bytes) -> bool:
+        """Move EIP behind this instruction, if it is there. To neither that we do ourselves a prefix means anything."""
+        memory, registers = self._memory, self._memory.register_frame(frame)
+        begin = registers[EIP]
+        done = 0  # bytes of the opcode that have been found
+        for offset in range(LONGEST_INSTRUCTION):
+            try:
+                byte = memory.u8[walk(memory, cr3, begin + offset & 0xFFFFFFFF, USER, set_ad=False)]
+            except PageFault:
+                return False
+            if byte == opcode[done]:
+                done += 1
+                if done == len(opcode):
+                    registers[EIP] = begin + offset + 1 & 0xFFFFFFFF
+                    return True
+            elif done or byte not in _PREFIXES:
+                return False
+        return False
 
 
 assert _STACK + 128 <= PAGE_SIZE

@@ -13,21 +13,23 @@ the way of whoever looks for memory from below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from l4lab.abi import bootinfo
-from l4lab.abi.bootinfo import LoadedModule, build_boot_info
+from l4lab.abi.bootinfo import LoadedModule, LoadedProgram, build_boot_info
 from l4lab.abi.kip import MemoryDescriptor, MemoryType, ServerRegion
 from l4lab.errors import LabError
 from l4lab.images import elf, multiboot
 from l4lab.kernel.boot import KERNEL_MEMORY, Loaded
+from l4lab.rig import firmware
 from l4lab.words import size_text
 
 PAGE = 4096
 MIB = 1 << 20
 SMALLEST_MIB, LARGEST_MIB, USUAL_MIB = 8, 2048, 64
 LONGEST_COMMAND_LINE = 4096
+NOWHERE = (0, 0)  # a piece of a program that has none such
 ADAPTERS = (0xA0000, 0xFFFFF)  # where a PC has its screen and its firmware
 
 
@@ -44,7 +46,8 @@ class Module:
 class BootPlan:
     """What lies in memory when the kernel starts, and what the KIP says of it."""
 
-    pieces: tuple[tuple[int, bytes], ...]  # physical address, contents
+    firmware: tuple[tuple[int, bytes], ...]  # what was there before; physical address, contents
+    pieces: tuple[tuple[int, bytes], ...]  # what was loaded, likewise
     sigma0: Loaded | None  # None: the hosted one
     root: Loaded
     descriptors: tuple[MemoryDescriptor, ...]
@@ -62,11 +65,19 @@ def memory_size(mib: int) -> int:
 
 
 def plan(
-    root: bytes, name: str, memory: int, sigma0: tuple[bytes, str] | None = None, modules: Sequence[Module] = ()
+    root: bytes,
+    name: str,
+    memory: int,
+    sigma0: tuple[bytes, str] | None = None,
+    modules: Sequence[Module] = (),
+    command_line: str | None = None,
 ) -> BootPlan:
-    """How these programs and modules come into so many bytes of memory; `sigma0` is a file and its name."""
+    """How these programs and modules come into so many bytes of memory; `sigma0` is a file and its name.
+
+    `command_line`: of the root task; without it, its name.
+    """
     end = memory - KERNEL_MEMORY
-    servers = [_Server.read(root, name, end)]
+    servers = [_Server.read(root, name, end, command_line)]
     if sigma0 is not None:
         servers.append(_Server.read(*sigma0, end))
         first, second = sorted(servers, key=lambda server: server.low)
@@ -75,11 +86,11 @@ def plan(
                 f"{first.name} ({first.low:#x} to {first.high:#x}) and {second.name} (from {second.low:#x}) need the "
                 f"same memory; link one of them elsewhere: gcc -Wl,-Ttext-segment=0x800000"
             )
-    for module in modules:
-        if len(module.command_line.encode()) > LONGEST_COMMAND_LINE or "\0" in module.command_line:
-            raise LabError(
-                f"the command line of {module.name} has no end within {LONGEST_COMMAND_LINE} bytes; shorten it"
-            )
+    for what, text in [(server.name, server.command_line) for server in servers] + [
+        (module.name, module.command_line) for module in modules
+    ]:
+        if len(text.encode()) > LONGEST_COMMAND_LINE or "\0" in text:
+            raise LabError(f"the command line of {what} has no end within {LONGEST_COMMAND_LINE} bytes; shorten it")
     of_modules = sum(_whole_pages(len(module.data)) for module in modules)
     of_tables = _whole_pages(len(_tables(0, end, servers, [LoadedModule(0, 0, m.command_line) for m in modules])))
     at = _highest_gap(of_modules + of_tables, servers, end)
@@ -92,6 +103,7 @@ def plan(
         at += _whole_pages(len(module.data))
     pieces.append((at, _tables(at, end, servers, loaded)))
     return BootPlan(
+        firmware=tuple(_firmware(servers)),
         pieces=tuple(pieces),
         sigma0=servers[1].loaded if sigma0 is not None else None,
         root=servers[0].loaded,
@@ -109,9 +121,13 @@ class _Server:
     low: int
     high: int  # first address after it, zeros included
     pieces: tuple[tuple[int, bytes], ...]
+    command_line: str
+    text: tuple[int, int]  # address and size, as the boot information has it
+    data: tuple[int, int]
+    zeros: tuple[int, int]
 
     @classmethod
-    def read(cls, image: bytes, name: str, end: int) -> _Server:
+    def read(cls, image: bytes, name: str, end: int, command_line: str | None = None) -> _Server:
         """From an ELF file; it must lie in memory below `end`, and in one place only."""
         program = elf.load(image, name)
         # The virtual addresses are the physical ones, whatever the file says of these.
@@ -134,12 +150,38 @@ class _Server:
         if not any(s.vaddr <= program.entry < s.vaddr + s.memory_size for s in segments):
             raise LabError(f"{name} is to be entered at {program.entry:#x}, where it has nothing; define _start in it")
         pieces = tuple((int(s.vaddr), s.data) for s in segments)  # behind each is zero: nobody has used the RAM
-        return cls(name, int(program.entry), int(segments[0].vaddr) & -PAGE, _whole_pages(last), pieces)
+        return cls(
+            name,
+            int(program.entry),
+            low=int(segments[0].vaddr) & -PAGE,
+            high=_whole_pages(last),
+            pieces=pieces,
+            command_line=name if command_line is None else command_line,
+            text=_hull((int(s.vaddr), len(s.data)) for s in segments if s.text),
+            data=_hull((int(s.vaddr), len(s.data)) for s in segments if not s.text),
+            zeros=_hull((s.vaddr + len(s.data), s.memory_size - len(s.data)) for s in segments),
+        )
 
     @property
     def loaded(self) -> Loaded:
         """As the kernel wants to know it. Programs make a stack of their own."""
         return Loaded(self.name, ServerRegion(sp=0, ip=self.entry, low=self.low, high=self.high))
+
+
+def _hull(pieces: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Address and size of what reaches from the first of these to the end of the last."""
+    there = [(at, at + size) for at, size in pieces if size]
+    if not there:
+        return NOWHERE
+    begin = min(at for at, _ in there)
+    return begin, max(end for _, end in there) - begin
+
+
+def _firmware(servers: Sequence[_Server]) -> Iterator[tuple[int, bytes]]:
+    """What a PC has in memory before anything is loaded, where nothing is."""
+    for at, data in ((0, firmware.FIRST_PAGE), firmware.IRET):
+        if all(at + len(data) <= server.low or server.high <= at for server in servers):
+            yield at, data
 
 
 def _highest_gap(size: int, servers: Sequence[_Server], end: int) -> int:
@@ -173,12 +215,13 @@ def _tables(at: int, end: int, servers: Sequence[_Server], modules: Sequence[Loa
     Multiboot's list begins as loaders of L4 systems have it: kernel, sigma0, root task.
     """
     root, *others = servers
-    sigma0 = others[0] if others else _Server("sigma0", 0, end, end, ())
+    sigma0 = others[0] if others else _Server("sigma0", 0, end, end, (), "sigma0", NOWHERE, NOWHERE, NOWHERE)
     listed = [multiboot.Module(end, end, "kernel")]
-    listed += [multiboot.Module(server.low, server.high, server.name) for server in (sigma0, root)]
+    listed += [multiboot.Module(server.low, server.high, server.command_line) for server in (sigma0, root)]
     listed += [multiboot.Module(m.start, m.start + m.size, m.command_line) for m in modules]
-    multiboot_at = at + (len(build_boot_info(modules, 0)) + 15 & ~15)
-    generic = build_boot_info(modules, multiboot_at)
+    programs = [LoadedProgram(s.text, s.data, s.zeros, s.entry, s.command_line) for s in (sigma0, root)]
+    multiboot_at = at + (len(build_boot_info(programs, modules, 0)) + 15 & ~15)
+    generic = build_boot_info(programs, modules, multiboot_at)
     return generic.ljust(multiboot_at - at, b"\0") + multiboot.build_info(multiboot_at, end, listed)
 
 

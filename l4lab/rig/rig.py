@@ -25,7 +25,7 @@ from l4lab.devices.keys import scan_codes
 from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.kernel import events
-from l4lab.kernel.boot import KERNEL_MEMORY, boot
+from l4lab.kernel.boot import KERNEL_MEMORY, Io, boot
 from l4lab.kernel.calls.hosted import HostedCpu
 from l4lab.kernel.kernel import Enough
 from l4lab.kernel.objects.program import HostedThread
@@ -71,10 +71,12 @@ class Rig:
         name: str = "root",
         trace: Trace | None = None,
         programs: Mapping[ThreadId, Program] | None = None,
+        io: Io = Io.FPAGES,
     ) -> None:
         """`memory`: bytes of RAM. The machine is on and the kernel booted; nothing has run yet.
 
-        `programs`: what threads do that the root task is going to create, if they are hosted too.
+        `programs`: what threads do that the root task is going to create, if they are hosted too. `io`: how all
+        programs come by I/O ports.
         """
         self.console = bytearray()  # all that left the machine's serial port
         self.carried = 0  # bytes of it that a restored guest brought along
@@ -83,16 +85,17 @@ class Rig:
         self.machine = Machine(memory, self._transmitted)
         first = HostedThread(_hosted(sigma0.main), "sigma0")
         if isinstance(root, loader.BootPlan):
-            for at, data in root.pieces:
+            for at, data in (*root.firmware, *root.pieces):
                 self.machine.memory.write(at, data)
             self.kernel = boot(
-                self.machine, self.trace, root.sigma0 or first, root.root, root.descriptors, root.boot_info
+                self.machine, self.trace, root.sigma0 or first, root.root, root.descriptors, root.boot_info, io
             )
         else:
-            self.kernel = boot(self.machine, self.trace, first, HostedThread(_hosted(root), name))
+            self.kernel = boot(self.machine, self.trace, first, HostedThread(_hosted(root), name), io=io)
         for thread, program in (programs or {}).items():
             self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
         self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
+        self._has_screen = isinstance(root, loader.BootPlan)  # then the first MB is laid out as a PC has it
         self._essential = {ROOT_TASK}  # programs without which nothing goes on
         self._death: Stop | None = None
         self._previous: dict[str, int] = {}
@@ -166,10 +169,16 @@ class Rig:
         sigma0: tuple[bytes, str] | None = None,
         modules: Sequence[loader.Module] = (),
         trace: Trace | None = None,
+        io: Io = Io.IOPL3,
+        command_line: str | None = None,
     ) -> Rig:
-        """A machine whose root task is a native program, an ELF file; `sigma0` another one, and its name."""
+        """A machine whose root task is a native program, an ELF file; `sigma0` another one, and its name.
+
+        `io`: how programs come by ports. Those that others wrote often know I/O privilege level 3 only, and those that
+        ask for their ports run with it too. `command_line`: of the root task; without it, its name.
+        """
         size = loader.memory_size(memory_mib)
-        return cls(loader.plan(image, name, size, sigma0, modules), size, trace=trace)
+        return cls(loader.plan(image, name, size, sigma0, modules, command_line), size, trace=trace, io=io)
 
     # -- input and output --------------------------------------------------------------------------------------------
 
@@ -337,17 +346,21 @@ class Rig:
         return snapshot
 
     def screen(self) -> TextPage | None:
-        """What the guest's text screen shows; None if it has none, or nothing was ever put on it.
+        """What the guest's text screen shows, or the machine's; None if nothing was ever put there.
 
-        Its buffer is memory of the guest, and so of the monitor, through whose window it is read.
+        A guest's buffer is its memory, and so its monitor's, through whose window it is read. The machine's own screen
+        belongs to native programs.
         """
+        if self._has_screen:
+            memory = self.machine.memory.u8
+            return _unless_blank(self.machine.vga.page(lambda at, length: bytes(memory[at : at + length])))
         monitor = self.guest.monitor if self.guest is not None else None
         root = self.kernel.find(ROOT_TASK, None)
         if monitor is None or root is None:
             return None
         space, window = root.space, monitor.memory.window
         page = monitor.pc.vga.page(lambda at, length: look(self.kernel, space, window + at, length))
-        return page if page is not None and any(page.cells) else None
+        return _unless_blank(page)
 
     def status(self) -> str:
         """Where it stands and why it stopped, in one line."""
@@ -378,6 +391,10 @@ class Rig:
                 return thread
         names = ", ".join(sorted(thread.name for thread in self.kernel.threads.values() if thread.name))
         raise LabError(f"there is no thread {name!r}. There are: {names}.")
+
+
+def _unless_blank(page: TextPage | None) -> TextPage | None:
+    return page if page is not None and any(page.cells) else None
 
 
 def _hosted(program: Program) -> Callable[[HostedCpu], None]:

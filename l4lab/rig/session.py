@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -24,6 +24,7 @@ from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.rig.rig import Rig, Stop
 from l4lab.rig.screen import ScreenText
+from l4lab.rig.stuck import Watch
 from l4lab.user.monitor.outcome import End
 
 # A shell's prompt, or DOS's, is the last that was said; BusyBox also asks where the cursor is (ESC [6n).
@@ -157,7 +158,14 @@ class Terminal(Protocol):
 class Session:
     """Runs a rig as a script says, until its console matches, the guest ends, or the time is over."""
 
-    def __init__(self, rig: Rig, script: Script, terminal: Terminal | None = None) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        script: Script,
+        terminal: Terminal | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`tell` gets what whoever sits there should know, beside the console."""
         self.rig = rig
         self.terminal = terminal
         self._until = script.until
@@ -179,6 +187,12 @@ class Session:
         self._settle = _NEVER  # the cycle at which to decide what the match was worth
         self._due: Send | None = None
         self._ending: Ending | None = None
+        # Programs that are given their input when they look for it: how often they did in vain, and since when.
+        self._polls_count = script.eager
+        self._polls = 0
+        self._polled_since: int | None = None
+        self._tell = tell
+        self._watch = Watch(rig.trace) if rig.guest is None else None
         self._next_look = 0.0
         self._next_show = 0.0
 
@@ -213,6 +227,8 @@ class Session:
         if rig.machine.cycles >= self._settle or stop.reason == "idle":
             self._decide(stop.reason == "idle")
         self._show()
+        if self._watch is not None and (news := self._watch.look()):
+            self._tell(news)
         if self._due is not None:
             due, self._due = self._due, None
             self._type(due.text)
@@ -229,11 +245,27 @@ class Session:
             self._search()
             if self._due is not None or self._ending is not None or self._settle != settle:
                 return True
+        if self._polls_count and self._is_polled_for():
+            self._type_next()
+            return True
         now = time.monotonic()
         if now >= self._next_show and self._shown < self._searched:
             self._show()
             self._next_show = now + _SHOW
         return now >= self._next_look and (self.terminal is not None or self._is_late(now))
+
+    def _is_polled_for(self) -> bool:
+        """Has the program looked for input for so long, in vain and saying nothing, that it must be waiting for it?"""
+        if not self._sends or not self._sends[0].at_prompt or self._due is not None or self._ending is not None:
+            return False
+        machine = self.rig.machine
+        polls = machine.uart.polls + machine.keyboard.polls
+        if polls == self._polls:
+            return False
+        self._polls = polls
+        if self._polled_since is None:
+            self._polled_since = machine.cycles
+        return machine.cycles - self._polled_since >= QUIET
 
     def _is_late(self, now: float) -> bool:
         return self._deadline is not None and now >= self._deadline
@@ -245,6 +277,7 @@ class Session:
             return
         line = console.rfind(b"\n", 0, self._searched) + 1
         self._searched = len(console)
+        self._polled_since = None
         start = max(self._read, len(console) - LOOK_BACK)
         line = max(start, line)  # where the line begins that was being written when we last looked
         if not self._prompted and self._prompt.search(console, max(start, len(console) - PROMPT_LENGTH)):
@@ -285,7 +318,8 @@ class Session:
             return
         start = max(self._read, len(self._console) - LOOK_BACK)
         next_ = self._sends[0] if self._sends else None
-        if next_ is not None and ((idle and next_.at_prompt) or next_.pattern.search(self._console, start)):
+        waits = idle or self._polled_since is not None
+        if next_ is not None and ((waits and next_.at_prompt) or next_.pattern.search(self._console, start)):
             self._type_next()
         elif self._found is not None:
             self._ending = self._found
@@ -294,7 +328,7 @@ class Session:
         """The next line is due; what comes after it waits for new output."""
         self._due = self._sends.pop(0)
         self._read = len(self._console)
-        self._found, self._settle = None, _NEVER
+        self._found, self._settle, self._polled_since = None, _NEVER, None
 
     def _judge(self, stop: Stop) -> None:
         """The machine has come back: is this the end?"""

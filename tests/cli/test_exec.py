@@ -103,6 +103,145 @@ def test_lines_are_typed_when_the_program_waits(make: Make) -> None:
     assert "<a><b> line 1, please\n<c> line 2, please\n<d> line 3, please\nbye" == done.stdout.rstrip("\n")
 
 
+@pytest.mark.parametrize("pause", ["", "L4_Sleep(L4_TimePeriod(300));"], ids=["all the time", "now and then"])
+def test_a_program_that_polls_gets_its_lines(make: Make, pause: str) -> None:
+    """Do lines of --send come to a program that looks at the serial port, each only when it looks for it?"""
+    read = f"static int read(void) {{ while (!(l4_in8(0x3fd) & 1)) {{ {pause} }} return l4_in8(0x3f8); }}"
+    image = make(
+        """
+        for (int lines = 0; lines < 2; lines++) {
+            print("line?");
+            L4_Sleep(L4_TimePeriod(20000)); /* nobody looks yet */
+            print(" %s\\n", l4_in8(0x3fd) & 1 ? "too early" : "in time");
+            for (int c; (c = read()) != '\\r';)
+                print("<%c>", c);
+        }
+        print("\\nbye\\n");
+        """,
+        read,
+    )
+    done = run(image, "--send", "ab", "--send", "c", "--until", "^bye$", "--timeout", PATIENCE)
+
+    assert (0, "line? in time\n<a><b>line? in time\n<c>\nbye") == (done.returncode, done.stdout.rstrip("\n")), (
+        done.stderr
+    )
+
+
+SCREEN = """
+static unsigned short *const cells = (unsigned short *)0xb8000;
+static int at;
+static void put(const char *text)
+{
+    for (; *text; text++)
+        if (*text == '\\n')
+            at += 80 - at % 80;
+        else
+            cells[at++] = 0x700 | (unsigned char)*text;
+    l4_out8(0x3d4, 14), l4_out8(0x3d5, at >> 8), l4_out8(0x3d4, 15), l4_out8(0x3d5, at & 255);
+}
+"""
+
+
+def test_a_program_can_have_a_screen(make: Make, tmp_path: Path) -> None:
+    """Is what a program writes to the text buffer its console with --screen, and do lines of --send come as keys?"""
+    image = make(
+        """
+        put("key? ");
+        while (!(l4_in8(0x64) & 1)) ;
+        put(l4_in8(0x60) == 0x1e ? "a\\n" : "another\\n");
+        put("done\\n");
+        for (;;) ;
+        """,
+        SCREEN,
+    )
+    done = run(image, "--screen", "--send", "a", "--until", "^done", "--timeout", PATIENCE)
+
+    assert (0, ["key? a", "done"]) == (done.returncode, done.stdout.split("\n")[:2]), done.stderr
+
+
+ASK_FOR_PORTS = """
+    L4_Word_t flags;
+    __asm__ volatile("pushfl\\n\\tpopl %0" : "=r"(flags));
+    print("IOPL %lu, %s\\n", flags >> 12 & 3, L4_Feature(l4_kip, 3) ? L4_Feature(l4_kip, 3) : "no I/O fpages");
+    print("%d\\n", l4_in8(0x3fd) >> 5 & 1);
+"""
+
+
+def test_how_programs_come_by_ports_can_be_chosen(make: Make) -> None:
+    """Do both ways work, does the KIP say which it is, and is the one without I/O fpages what one gets?"""
+    image = make(ASK_FOR_PORTS)
+    privileged, mapped = "IOPL 3, no I/O fpages\n1\n", "IOPL 0, ioflexpages\n1\n"
+
+    assert (privileged, privileged, mapped) == tuple(
+        run(image, *io, "--timeout", PATIENCE).stdout for io in ((), ("--io", "iopl3"), ("--io", "fpages"))
+    )
+
+
+FAULTS = {  # a thread's first act, and how its pager, the root task, answers
+    "port": ("l4_in8(0x3f8);", "--io fpages", "asks for port 0x3f8 again and again", "try --io iopl3"),
+    "page": ("*(volatile int *)0x3f00000 = 1;", "", "faults at 0x3f00000 again and again", "--memory"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_without_end_is_told_once(make: Make, fault: str) -> None:
+    """Is a thread whose pager answers but gives nothing told of, once, with what to try?"""
+    act, options, told, hint = FAULTS[fault]
+    other = f"static char stack[4096]; static void other(void) {{ {act} }}"
+    image = make(
+        """
+        L4_ThreadId_t me = L4_Myself(), it = L4_GlobalId(100, 1), from;
+        L4_ThreadControl(it, me, me, me, (void *)0xbf000200);
+        L4_Start_SpIp(it, (L4_Word_t)stack + sizeof stack, (L4_Word_t)other);
+        L4_Wait(&from);
+        for (;;) {
+            L4_Set_MsgTag(L4_Niltag);
+            L4_ReplyWait(from, &from);
+        }
+        """,
+        other,
+    )
+    done = run(image, *options.split(), "--timeout", "3")
+
+    assert 3 == done.returncode
+    assert 1 == done.stderr.count("again and again"), done.stderr
+    assert told in done.stderr
+    assert hint in done.stderr
+
+
+def test_a_fault_that_ends_is_not_told(make: Make) -> None:
+    """Is nothing told of a program that touches much memory, and the same again after it was taken away?"""
+    image = make(
+        """
+        for (L4_Word_t i = 0; i < 3000; i++) {
+            *(volatile L4_Word_t *)0x1000000 = i;
+            L4_Flush(L4_FpageAddRights(L4_FpageLog2(0x1000000, 12), 7));
+        }
+        for (L4_Word_t at = 0x1000000; at < 0x1800000; at += 4096)
+            *(volatile L4_Word_t *)at = at;
+        print("done\\n");
+        """
+    )
+    done = run(image, "--until", "done", "--timeout", PATIENCE)
+
+    assert 0 == done.returncode
+    assert "again" not in done.stderr
+
+
+def test_the_root_task_has_a_command_line(make: Make) -> None:
+    """Is the command line of the root task, by its record in BootInfo and by Multiboot's list, what was given?"""
+    image = make(
+        """
+        L4_BootRec_t *record = L4_BootRec_Next(L4_BootInfo_FirstEntry((void *)L4_BootInfo(l4_kip)));
+        L4_Word_t *mods = (L4_Word_t *)((L4_Word_t *)L4_MBI_Address(L4_BootRec_Next(record)))[6];
+        print("%s|%s\\n", L4_SimpleExec_Cmdline(record), (char *)mods[4 * 2 + 2]);
+        """
+    )
+
+    for given, expected in (((), image.name), (("--append", "vga -v"), f"{image.name} vga -v")):
+        assert f"{expected}|{expected}\n" == run(image, *given, "--timeout", PATIENCE).stdout
+
+
 @pytest.mark.parametrize("read", ["L4_KDB_ReadChar_Blocked()", "polled()"], ids=["kernel debugger", "serial port"])
 def test_piped_input_reaches_the_console(make: Make, read: str) -> None:
     """Is the console one, whether a program asks the kernel for characters or polls the serial port?"""
@@ -398,6 +537,8 @@ def test_arguments_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         (("--module", f"{file}={'x' * 5000}"), "shorten it"),
         (("--module", large, "--module", large), "such as --memory"),
         (("--sigma0", "/nonexistent"), "cannot read /nonexistent"),
+        (("--append", "x" * 5000), "shorten it"),
+        (("--io", "iopl0"), "--io iopl3 or --io fpages"),
         (("--until", "("), "not a regular expression"),
         (("--timeout", "-1"), "a timeout of -1.0 s"),
         (("--stats", "/nonexistent/stats.json"), "cannot write /nonexistent/stats.json"),

@@ -178,6 +178,33 @@ static void read_only(void)
     stop(0);
 }
 
+/* What the boot loader says of the first programs, and what the machine's firmware has left. */
+static void booted(void)
+{
+    L4_BootInfo_t *info = (L4_BootInfo_t *)L4_BootInfo(l4_kip);
+    L4_BootRec_t *first = L4_BootInfo_FirstEntry(info), *second = L4_BootRec_Next(first);
+    extern char _start[];
+    CHECK("15", "BootInfo begins with two programs", L4_BootInfo_Valid(info) && L4_BootInfo_Entries(info) == 3 &&
+          L4_BootRec_Type(first) == L4_BootInfo_SimpleExec && L4_BootRec_Type(second) == L4_BootInfo_SimpleExec &&
+          L4_BootRec_Type(L4_BootRec_Next(second)) == L4_BootInfo_Multiboot);
+    CHECK("15", "they are sigma0 and the root task",
+          same(L4_SimpleExec_Cmdline(first), "sigma0") && same(L4_SimpleExec_Cmdline(second), "kip"));
+    CHECK("15", "the root task's record says where it lies and begins",
+          L4_SimpleExec_InitialIP(second) == (L4_Word_t)_start &&
+          L4_SimpleExec_TextVstart(second) == L4_SimpleExec_TextPstart(second) &&
+          (L4_Word_t)booted - L4_SimpleExec_TextPstart(second) < L4_SimpleExec_TextSize(second) &&
+          L4_SimpleExec_BssVstart(second) + L4_SimpleExec_BssSize(second) == (L4_Word_t)_end);
+    L4_Word_t *vectors = 0, leads = 1;
+    __asm__ volatile("" : "+r"(vectors));
+    for (int i = 0; i < 256; i++)
+        leads &= vectors[i] == 0xf000ff53;
+    CHECK("15", "page 0 has the vectors of a PC", leads);
+    CHECK("15", "where they lead is an IRET", *(unsigned char *)0xfff53 == 0xcf);
+    CHECK("15", "the BIOS data area has the first serial port and 639 KB or a little less of memory",
+          *(unsigned short *)((char *)vectors + 0x400) == 0x3f8 &&
+          *(unsigned short *)((char *)vectors + 0x413) - 600U < 41);
+}
+
 int main(void)
 {
     hello();
@@ -188,5 +215,6 @@ int main(void)
     memory();
     kernel_interface();
     read_only();
+    booted();
     return goodbye();
 }

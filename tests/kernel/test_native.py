@@ -112,7 +112,7 @@ def test_lock_nop_finds_the_kip(kip: int) -> None:
         ("at: hlt", 13, 0),
         ("at: mov eax, cr0", 13, 0),
         ("at: mov cr3, eax", 13, 0),
-        ("mov eax, 0x10\n at: mov ds, eax", 13, 0x10),
+        ("at: jmp 0x10:0x400000", 13, 0x10),
         ("at: int 0x80", 13, 0x80 * 8 + 2),
         ("at: int 6", 13, 6 * 8 + 2),  # which is no invalid opcode
         ("at: int 14", 13, 14 * 8 + 2),

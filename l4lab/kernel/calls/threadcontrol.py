@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import UNCHANGED, ErrorCode
-from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, ESI, USER_EFLAGS
+from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, ESI, USER_EFLAGS, USER_EFLAGS_IOPL3
 from l4lab.abi.ids import SYSTEM_BASE, THREAD_BITS, USER_BASE, ThreadId
 from l4lab.errors import Refused
 from l4lab.kernel import events
@@ -157,13 +157,18 @@ def _space_of(k: State, space_id: ThreadId) -> Space:
     return thread.space
 
 
+def _first_flags(space: Space) -> int:
+    """EFLAGS of a program that begins."""
+    return USER_EFLAGS_IOPL3 if space.io_privileged else USER_EFLAGS
+
+
 def create(k: State, id_: ThreadId, space: Space) -> Tcb:
     """A thread that exists but is not active: it has a register frame and a number, no UTCB."""
     frame = k.register_frames.allocate()
     regs = k.machine.memory.register_frame(frame)
     for i in range(10):
         regs[i] = 0
-    regs[EFLAGS] = USER_EFLAGS
+    regs[EFLAGS] = _first_flags(space)
     thread = Tcb(id_, space, frame, regs)
     k.threads[id_.thread_no] = thread
     space.threads.append(thread)
@@ -233,7 +238,7 @@ def _migrate(k: State, thread: Tcb, space: Space) -> None:
         thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
     if thread.vcpu is not None:
         vm.destroy(k, thread)
-        thread.regs[EFLAGS] = USER_EFLAGS  # a guest's may have had any, I/O privilege too
+        thread.regs[EFLAGS] = _first_flags(space)  # a guest's may have had any, I/O privilege too
     if space.is_vm:
         vm.create(k, thread)
     if not old.threads:

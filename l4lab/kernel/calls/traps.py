@@ -17,7 +17,7 @@ from l4lab.errors import Refused
 from l4lab.kernel import events
 from l4lab.kernel.calls import control, exregs, schedule, threadcontrol
 from l4lab.kernel.calls.kip_stubs import CALL_VECTOR, IPC_VECTOR
-from l4lab.kernel.devices import debugtraps, portio
+from l4lab.kernel.devices import debugtraps, instructions, portio
 from l4lab.kernel.ipc import faults, ipc
 from l4lab.kernel.objects.program import Died, PortFault, Request
 from l4lab.kernel.objects.thread import Tcb
@@ -45,7 +45,7 @@ def user_trap(k: State, thread: Tcb, event: int) -> None:
     elif event == UNDEFINED_OPCODE and k.code_at(thread, 2) == kip.LOCK_NOP:
         thread.regs[EIP] += 2
         system_call(k, thread, SystemCall.KERNEL_INTERFACE)
-    else:
+    elif event != GENERAL_PROTECTION or not instructions.done_for(k, thread):
         faults.exception(k, thread, event, info[e.INFO_ERROR_CODE])
 
 

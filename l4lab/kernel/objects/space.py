@@ -77,6 +77,7 @@ class Space:
         self.is_sigma0 = False
         self.privileged = False
         self.ports: dict[int, Space] = {}  # I/O ports that its programs may use -> from whom; written by ports.py only
+        self.io_privileged = False  # its programs run at I/O privilege level 3: all ports are theirs, without asking
         self.redirector = NIL_THREAD  # who gets messages that would leave the space; nobody: whoever they are for
         self.threads: list[Tcb] = []
         self._utcb_frames: dict[int, int] = {}  # page in the UTCB area -> frame

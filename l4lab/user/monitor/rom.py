@@ -198,13 +198,14 @@ def pieces(diskettes: int, hard_disks: int) -> list[Piece]:
     vectors[DISKETTE_TABLE] = code.address("diskette")
     return [
         Piece(PAddr(0), b"".join(struct.pack("<HH", offset, SEGMENT) for offset in vectors), "vectors"),
-        Piece(PAddr(0x400), _data_area(diskettes, hard_disks), "data area"),
+        Piece(PAddr(0x400), data_area(diskettes, hard_disks), "data area"),
         Piece(PAddr(TEXT_BUFFER), b" \x07" * (TEXT_WINDOW // 2), "empty screen"),
         Piece(PAddr(ROM_AT), rom.ljust(ROM_SIZE, b"\0"), "BIOS"),
     ]
 
 
-def _data_area(diskettes: int, hard_disks: int) -> bytes:
+def data_area(diskettes: int, hard_disks: int) -> bytes:
+    """The BIOS data area, to lie at 0x400, where there are so many drives."""
     area = bytearray(0x100)
     for address, form, value in (
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from l4lab.abi.cpuid import vendor_leaf
 from l4lab.abi.frame import EAX, EBX, ECX, EDX
 from l4lab.abi.vm import ExitReason
 from l4lab.devices.device import no_line
@@ -17,7 +18,6 @@ from l4lab.user.guests import greeting, misbehave, tinyos
 from l4lab.user.guests.flat import COM1, ORIGIN, RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4
 from l4lab.user.monitor import flat
-from l4lab.user.monitor.cpuid import vendor_leaf
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import Monitor

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the machine's CPU says that it is: CPUID, and the model-specific registers.
+
+The engine under it is another vendor's CPU (see `svm.py`); whoever runs on the machine meets the one whose
+virtualization the kernel's interface speaks, in the vendor's name, the feature bits and the capability registers alike.
+CPUID is for every program. The registers are for the kernel, which reads and writes them in the name of privileged
+programs. Source: Intel SDM vol. 2, CPUID; vol. 4, model-specific registers; vol. 3, appendix "VMX Capability Reporting
+Facility".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from l4lab.abi.cpuid import VMX, Leaf, leaves
+from l4lab.abi.vm import CpuControls, PinControls
+from l4lab.abi.vm_state import CPU_REQUIRED, CR0_FIXED, CR4_FIXED, CR4_WRITABLE, PIN_REQUIRED
+
+BRAND: Final = "l4lab CPU at 1 GHz"
+CPUID: Final[dict[int, Leaf]] = leaves(BRAND, VMX)
+NO_LEAF: Final[Leaf] = (0, 0, 0, 0)
+
+TIME_STAMP_COUNTER: Final = 0x10
+_ALL_ONES: Final = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Msr:
+    """A register that has a value."""
+
+    name: str
+    value: int = 0  # at power-on
+    writable: bool = False  # if not, a write is ignored
+
+
+def _controls(required: int, possible: int) -> int:
+    """A capability: the low half has the bits that must be one, the high half those that may be."""
+    return (possible | required) << 32 | required
+
+
+_POSSIBLE: Final = sum(CpuControls) & ~CpuControls.USE_IO_BITMAPS & ~CpuControls.USE_MSR_BITMAPS
+_VMCS_REVISION, _VMCS_SIZE, _WRITE_BACK = 1, 4096, 6
+_EXIT_REQUIRED: Final = 0x0003_6DFF
+_ENTRY_REQUIRED: Final = 0x0000_11FF
+_CR4: Final = CR4_FIXED | CR4_WRITABLE | 0x2D  # and VME PVI TSD DE, MCE not
+
+MSRS: Final[dict[int, Msr]] = {
+    0x17: Msr("IA32_PLATFORM_ID"),
+    0x1B: Msr("IA32_APIC_BASE"),
+    0x3A: Msr("IA32_FEATURE_CONTROL", 5),  # locked, VMX on
+    0x79: Msr("IA32_BIOS_UPDT_TRIG"),
+    0x8B: Msr("IA32_BIOS_SIGN_ID", writable=True),  # no microcode update
+    0xFE: Msr("IA32_MTRRCAP"),
+    0x174: Msr("IA32_SYSENTER_CS", writable=True),  # no more than a place to keep it: the kernel has no such entry
+    0x175: Msr("IA32_SYSENTER_ESP", writable=True),
+    0x176: Msr("IA32_SYSENTER_EIP", writable=True),
+    0x1A0: Msr("IA32_MISC_ENABLE", 1, writable=True),  # fast strings
+    0x1D9: Msr("IA32_DEBUGCTL", writable=True),
+    0x277: Msr("IA32_PAT", 0x0007_0406_0007_0406, writable=True),
+    0x480: Msr("IA32_VMX_BASIC", _WRITE_BACK << 50 | _VMCS_SIZE << 32 | _VMCS_REVISION),
+    0x481: Msr("IA32_VMX_PINBASED_CTLS", _controls(PIN_REQUIRED, sum(PinControls))),
+    0x482: Msr("IA32_VMX_PROCBASED_CTLS", _controls(CPU_REQUIRED, _POSSIBLE)),
+    0x483: Msr("IA32_VMX_EXIT_CTLS", _controls(_EXIT_REQUIRED, 0)),
+    0x484: Msr("IA32_VMX_ENTRY_CTLS", _controls(_ENTRY_REQUIRED, 0)),
+    0x485: Msr("IA32_VMX_MISC", 1 << 6),  # a virtual CPU may be inactive: halted
+    0x486: Msr("IA32_VMX_CR0_FIXED0", CR0_FIXED),
+    0x487: Msr("IA32_VMX_CR0_FIXED1", _ALL_ONES),
+    0x488: Msr("IA32_VMX_CR4_FIXED0", CR4_FIXED),
+    0x489: Msr("IA32_VMX_CR4_FIXED1", _CR4),
+    0x48A: Msr("IA32_VMX_VMCS_ENUM", 0x16 << 1),
+    0xC000_0080: Msr("IA32_EFER"),
+}
+
+
+class Msrs:
+    """The machine's model-specific registers."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._values = {number: msr.value for number, msr in MSRS.items()}
+
+    def read(self, number: int) -> int | None:
+        """RDMSR; None: there is no such register."""
+        if number == TIME_STAMP_COUNTER:
+            return self._now()
+        return self._values.get(number)
+
+    def write(self, number: int, value: int) -> bool:
+        """WRMSR. False: there is no such register. The time stamp counter is the machine's clock, and goes on."""
+        if number in MSRS and MSRS[number].writable:
+            self._values[number] = value
+        return number in MSRS or number == TIME_STAMP_COUNTER

@@ -43,6 +43,16 @@ class Kernel(State):
         self.after = answers.TABLE
         self._next_epoch = TLB_EPOCH
 
+    def close(self) -> None:
+        """The machine is about to go: end the hosted programs, whose frames no garbage collector looks into."""
+        self.home = greenlet.getcurrent()
+        for thread in self.threads.values():
+            if thread.program is not None:
+                thread.program.stop()
+            thread.regs.release()
+            if thread.utcb is not None:
+                thread.utcb.release()
+
     # -- the main loop ---------------------------------------------------------------------------------------------
 
     def run(

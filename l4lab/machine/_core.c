@@ -92,6 +92,9 @@ typedef void (*reset_dirty_fn)(void *, uint64_t, uint64_t);
 typedef struct Core {
     PyObject_HEAD
     struct Core *next;          /* all live cores: exec_interrupt() is given a CPU only */
+    PyObject *owner;            /* Python's object of the engine: when the last reference to it goes, the engine is freed */
+    bool closed;                /* nothing runs any more; the engine is freed with the last view on its state */
+    Py_ssize_t views;           /* on the CPU state, and not yet released */
     void *uc;
     uint8_t *cpu, *env, *ram;
     uint64_t ram_size;
@@ -121,7 +124,8 @@ typedef struct Core {
     int inject;                 /* deliver this event first: vector, or -1 */
     int inject_kind;            /* KIND_... */
     uint32_t inject_error, inject_length;
-    uint32_t info[INFO_WORDS];
+    PyObject *info_bytes;       /* a bytearray: who holds a view on `info` keeps it */
+    uint32_t *info;
 } Core;
 
 static Core *cores;
@@ -824,22 +828,74 @@ static void store_frame(Core *c, uint32_t *frame)
         frame[2 + i] = (uint32_t)FIELD(c->env, 8 * (7 - i), uint64_t);
 }
 
+/* Freeing. An engine takes a gigabyte of address space, so it is freed when somebody says so. But views on the CPU state
+ * lead into the engine: while there is one, the engine stays, though nobody can run it any more. */
+static bool is_open(Core *c)
+{
+    if (c->closed)
+        PyErr_SetString(PyExc_RuntimeError, "this engine was closed");
+    return !c->closed;
+}
+
+static void unlink_core(Core *c)
+{
+    for (Core **p = &cores; *p; p = &(*p)->next)
+        if (*p == c) {
+            *p = c->next;
+            break;
+        }
+}
+
+static void free_unless_seen(Core *c)
+{
+    if (c->closed && !c->views)
+        Py_CLEAR(c->owner);
+}
+
+static PyObject *core_close(Core *c, PyObject *unused)
+{
+    c->closed = true;
+    unlink_core(c);
+    free_unless_seen(c);
+    Py_RETURN_NONE;
+}
+
+static int core_get_buffer(Core *c, Py_buffer *view, int flags)
+{
+    if (!is_open(c)) {
+        view->obj = NULL;
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, (PyObject *)c, c->env, (Py_ssize_t)c->off[ENV_SIZE], 0, flags) < 0)
+        return -1;
+    c->views++;
+    return 0;
+}
+
+static void core_release_buffer(Core *c, Py_buffer *view)
+{
+    c->views--;
+    free_unless_seen(c);
+}
+
 static PyObject *core_run(Core *c, PyObject *args)
 {
     Py_ssize_t frame_at;
     long long deadline;
-    if (!PyArg_ParseTuple(args, "nL", &frame_at, &deadline))
+    if (!PyArg_ParseTuple(args, "nL", &frame_at, &deadline) )
+        return NULL;
+    int64_t now = host_ms();
+    if (now >= c->yield_at) {                                   /* compiled callers never let other threads run */
+        PyEval_RestoreThread(PyEval_SaveThread());
+        c->yield_at = now + YIELD_MS;
+    }
+    if (!is_open(c))
         return NULL;
     uint32_t *frame = (uint32_t *)(c->ram + frame_at);
     load_frame(c, frame);
     c->left = deadline - (int64_t)(c->retired + c->deliveries + c->charged);
     c->event = EVENT_NONE;
     c->until_look = LOOK_BLOCKS;
-    int64_t now = host_ms();
-    if (now >= c->yield_at) {                                   /* compiled callers never let other threads run */
-        PyEval_RestoreThread(PyEval_SaveThread());
-        c->yield_at = now + YIELD_MS;
-    }
     c->return_at = now + LONGEST_RUN_MS;
     c->paused = false;
     ENV(c, O_OLD_EXCEPTION, int32_t) = -1;
@@ -880,7 +936,7 @@ static PyObject *core_run(Core *c, PyObject *args)
 static PyObject *core_swap(Core *c, PyObject *args)
 {
     Py_buffer save, load;
-    if (!PyArg_ParseTuple(args, "w*y*", &save, &load))
+    if (!is_open(c) || !PyArg_ParseTuple(args, "w*y*", &save, &load))
         return NULL;
     Py_ssize_t size = (Py_ssize_t)c->off[ENV_SIZE];
     int fits = save.len == size && load.len == size;
@@ -909,6 +965,8 @@ static PyObject *core_charge(Core *c, PyObject *value)
 
 static PyObject *core_flush_tlb(Core *c, PyObject *unused)
 {
+    if (!is_open(c))
+        return NULL;
     ((cpu_fn)c->fn[F_TLB_FLUSH])(c->cpu);
     Py_RETURN_NONE;
 }
@@ -916,7 +974,7 @@ static PyObject *core_flush_tlb(Core *c, PyObject *unused)
 static PyObject *core_flush_page(Core *c, PyObject *address)
 {
     unsigned long linear = PyLong_AsUnsignedLong(address);
-    if (PyErr_Occurred())
+    if (PyErr_Occurred() || !is_open(c))
         return NULL;
     ((flush_page_fn)c->fn[F_TLB_FLUSH_PAGE])(c->cpu, linear & ~0xFFFUL);
     Py_RETURN_NONE;
@@ -925,7 +983,7 @@ static PyObject *core_flush_page(Core *c, PyObject *address)
 static PyObject *core_forget_code(Core *c, PyObject *args)
 {
     unsigned long long begin, end;
-    if (!PyArg_ParseTuple(args, "KK", &begin, &end))
+    if (!PyArg_ParseTuple(args, "KK", &begin, &end) || !is_open(c))
         return NULL;
     ((invalidate_fn)c->fn[F_INVALIDATE])(c->uc, begin, end);
     for (uint64_t page = (begin + 4095) >> 12; page < end >> 12 && page < c->ram_size >> 12; page++)
@@ -937,7 +995,7 @@ static PyObject *core_forget_code(Core *c, PyObject *args)
 static PyObject *core_code_at(Core *c, PyObject *address)
 {
     unsigned long linear = PyLong_AsUnsignedLong(address);
-    if (PyErr_Occurred())
+    if (PyErr_Occurred() || !is_open(c))
         return NULL;
     uint64_t page = linear & ~0xFFFUL;
     for (int mode = 0; mode < TLB_MODES; mode++) {
@@ -955,7 +1013,7 @@ static PyObject *core_code_at(Core *c, PyObject *address)
 static PyObject *core_set_cr3(Core *c, PyObject *value)
 {
     unsigned long cr3 = PyLong_AsUnsignedLong(value);
-    if (PyErr_Occurred())
+    if (PyErr_Occurred() || !is_open(c))
         return NULL;
     FIELD(c->env, c->off[O_CR] + 24, uint64_t) = cr3;
     ((cpu_fn)c->fn[F_TLB_FLUSH])(c->cpu);
@@ -997,8 +1055,8 @@ static PyObject *core_set_time(Core *c, PyObject *args)
 static int core_init(Core *c, PyObject *args, PyObject *kwargs)
 {
     unsigned long long uc, ram, ram_size, has_code;
-    PyObject *functions, *offsets;
-    if (!PyArg_ParseTuple(args, "KKKKO!O!", &uc, &ram, &ram_size, &has_code, &PyTuple_Type, &functions, &PyTuple_Type, &offsets))
+    PyObject *functions, *offsets, *owner;
+    if (!PyArg_ParseTuple(args, "KKKKO!O!O", &uc, &ram, &ram_size, &has_code, &PyTuple_Type, &functions, &PyTuple_Type, &offsets, &owner))
         return -1;
     if (PyTuple_Size(functions) != FUNCTIONS || PyTuple_Size(offsets) != OFFSETS) {
         PyErr_SetString(PyExc_ValueError, "engine.py and _core.c disagree; build the package again");
@@ -1010,6 +1068,12 @@ static int core_init(Core *c, PyObject *args, PyObject *kwargs)
         c->off[i] = PyLong_AsLongLong(PyTuple_GetItem(offsets, i));
     if (PyErr_Occurred())
         return -1;
+    c->info_bytes = PyByteArray_FromStringAndSize(NULL, INFO_WORDS * sizeof *c->info);
+    if (!c->info_bytes)
+        return -1;
+    c->info = (uint32_t *)PyByteArray_AsString(c->info_bytes);
+    memset(c->info, 0, INFO_WORDS * sizeof *c->info);
+    c->owner = Py_NewRef(owner);
     c->uc = (void *)(uintptr_t)uc;
     c->ram = (uint8_t *)(uintptr_t)ram;
     c->cpu = FIELD((uint8_t *)c->uc, c->off[O_CPU], uint8_t *);
@@ -1035,11 +1099,9 @@ static int core_init(Core *c, PyObject *args, PyObject *kwargs)
 
 static void core_dealloc(Core *c)
 {
-    for (Core **p = &cores; *p; p = &(*p)->next)
-        if (*p == c) {
-            *p = c->next;
-            break;
-        }
+    unlink_core(c);
+    Py_XDECREF(c->owner);
+    Py_XDECREF(c->info_bytes);
     PyTypeObject *type = Py_TYPE((PyObject *)c);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(c);
@@ -1057,12 +1119,12 @@ static PyObject *get_pending(Core *c, void *unused) { return PyLong_FromLong(c->
 
 static PyObject *get_info(Core *c, void *unused)
 {
-    return PyMemoryView_FromMemory((char *)c->info, sizeof c->info, PyBUF_WRITE);
+    return PyMemoryView_FromObject(c->info_bytes);
 }
 
 static PyObject *get_env(Core *c, void *unused)
 {
-    return PyMemoryView_FromMemory((char *)c->env, (Py_ssize_t)c->off[ENV_SIZE], PyBUF_WRITE);
+    return PyMemoryView_FromObject((PyObject *)c);
 }
 
 static PyObject *get_callbacks(Core *c, void *unused)
@@ -1075,6 +1137,7 @@ static PyObject *get_callbacks(Core *c, void *unused)
 
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)core_run, METH_VARARGS, "run(frame, deadline): run until the clock reads `deadline` or something happens, or for some time; the event"},
+    {"close", (PyCFunction)core_close, METH_NOARGS, "close(): nothing runs any more; the engine is freed once nobody has a view on its state"},
     {"swap", (PyCFunction)core_swap, METH_VARARGS, "swap(save, load): exchange the whole CPU state, flush the TLB"},
     {"charge", (PyCFunction)core_charge, METH_O, "charge(cycles): move the clock without running; what it reads then"},
     {"flush_tlb", (PyCFunction)core_flush_tlb, METH_NOARGS, "flush_tlb(): forget all translations"},
@@ -1100,7 +1163,8 @@ static PyGetSetDef getset[] = {
     {NULL, NULL, NULL, NULL, NULL}};
 
 static PyType_Slot slots[] = {{Py_tp_init, core_init}, {Py_tp_dealloc, core_dealloc}, {Py_tp_methods, methods},
-                              {Py_tp_getset, getset}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
+                              {Py_tp_getset, getset}, {Py_tp_new, PyType_GenericNew}, {Py_bf_getbuffer, core_get_buffer},
+                              {Py_bf_releasebuffer, core_release_buffer}, {0, NULL}};
 
 static PyType_Spec spec = {"l4lab.machine._core.Core", sizeof(Core), 0, Py_TPFLAGS_DEFAULT, slots};
 

@@ -75,6 +75,11 @@ class Machine:
         self.guest = GuestMode(self.memory, self.engine, region)
         self._loaded = self.user
 
+    def close(self) -> None:
+        """The machine is gone: CPU and RAM are freed. The clock can still be read."""
+        self.engine.close()
+        self.memory.close()
+
     def _load(self, world: _World) -> None:
         """Make `world` the CPU state in the engine."""
         old = self._loaded

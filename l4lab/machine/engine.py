@@ -96,7 +96,8 @@ class Engine:
         if kind is None:
             _probe(self.kind)
         self._ram = ram  # keeps the mapping alive as long as the engine
-        self._uc = uc = new_unicorn()
+        uc = new_unicorn()
+        self._uc: Any = uc
         uc.mem_map_ptr(0, ram.size, 7, ram.address)
         self._core = core = _attach_core(uc, ram, self.kind)
         self.env: memoryview = core.env  # the engine's CPU state, live
@@ -111,11 +112,21 @@ class Engine:
         self.flush_tlb = core.flush_tlb
         self.flush_page = core.flush_page  # flush_page(linear): as INVLPG does
         self.code_at = core.code_at  # code_at(linear): the instruction's bytes if the TLB still has its page, else b""
-        ram.translated_by(uc, core.forget_code)  # forget_code(begin, end): Python wrote there
+        ram.translated_by(core.forget_code)  # forget_code(begin, end): Python wrote there
         self.inject = core.inject  # inject(vector, kind, error_code, length)
         self.go_on = core.go_on  # go_on(): the next run executes the instruction that the last one stopped before
         self.set_window = core.set_window
         self.set_time = core.set_time  # set_time(native, offset): may a guest read the clock without an exit?
+
+    def close(self) -> None:
+        """Free the CPU, which has a gigabyte of address space. Clock and counts can still be read.
+
+        Whoever keeps `env` or `env32` finds a released view; one derived from them keeps the engine until it goes, too.
+        """
+        self.env32.release()
+        self.env.release()
+        self._core.close()
+        self._uc = None
 
     @property
     def retired(self) -> int:
@@ -226,11 +237,12 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
     if kind == "native":
         native = _native_core()
         assert native is not None
-        core = native(handle_of(uc), ram.address, ram.size, ram.code_address, tuple(functions.values()), _offsets())
+        addresses = handle_of(uc), ram.address, ram.size, ram.code_address
+        core = native(*addresses, tuple(functions.values()), _offsets(), uc)
     else:
         from l4lab.machine.pycore import PyCore
 
-        core = PyCore(handle_of(uc), ram, functions, functools.partial(add_hook, UC_HOOK_CODE))
+        core = PyCore(handle_of(uc), ram, functions, functools.partial(add_hook, UC_HOOK_CODE), uc)
         add_hook(UC_HOOK_EDGE_GENERATED, core.on_new_block, *_EVERYWHERE)
     _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter, on_cpuid = core.callbacks
     for event, callback, instruction in (

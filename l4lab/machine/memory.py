@@ -12,6 +12,7 @@ What lives here: access by physical address. What does not: which frame belongs 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
@@ -48,14 +49,21 @@ class Memory:
         self._code_pinned = ctypes.c_char.from_buffer(self.code)  # it stays where it is: the engine writes to it
         self.code_address: int = ctypes.addressof(self._code_pinned)
         self._forget: Callable[[int, int], object] = _nothing_is_translated
-        self._translator: object = None
 
     def __repr__(self) -> str:
         return f"Memory({self.size >> 10} KB)"
 
-    def translated_by(self, translator: object, forget: Callable[[int, int], object]) -> None:
-        """From now on code is translated from here: `forget(begin, end)` drops what was, as long as `translator` is."""
-        self._translator, self._forget = translator, forget
+    def translated_by(self, forget: Callable[[int, int], object]) -> None:
+        """From now on code is translated from here: `forget(begin, end)` drops what was, and keeps who translates."""
+        self._forget = forget
+
+    def close(self) -> None:
+        """Give the memory back to the host."""
+        self._forget = _nothing_is_translated
+        for view in (self.u32, self.u8, self._u32, self._u8):
+            view.release()
+        with contextlib.suppress(BufferError):  # somebody has a view on a piece of it: it goes with the last one
+            self._host.close()
 
     def _check(self, pa: int, length: int) -> None:
         if pa < 0 or length < 0 or pa + length > self.size:
@@ -130,6 +138,11 @@ class SharedWords:
         self._u32[index] = value
         if self._code[self._page]:
             self._memory.changed(self.pa + 4 * index, self.pa + 4 * index + 4)
+
+    def release(self) -> None:
+        """Nobody reads or writes here any more."""
+        for view in (self.words, self._u32, self._u8):
+            view.release()
 
     def put(self, index: int, words: Sequence[int]) -> None:
         """Write up to 64 words from `index` on."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT, UNDEFINED_OPCODE
 from l4lab.abi.frame import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
@@ -89,11 +89,17 @@ class PyCore:
     """Drives one engine; see `Engine` for what the methods mean to the rest of the machine."""
 
     def __init__(
-        self, handle: int, memory: Memory, functions: dict[str, int], call_before: Callable[[int, int, int], None]
+        self,
+        handle: int,
+        memory: Memory,
+        functions: dict[str, int],
+        call_before: Callable[[int, int, int], None],
+        owner: object,
     ) -> None:
         """`handle`: the engine's; `functions`: addresses of the functions it exports, by name.
 
         `call_before(function, first, last)` has the engine call a function before instructions at these addresses.
+        `owner`: Python's object of the engine, which is freed with it.
         """
         self._call_before = call_before
         self._looked_at: set[int] = set()  # linear addresses of instructions to stop before
@@ -102,16 +108,16 @@ class PyCore:
         self._memory = memory
         memory.code[:] = b"\1" * len(memory.code)  # nobody notes here where code is: each store is told
         self._cpu = cpu = ctypes.c_uint64.from_address(handle + e.UC_CPU).value
-        self._env = _words(cpu + e.CPU_ENV, e.ENV_SIZE)
+        self._env = _words(cpu + e.CPU_ENV, e.ENV_SIZE, owner)
         self.env = self._env.cast("B")
         self._counter = ctypes.c_size_t.from_address(handle + e.UC_COUNTER)
         self._order = _U32.from_address(cpu + e.CPU_CFLAGS)
         self._request = _U32.from_address(cpu + e.CPU_INTERRUPT_REQUEST)
-        self._emu_start = _EMU_START(functions["uc_emu_start"])
+        self._emu_start: Callable[..., Any] = _EMU_START(functions["uc_emu_start"])
         self._emu_stop = _OF_ENGINE(functions["uc_emu_stop"])
-        self._tlb_flush = _OF_CPU(functions["tlb_flush_x86_64"])
-        self._tlb_flush_page = _OF_PAGE(functions["tlb_flush_page_x86_64"])
-        self._invalidate = _OF_RANGE(functions["tb_invalidate_phys_range_x86_64"])
+        self._tlb_flush: Callable[..., Any] = _OF_CPU(functions["tlb_flush_x86_64"])
+        self._tlb_flush_page: Callable[..., Any] = _OF_PAGE(functions["tlb_flush_page_x86_64"])
+        self._invalidate: Callable[..., Any] = _OF_RANGE(functions["tb_invalidate_phys_range_x86_64"])
         self._between = _BETWEEN_BLOCKS(self._between_blocks)
         self._take_over(functions["x86_cpu_exec_interrupt_x86_64"])
         self._callbacks = (
@@ -162,6 +168,13 @@ class PyCore:
         return self.retired + self._delivery.attempts + self._charged
 
     # -- orders --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Nothing runs any more; the engine is freed once nobody has a view on its state."""
+        self._env.release()
+        self.env.release()
+        self._call_before = _closed
+        self._emu_start = self._tlb_flush = self._tlb_flush_page = self._invalidate = _closed
 
     def charge(self, cycles: int) -> int:
         """Move the clock without running; what it reads then."""
@@ -506,6 +519,12 @@ class PyCore:
             frame[2 + i] = env[14 - 2 * i]
 
 
-def _words(address: int, size: int) -> memoryview:
+def _closed(*_: object) -> NoReturn:
+    raise RuntimeError("this engine was closed")
+
+
+def _words(address: int, size: int, owner: object) -> memoryview:
+    """A view on the engine's memory, with which the engine lives on."""
     array: Any = (_U32 * (size // 4)).from_address(address)
+    array.owner = owner
     return memoryview(array).cast("B").cast("I")

@@ -18,6 +18,7 @@ from l4lab.abi.calls import SystemCall
 from l4lab.machine.mmu import PageFault
 
 FINISHED = "finished"
+PATIENCE = 100  # system calls that a program can make on its way out; one that makes more is left where it stands
 
 
 class PortFault(NamedTuple):
@@ -37,6 +38,10 @@ class Died:
 
 
 Request = SystemCall | PageFault | PortFault | Died | str
+
+
+def _ended() -> Request:
+    return FINISHED
 
 
 class HostedThread:
@@ -68,7 +73,16 @@ class HostedThread:
         return FINISHED
 
     def stop(self) -> None:
-        """The thread is deleted: unwind the program."""
-        if self._greenlet is not None and not self._greenlet.dead:
-            self._greenlet.throw(greenlet.GreenletExit)
-        self._greenlet = None
+        """The thread is deleted: unwind the program. System calls that it still makes have no effect."""
+        ending, self._greenlet = self._greenlet, None
+        if ending is None:
+            return
+        self.resume = _ended
+        try:
+            for _ in range(PATIENCE):
+                if ending.dead:
+                    return
+                ending.parent = greenlet.getcurrent()  # who is told of its end
+                ending.throw(greenlet.GreenletExit)
+        except (greenlet.error, ValueError):
+            return  # it belongs to another thread of the host, and ends there once nobody has it

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +84,17 @@ class Rig:
         self.carried = 0  # bytes of it that a restored guest brought along
         self.on_output: Callable[[int], None] | None = None
         self.trace = trace if trace is not None else Trace()
-        self.machine = Machine(memory, self._transmitted)
+        self._thread = threading.current_thread()  # of the host: hosted programs cannot change theirs
+        self._running = False
+        self._open = True
+        heard = weakref.WeakMethod(self._transmitted)  # nothing below holds the rig: who drops it frees the machine
+
+        def transmit(byte: int) -> None:
+            transmitted = heard()
+            if transmitted is not None:
+                transmitted(byte)
+
+        self.machine = Machine(memory, transmit)
         first = HostedThread(_hosted(sigma0.main), "sigma0")
         if isinstance(root, loader.BootPlan):
             for at, data in (*root.firmware, *root.pieces):
@@ -180,6 +192,47 @@ class Rig:
         size = loader.memory_size(memory_mib)
         return cls(loader.plan(image, name, size, sigma0, modules, command_line), size, trace=trace, io=io)
 
+    # -- the end of it -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Switch the machine off for good, and give back what it takes of the host. What happened can still be read.
+
+        A rig that nobody has any more is closed by itself; `with` closes it at its end.
+        """
+        if self._open:
+            self._check_usable()
+            self._check_standing()
+            self._free()
+
+    def _free(self) -> None:
+        self._open = False
+        self.kernel.close()
+        self.machine.close()
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        booted = getattr(self, "_open", False) and hasattr(self, "kernel")
+        if booted and not sys.is_finalizing():  # the end of the process frees all of it, and no greenlet runs any more
+            self._free()
+
+    def _check_usable(self) -> None:
+        """LabError if the machine cannot be asked for anything now."""
+        if threading.current_thread() is not self._thread:
+            raise LabError(
+                "this rig belongs to the thread that booted it, which is another one. Call it there; here, only stop() works"
+            )
+        if not self._open:
+            raise LabError("this rig was closed, and its machine is gone. Boot another one")
+
+    def _check_standing(self) -> None:
+        if self._running:
+            raise LabError("this rig is running. Wait until it has come back, or let it come back by stop()")
+
     # -- input and output --------------------------------------------------------------------------------------------
 
     def _transmitted(self, byte: int) -> None:
@@ -190,6 +243,7 @@ class Rig:
 
     def type(self, text: bytes) -> None:
         """Bytes arrive at the machine's serial port now."""
+        self._check_usable()
         if text:
             self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
             self.machine.uart.receive(text)
@@ -197,6 +251,7 @@ class Rig:
 
     def press(self, text: str) -> None:
         """The keys of a text are pressed on the machine's keyboard now; arrows and such as a terminal sends them."""
+        self._check_usable()
         try:
             codes = scan_codes(text)
         except ValueError as error:
@@ -210,6 +265,7 @@ class Rig:
 
     def save(self, path: Path | str) -> None:
         """Have the monitor save its guest, and write it to a file; the guest can go on, here and elsewhere."""
+        self._check_usable()
         if self.guest is None:
             raise LabError(
                 "no guest runs here that could be saved: not those of a host, and no native programs. "
@@ -310,7 +366,18 @@ class Rig:
 
         A second one while a hosted program does not come back is raised in that program, and ends it.
         """
-        if threading.current_thread() is not threading.main_thread():
+        self._check_usable()
+        self._check_standing()
+        self._running = True
+        try:
+            with self._heeding_interrupts():
+                yield
+        finally:
+            self._running = False
+
+    @contextlib.contextmanager
+    def _heeding_interrupts(self) -> Iterator[None]:
+        if self._thread is not threading.main_thread():
             yield
             return
 
@@ -331,6 +398,7 @@ class Rig:
 
     def snapshot(self, of_guest: bool = False) -> Snapshot:
         """An immutable picture of the system; its registers and code those of whoever runs, or of the guest."""
+        self._check_usable()
         vcpus = (thread for thread in self.kernel.threads.values() if thread.vcpu is not None)
         snapshot = take_snapshot(
             self.kernel,
@@ -351,6 +419,7 @@ class Rig:
         A guest's buffer is its memory, and so its monitor's, through whose window it is read. The machine's own screen
         belongs to native programs.
         """
+        self._check_usable()
         if self._has_screen:
             memory = self.machine.memory.u8
             return _unless_blank(self.machine.vga.page(lambda at, length: bytes(memory[at : at + length])))

@@ -84,6 +84,14 @@ def label_of(reason: ExitReason, internal: bool = False) -> int:
     return label_of_protocol(-VM_FAULT_BASE - reason, INTERNAL if internal else 0)
 
 
+def exit_name(reason: int) -> str:
+    """The name of a basic exit reason; of one that the manual does not have, its number."""
+    try:
+        return ExitReason(reason).name
+    except ValueError:
+        return f"exit reason {reason}"
+
+
 _FIRST_LABEL: Final = label_of_protocol(1 - VM_FAULT_BASE - VM_FAULT_REASONS)
 _END_LABEL: Final = label_of_protocol(1 - VM_FAULT_BASE)
 

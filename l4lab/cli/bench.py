@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from l4lab.errors import LabError
+from l4lab import files
 
 
 def bench(
@@ -22,6 +22,7 @@ def bench(
     """Measure boot time, VM exits, IPC and compute speed as ratios to QEMU and to the bare engine."""
     import msgspec
 
+    files.check_writable(json)
     from l4lab.bench import measure
 
     figures = []
@@ -35,7 +36,4 @@ def bench(
             "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
             "figures": figures,
         }
-        try:
-            json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-        except OSError as error:
-            raise LabError(f"cannot write {json}: {error.strerror}. Give a file in a writable folder.") from error
+        files.write(json, [msgspec.json.format(msgspec.json.encode(result), indent=2), b"\n"])

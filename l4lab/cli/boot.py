@@ -14,8 +14,9 @@ from typing import Annotated, Final
 
 import typer
 
-from l4lab.cli.console import Records, at_console, check_writable, map_disk, read_image, read_module
+from l4lab.cli.console import Records, at_console, map_disk, read_image, read_module
 from l4lab.errors import LabError
+from l4lab.files import check_writable
 
 NESTED, SHADOW = PAGING = ("nested", "shadow")
 DEFAULT_MEMORY: Final = 128  # MiB

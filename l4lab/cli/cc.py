@@ -20,8 +20,8 @@ def cc(
 
     The headers name things as the L4 X.2 manual does; main() takes no arguments, and print() prints.
     """
-    from l4lab.cli.console import check_writable
     from l4lab.errors import LabError
+    from l4lab.files import check_writable
     from l4lab.user.cc import build
 
     target = out or source.with_suffix(".elf")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import stat
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
+from l4lab import files
 from l4lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -61,15 +61,7 @@ def at_console(rig: Rig, script: Script, terminal: Terminal, who: str, records: 
 
 def read_image(path: Path, instead: str) -> bytes:
     """The contents of a file. A pipe will do; a disk or a terminal has no end. `instead` is what to give."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
-            return path.read_bytes()
-    except OSError as error:
-        raise LabError(
-            f"cannot read {path}: {(error.strerror or str(error)).lower()}; give a file you may read"
-        ) from error
-    raise LabError(f"{path} is not a file; give {instead}")
+    return files.read(path, instead)
 
 
 def map_disk(path: Path) -> mmap.mmap:
@@ -79,9 +71,7 @@ def map_disk(path: Path) -> mmap.mmap:
             with path.open("rb") as file:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise LabError(
-            f"cannot read {path}: {(error.strerror or str(error)).lower()}; give a file you may read"
-        ) from error
+        raise LabError(f"cannot read {path}: {files.reason(error)}; give a file you may read") from error
     raise LabError(
         f"{path} is no disk image; give a file with a disk's contents, such as: truncate --size 16M disk.img"
     )
@@ -94,20 +84,6 @@ def read_module(argument: str) -> Module:
     file, equals, command_line = argument.partition("=")
     path = Path(file)
     return Module(path.name, read_image(path, "any file"), command_line if equals else path.name)
-
-
-def check_writable(*paths: Path | None) -> None:
-    """Say it before the run rather than after it."""
-    for path in paths:
-        if path is None:
-            continue
-        folder = path.absolute().parent
-        if path.exists():
-            writable = os.access(path, os.W_OK) and not path.is_dir()
-        else:
-            writable = os.access(folder, os.W_OK | os.X_OK)
-        if not writable:
-            raise LabError(f"cannot write {path}; name a file in a folder where you may write")
 
 
 def where(rig: Rig) -> str:

@@ -13,8 +13,9 @@ from typing import Annotated, Final
 
 import typer
 
-from l4lab.cli.console import Records, at_console, check_writable, read_image, read_module
+from l4lab.cli.console import Records, at_console, read_image, read_module
 from l4lab.errors import LabError
+from l4lab.files import check_writable
 
 DEFAULT_MEMORY: Final = 64  # MiB
 IO: Final = ("iopl3", "fpages")

@@ -7,8 +7,9 @@ The BIOSes that were written for emulators write to port 0x402 in the same manne
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
-from l4lab.devices.device import Device
+from l4lab.devices.device import Device, Limits
 
 KEPT = 4096  # bytes at least
 
@@ -20,6 +21,7 @@ class DebugPort(Device):
     ports = (range(0xE9, 0xEA), range(0x402, 0x403))
 
     saved = ("said",)
+    may_be: ClassVar[Limits] = {"said": range(2 * KEPT + 1)}
 
     def __init__(self, transmit: Callable[[int], None]) -> None:
         self.transmit = transmit

@@ -8,32 +8,61 @@ particular device, and the clock: `now` is somebody else's callable that returns
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 Now = Callable[[], int]  # virtual time in nanoseconds; never runs backwards
 Line = Callable[[bool], None]  # an interrupt line: called with its level, as often as one likes
 
 NS_PER_SECOND = 1_000_000_000
 
+BYTE: Final = range(0x100)
+TIME: Final = range(1 << 62)  # nanoseconds
+WAITING: Final = range(1 << 28)  # bytes that came from outside, and nobody has read yet
+ANY_NUMBER: Final = range(-(1 << 62), 1 << 62)
+
+
+@dataclass(frozen=True, slots=True)
+class OrNone:
+    """A number out of a range, or None."""
+
+    number: range
+
 
 def no_line(level: bool) -> None:
     """A line that is not connected."""
 
 
+Limits = Mapping[str, range | OrNone]
+
+
 class Saved:
-    """Something whose state is the attributes named in `saved`; wiring (callables) is not state."""
+    """Something whose state is the attributes named in `saved`; wiring (callables) is not state.
+
+    `may_be` says what they can be, where that is not what the attribute's present value tells: a flag is a flag,
+    a number is a byte, and bytes are as many as there are. A range is one of numbers, or of how many bytes.
+    """
 
     saved: ClassVar[tuple[str, ...]] = ()
+    may_be: ClassVar[Limits] = {}
 
     def save(self) -> dict[str, Any]:
         """A copy of the state in plain values: numbers, bytes, lists and dictionaries of them."""
         return {name: _plain(getattr(self, name)) for name in self.saved}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `save` returned. No line is driven: whoever hangs on it restores its own state."""
+        """Take over what `save` returned. No line is driven: whoever hangs on it restores its own state.
+
+        ValueError if it is not what `save` can have returned.
+        """
+        if not isinstance(state, dict) or state.keys() != self.save().keys():
+            raise ValueError(f"not the state of a {type(self).__name__}")
         for name in self.saved:
-            setattr(self, name, _put_back(getattr(self, name), state[name]))
+            current, value = getattr(self, name), state[name]
+            if not _fits(current, self.may_be.get(name), value):
+                raise ValueError(f"{name} cannot be {value!r}"[:100])
+            setattr(self, name, _put_back(current, value))
 
 
 def _plain(value: Any) -> Any:
@@ -46,6 +75,32 @@ def _plain(value: Any) -> Any:
             return bytes(value)
         case _:
             return value
+
+
+def _fits(current: Any, allowed: range | OrNone | None, value: Any) -> bool:
+    """May this be the saved value of an attribute that is now `current`?"""
+    match current, allowed:
+        case (Saved(), _):
+            return True  # it looks at its own
+        case (list() | bytearray(), _):
+            numbers = isinstance(value, bytes) or (isinstance(value, list) and isinstance(current, list))
+            if not numbers or not isinstance(allowed, range | None):
+                return False
+            if len(value) != len(current) if allowed is None else len(value) not in allowed:
+                return False
+            return any(isinstance(part, Saved) for part in current) or all(_is_number(item, BYTE) for item in value)
+        case (_, OrNone(number)):
+            return value is None or _is_number(value, number)
+        case (bool(), None):
+            return isinstance(value, bool)
+        case (_, range()):
+            return _is_number(value, allowed)
+        case _:
+            return _is_number(value, BYTE)
+
+
+def _is_number(value: Any, allowed: range) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in allowed
 
 
 def _put_back(current: Any, value: Any) -> Any:

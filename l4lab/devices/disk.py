@@ -44,5 +44,16 @@ class Disk:
         return {"written": [[number, data] for number, data in sorted(self.written.items())]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put back what `save` returned, over the same image."""
-        self.written = {number: bytes(data) for number, data in state["written"]}
+        """Put back what `save` returned, over the same image; ValueError if it returned no such thing."""
+        match state:
+            case {"written": list(written)} if all(map(self._is_sector, written)):
+                self.written = {number: bytes(data) for number, data in written}
+            case _:
+                raise ValueError("the disk's sectors cannot be those")
+
+    def _is_sector(self, written: Any) -> bool:
+        match written:
+            case [int(number), bytes(data)]:
+                return number in range(self.sectors) and len(data) == SECTOR
+            case _:
+                return False

@@ -10,8 +10,9 @@ Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
-from l4lab.devices.device import Device, Line, no_line
+from l4lab.devices.device import WAITING, Device, Limits, Line, no_line
 from l4lab.devices.keys import RELEASE, RELEASE_PREFIX, TO_SET_1, in_set_2, scan_codes
 
 STATUS_FULL, STATUS_TESTED, STATUS_COMMAND, STATUS_UNLOCKED = 0x01, 0x04, 0x08, 0x10
@@ -29,6 +30,7 @@ class I8042(Device):
         "config", "output_port", "buffer", "full", "replies", "keys", "command", "key_command", "scanning",
         "after_command", "scan_set", "releases",
     )  # fmt: skip
+    may_be: ClassVar[Limits] = {"replies": WAITING, "keys": WAITING}
 
     def __init__(self, irq: Line, reset: Callable[[], None], a20: Line = no_line) -> None:
         self.irq, self.reset, self.a20 = irq, reset, a20

@@ -9,10 +9,14 @@ One liberty: the clock pulse that loads a count coincides with the write. The da
 
 from __future__ import annotations
 
-from l4lab.devices.device import NS_PER_SECOND, Device, Line, Now, Saved
+from typing import ClassVar
+
+from l4lab.devices.device import ANY_NUMBER, BYTE, NS_PER_SECOND, TIME, Device, Limits, Line, Now, OrNone, Saved
 
 FREQUENCY = 1_193_182  # of the input clock: 14.31818 MHz / 12
 REFRESH_TICKS = 18  # clock ticks between two toggles of the memory refresh bit, about 15 us
+
+COUNTS = range(1, 0x10001)
 
 LOW, HIGH, BOTH = 1, 2, 3  # which bytes of the count a channel reads and writes
 
@@ -24,6 +28,11 @@ class Channel(Saved):
         "mode", "access", "bcd", "gate", "initial", "origin", "start", "running", "held", "loaded", "reload",
         "reload_at", "delivered", "low_byte", "high_next", "latched", "status",
     )  # fmt: skip
+    may_be: ClassVar[Limits] = {
+        "mode": range(6), "access": range(4), "initial": COUNTS, "origin": TIME, "start": ANY_NUMBER,
+        "held": ANY_NUMBER, "reload": OrNone(COUNTS), "reload_at": OrNone(ANY_NUMBER), "delivered": ANY_NUMBER,
+        "low_byte": OrNone(BYTE), "latched": range(3), "status": OrNone(BYTE),
+    }  # fmt: skip
 
     def __init__(self, *, gate: bool) -> None:
         self.mode, self.access, self.bcd = 3, BOTH, False  # as a BIOS leaves it

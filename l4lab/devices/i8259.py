@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
-from l4lab.devices.device import Device, Line, Saved, no_line
+from l4lab.devices.device import Device, Limits, Line, Saved, no_line
 
 CASCADE = 2  # the input of the first controller to which the second is wired
 INPUTS = frozenset(range(16)) - {CASCADE}  # those with a pin for a device
@@ -30,6 +31,7 @@ class Chip(Saved):
         "latched", "isr", "imr", "lines", "elcr", "base", "lowest", "output", "awaits", "needs_icw4", "single",
         "auto_eoi", "rotate_on_auto_eoi", "special_mask", "special_nested", "reads_isr", "poll",
     )  # fmt: skip
+    may_be: ClassVar[Limits] = {"lowest": range(8)}
 
     def __init__(self, *, is_master: bool, elcr_mask: int, drive: Line) -> None:
         self.is_master = is_master

@@ -9,9 +9,9 @@ Source: ATA/ATAPI-6 (T13 1410D), clauses 7 (registers), 8 (commands), 9.5 and 9.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, ClassVar, Final
 
-from l4lab.devices.device import Device, Line
+from l4lab.devices.device import Device, Limits, Line
 from l4lab.devices.disk import SECTOR, Disk
 from l4lab.devices.ide_identify import HEADS, MULTIPLE_MAX, TRACK, identify
 
@@ -77,6 +77,11 @@ class Ide(Device):
         "features", "count", "address", "device", "status", "error", "control", "interrupt", "buffer", "at",
         "writing", "left", "sector", "block", "long", "multiple", "heads", "track",
     )  # fmt: skip
+    may_be: ClassVar[Limits] = {
+        "buffer": range(MULTIPLE_MAX * SECTOR + 1), "at": range(MULTIPLE_MAX * SECTOR + 1), "left": range(0x10001),
+        "sector": range(1 << 48), "block": range(MULTIPLE_MAX + 1), "multiple": range(MULTIPLE_MAX + 1),
+        "heads": range(1, 17), "track": range(1, 0x100),
+    }  # fmt: skip
 
     def __init__(self, disk: Disk, irq: Line) -> None:
         self.disk, self.irq = disk, irq
@@ -100,11 +105,12 @@ class Ide(Device):
     def save(self) -> dict[str, object]:
         return super().save() | {"disk": self.disk.save()}
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        disk = state["disk"]
-        assert isinstance(disk, dict), "the disk's state comes from its save()"
-        self.disk.restore(disk)
+        under_way = self.status & DATA_REQUEST
+        if under_way and not (self.block and self.at < len(self.buffer) and len(self.buffer) % SECTOR == 0):
+            raise ValueError("a transfer under way has whole sectors in its buffer, and some of them left")
+        self.disk.restore(state["disk"])
 
     # -- registers -------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ Source: Motorola MC146818A data sheet; memory-size and century bytes as in every
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
-from l4lab.devices.device import NS_PER_SECOND, Device, Line, Now
+from l4lab.devices.device import ANY_NUMBER, NS_PER_SECOND, TIME, Device, Limits, Line, Now
 
 EPOCH = 1_704_067_200  # 2024-01-01 00:00:00 UTC, in seconds since 1970
+FIRST, LAST = -62_135_596_800, 253_402_300_799  # the years 1 to 9999: what a calendar can show
 CRYSTAL = 32_768
 UPDATE_NS = 8 * NS_PER_SECOND // CRYSTAL  # UIP is set so long before an update
 
@@ -34,6 +36,10 @@ class Mc146818(Device):
     name = "rtc"
     ports = (range(0x70, 0x72),)
     saved = ("cmos", "index", "base", "origin", "seen_second", "seen_period", "level")
+    may_be: ClassVar[Limits] = {
+        "index": range(128), "base": range(-(1 << 40), 1 << 40), "origin": ANY_NUMBER, "seen_second": ANY_NUMBER,
+        "seen_period": TIME,
+    }  # fmt: skip
 
     def __init__(self, now: Now, irq: Line, ram_bytes: int, epoch: int = EPOCH) -> None:
         self.now, self.irq = now, irq
@@ -84,7 +90,7 @@ class Mc146818(Device):
 
     def _show(self) -> None:
         """Bring the time registers up to date. Their format is that of register B now, not when they were set."""
-        shown = datetime.fromtimestamp(self.base + self._second(), UTC)
+        shown = datetime.fromtimestamp(min(max(self.base + self._second(), FIRST), LAST), UTC)
         hour = self._encode(shown.hour)
         if not self.cmos[B] & B_24H:
             hour = self._encode(shown.hour % 12 or 12) | (0x80 if shown.hour >= 12 else 0)
@@ -98,7 +104,7 @@ class Mc146818(Device):
     def _set(self) -> None:
         """Take over the time registers; where within its second the clock is stays as it was."""
         field = {place: self._decode(self.cmos[place]) for place in TIME_BYTES}
-        year = min(max(field[CENTURY] * 100 + field[YEAR], 1), 9998)
+        year = min(max(field[CENTURY] * 100 + field[YEAR], 2), 9998)
         month = min(max(field[MONTH], 1), 12)
         midnight = datetime(year, month, 1, tzinfo=UTC) + timedelta(days=field[DAY] - 1)
         hour = self._decode_hour(self.cmos[HOURS])

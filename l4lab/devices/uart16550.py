@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from l4lab.devices.device import NS_PER_SECOND, Device, Line, Now
+from l4lab.devices.device import NS_PER_SECOND, TIME, WAITING, Device, Limits, Line, Now, OrNone
 
 BASE_RATE = 115_200  # bits per second at divisor 1
 FIFO_SIZE = 16
@@ -36,6 +36,9 @@ class Uart16550(Device):
         "ier", "fcr", "lcr", "mcr", "scr", "divisor", "overrun", "empty_pending", "timeout_pending", "timeout_at",
         "modem_delta", "fifo", "holding", "waiting",
     )  # fmt: skip
+    may_be: ClassVar[Limits] = {
+        "divisor": range(0x10000), "timeout_at": OrNone(TIME), "fifo": range(FIFO_SIZE + 1), "waiting": WAITING,
+    }  # fmt: skip
 
     def __init__(
         self, now: Now, irq: Line, transmit: Callable[[int], None], base: int = 0x3F8, name: str = "uart"

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
-from l4lab.devices.device import Device, Now
+from l4lab.devices.device import Device, Limits, Now
 from l4lab.devices.vga_modes import MODES, TEXT_MODE, VideoMode
 
 TEXT_BUFFER, MONOCHROME_BUFFER = 0xB8000, 0xB0000  # of colour text modes, and of mode 7
@@ -94,6 +94,7 @@ class Vga(Device):
         "crtc", "sequencer", "graphics", "attribute", "palette", "crtc_index", "sequencer_index", "graphics_index",
         "attribute_index", "data_next", "misc", "feature", "pixel_mask", "palette_at", "palette_reads",
     )  # fmt: skip
+    may_be: ClassVar[Limits] = {"crtc_index": range(0x40), "palette_at": range(768)}
 
     def __init__(self, now: Now, graphics: Callable[[str], None] = lambda sentence: None) -> None:
         """`graphics` is told, in a sentence, when the adapter begins to show what nobody here can see."""

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from l4lab.abi.vm import ExitReason
+from l4lab.abi.vm import ExitReason, exit_name
 from l4lab.kernel import events
 from l4lab.kernel.objects.counters import VcpuCounters
 
@@ -90,7 +90,7 @@ def _counts(kind: type[C], of: VcpuCounters, **more: int) -> C:
 
 
 def _named(exits: dict[int, int]) -> dict[str, int]:
-    return {ExitReason(reason).name: count for reason, count in sorted(exits.items())}
+    return {exit_name(reason): count for reason, count in sorted(exits.items())}
 
 
 def recount(trace: Iterable[events.Event]) -> list[VcpuCounters]:

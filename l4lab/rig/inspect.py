@@ -10,7 +10,7 @@ from l4lab.abi import utcb as u
 from l4lab.abi.describe import label_text
 from l4lab.abi.frame import EIP, REGISTER_NAMES
 from l4lab.abi.message import MsgTag
-from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, is_vm_fault
+from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, exit_name, is_vm_fault
 from l4lab.devices.vga import TextPage
 from l4lab.kernel import events
 from l4lab.kernel.kernel import Kernel
@@ -73,7 +73,7 @@ def take_snapshot(
         spaces=tuple(_space(k, space, ids) for space in k.spaces),
         ipc=tuple(_messages(k, latest)[-LATEST:]),
         exits=tuple(_exit(event) for event in latest if isinstance(event, events.VmExit))[-LATEST:],
-        exit_counts={ExitReason(reason).name: count for reason, count in counters.vm_exits.items()},
+        exit_counts={exit_name(reason): count for reason, count in counters.vm_exits.items()},
         counters={
             "IPC messages": counters.ipc_messages,
             "page faults": counters.page_faults,
@@ -236,7 +236,7 @@ def _kind(tag: MsgTag) -> IpcKind:
 
 
 def _exit(event: events.VmExit) -> ExitView:
-    return ExitView(event.at, event.vcpu, ExitReason(event.reason).name, event.ip, exit_detail(event))
+    return ExitView(event.at, event.vcpu, exit_name(event.reason), event.ip, exit_detail(event))
 
 
 def exit_detail(event: events.VmExit) -> str:

@@ -21,7 +21,7 @@ import greenlet
 import msgspec
 
 from l4lab.abi.ids import ROOT_TASK, ThreadId
-from l4lab.abi.vm import ExitReason
+from l4lab.abi.vm import exit_name
 from l4lab.devices.disk import Image
 from l4lab.devices.keys import scan_codes
 from l4lab.devices.vga import TextPage
@@ -41,15 +41,14 @@ from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.host import Host
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat
+from l4lab.user.monitor import flat, savedcheck
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
-from l4lab.user.monitor.saved import SavedGuest
+from l4lab.user.monitor.saved import LONGEST_LINE, SavedGuest
 
 SPARE_MEMORY = 8 << 20  # bytes of RAM beside the guest's: monitor, sigma0, alignment of 4 MB pages
 SUPERPAGE = 4 << 20
-LONGEST_LINE = 200  # bytes of a saved guest's last line that are kept: as a rule a prompt
 TAKEN_OVER_BY = 1_000_000_000  # cycles: many more than a monitor takes to put a guest in its place
 HALT_LOOK_BACK = 64  # events among which is the one that says why a thread was halted just now
 
@@ -156,6 +155,7 @@ class Rig:
     def restore(cls, path: Path | str, trace: Trace | None = None, disk: Image | None = None) -> Rig:
         """A machine whose root task is a monitor that goes on with a saved guest (see `save`)."""
         saved = savefile.read(path)
+        savedcheck.check(saved, disk)
         rig = cls.for_guest(GuestProgram.going_on(saved, disk), trace)
         rig.console += saved.line
         rig.carried = len(saved.line)
@@ -224,7 +224,7 @@ class Rig:
         """LabError if the machine cannot be asked for anything now."""
         if threading.current_thread() is not self._thread:
             raise LabError(
-                "this rig belongs to the thread that booted it, which is another one. Call it there; here, only stop() works"
+                "this rig belongs to another thread, which has booted it. Call it there; here, only stop() works"
             )
         if not self._open:
             raise LabError("this rig was closed, and its machine is gone. Boot another one")
@@ -446,7 +446,7 @@ class Rig:
             "instructions": self.machine.engine.retired,
             "virtual_s": self.machine.cycles / 1e9,
             "ipc_messages": counters.ipc_messages,
-            "vm_exits": {ExitReason(reason).name: count for reason, count in sorted(counters.vm_exits.items())},
+            "vm_exits": {exit_name(reason): count for reason, count in sorted(counters.vm_exits.items())},
             "page_faults": counters.page_faults,
             "injections": counters.injections,
             "virtual_machines": msgspec.to_builtins(counting.machines(counters.virtual_cpus)),

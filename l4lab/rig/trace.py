@@ -7,12 +7,14 @@ Two runs with the same inputs give the same bytes. What happened is read back as
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from l4lab import files
 from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.events import AnyEvent, Event
@@ -91,23 +93,16 @@ class Trace:
         """Write the log to a file."""
         self.settle()
         last = [(len(self._recent), _ENCODER.encode(self._recent))] if self._recent else []
-        try:
-            with open(path, "wb") as file:
-                file.write(_MAGIC + self.dropped.to_bytes(8, "little"))
-                for count, packed in [*self._chunks, *last]:
-                    file.write(count.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed)
-        except OSError as error:
-            raise LabError(
-                f"cannot write the trace to {path}: {error.strerror}. Give a file in a writable folder."
-            ) from error
+        chunks = (
+            count.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+            for count, packed in [*self._chunks, *last]
+        )
+        files.write(path, itertools.chain([_MAGIC + self.dropped.to_bytes(8, "little")], chunks))
 
     @classmethod
     def load(cls, path: Path | str) -> Trace:
         """Read a log that `save` wrote."""
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise LabError(f"cannot read {path}: {error.strerror}. Give a file written by --trace.") from error
+        data = files.read(path, "a file written by --trace", _MAGIC)
         if not data.startswith(_MAGIC):
             raise LabError(f"{path} is not a trace. Give a file written by --trace.")
         trace = cls()

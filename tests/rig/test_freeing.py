@@ -141,7 +141,7 @@ def test_a_rig_belongs_to_the_thread_that_made_it() -> None:
     thread.start()
     thread.join()
 
-    assert len(calls) == len([words for words in heard if "which is another one" in words])
+    assert len(calls) == len([words for words in heard if "another thread" in words])
     assert "stopped" == rig.run().reason
     assert "deadline" == rig.run(1000).reason
 

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 
+import msgspec
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -157,7 +164,7 @@ def test_only_what_was_saved_can_be_restored(tmp_path: Path) -> None:
     for bad, word in (
         (b"", "no saved guest"),
         (b"\x7fELF", "no saved guest"),
-        (good.replace(b"version 1\n", b"version 77\n", 1), "version 77"),
+        (good.replace(b"version 2\n", b"version 77\n", 1), "version '77'"),
         (good[:-20], "damaged"),
         (good[:60] + b"x" + good[61:], "damaged"),
     ):
@@ -166,6 +173,103 @@ def test_only_what_was_saved_can_be_restored(tmp_path: Path) -> None:
             Rig.restore(file)
     with pytest.raises(LabError, match="cannot read"):
         savefile.read(tmp_path / "nowhere")
+
+
+def test_one_flipped_bit_is_refused(tmp_path: Path) -> None:
+    """Is a file of which any bit has changed no saved guest any more, whichever it is?"""
+    file = tmp_path / "guest"
+    at(1_000_000).save(file)
+    good = file.read_bytes()
+    everywhere = [*range(8 * 80), *range(8 * 80, 8 * len(good), 997), 8 * len(good) - 1]
+    for place in everywhere:
+        bad = bytearray(good)
+        bad[place >> 3] ^= 1 << (place & 7)
+        file.write_bytes(bad)
+        with pytest.raises(LabError):
+            savefile.read(file)
+
+
+def leaves(of: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value of a record."""
+    yield path
+    if isinstance(of, dict | list):
+        for key in of if isinstance(of, dict) else range(min(len(of), 40)):
+            yield from leaves(of[key], (*path, key))
+
+
+def altered(of: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy with another value there."""
+    if not path:
+        return value
+    changed = of.copy()
+    changed[path[0]] = altered(of[path[0]], path[1:], value)
+    return changed
+
+
+@cache
+def records() -> list[Any]:
+    """Saved guests as plain values: with and without a disk, nested and shadow."""
+    found = []
+    for shadowed, disk in ((False, None), (True, bytes(1 << 20))):
+        rig = Rig.for_flat_guest(tinyos.build(), hardware=Hardware(shadow_paging=shadowed, disk=disk))
+        rig.run_until(60_000_000)
+        with NamedTemporaryFile() as file:
+            rig.save(file.name)
+            found.append(msgspec.msgpack.decode(msgspec.msgpack.encode(savefile.read(file.name)), strict=False))
+    return found
+
+
+VALUES = st.one_of(
+    st.integers(-(1 << 63), (1 << 64) - 1),
+    st.sampled_from((0, 1, -1, 255, 256, 4096, 0xFFFF_FFFF, 1 << 62)),
+    st.booleans(),
+    st.none(),
+    st.binary(max_size=600),
+    st.lists(st.integers(0, 255), max_size=4),
+    st.text(max_size=3),
+    st.just({}),
+)
+
+
+@given(st.data())
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_record_whatever_it_says_breaks_the_lab(tmp_path: Path, data: st.DataObject) -> None:
+    """Is a saved guest with any values changed refused in words, or does it go on without a program of ours dying?"""
+    number = data.draw(st.integers(0, 1))
+    record = records()[number]
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(list(leaves(record))))
+        record = altered(record, path, data.draw(VALUES))
+    file = tmp_path / "guest"
+    packed = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(record))
+    file.write_bytes(b"l4lab saved guest, version 2\n" + hashlib.sha256(packed).digest() + packed)
+    try:
+        rig = Rig.restore(file, disk=bytes(1 << 20) if number else None)
+    except LabError:
+        return
+    with rig:
+        rig.run(2_000_000)
+        assert [] == rig.kernel.deaths
+        rig.snapshot()
+
+
+def test_a_guest_goes_on_with_its_disk_only(tmp_path: Path) -> None:
+    """Is one that had a disk refused without it, in one line and with status 2, and one that had none with one?"""
+    disk, file = tmp_path / "disk", tmp_path / "guest"
+    disk.write_bytes(bytes(1 << 20))
+    rig = Rig.for_flat_guest(tinyos.build(interactive=True), hardware=Hardware(disk=disk.read_bytes()))
+    rig.run_until(5 * SECOND, lambda: bytes(rig.console).endswith(PROMPT[-6:]))
+    rig.save(file)
+    line = [sys.executable, "-m", "l4lab", "boot", "--restore", str(file), "--timeout", "60", "--send", "tiny> =>halt"]
+    without = subprocess.run(line, capture_output=True, text=True, check=False)
+    with_it = subprocess.run([*line, "--disk", str(disk)], capture_output=True, text=True, check=False)
+
+    assert (2, 1) == (without.returncode, len(without.stderr.splitlines())), without.stderr
+    assert "--disk FILE" in without.stderr
+    assert 0 == with_it.returncode, with_it.stderr
+    at(1_000_000).save(file)
+    with pytest.raises(LabError, match="leave --disk out"):
+        Rig.restore(file, disk=bytes(512))
 
 
 def test_what_cannot_be_saved_says_so(tmp_path: Path) -> None:

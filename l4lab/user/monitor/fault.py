@@ -17,7 +17,14 @@ from l4lab.abi.exceptions import PAGE_FAULT
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, FLAG_IF
 from l4lab.abi.message import CtrlXferItem, typed_items
 from l4lab.abi.utcb import MESSAGE_REGISTERS
-from l4lab.abi.vm import EVENT_HAS_ERROR_CODE, EVENT_VALID, ExitReason, InterruptionInfo, InterruptionType, ItemId
+from l4lab.abi.vm import (
+    EVENT_HAS_ERROR_CODE,
+    EVENT_VALID,
+    InterruptionInfo,
+    InterruptionType,
+    ItemId,
+    exit_name,
+)
 from l4lab.errors import LabError
 from l4lab.words import hex32
 
@@ -66,10 +73,7 @@ class Fault:
     @property
     def reason_name(self) -> str:
         """The reason as a person reads it."""
-        try:
-            return ExitReason(self.reason).name
-        except ValueError:
-            return f"exit reason {self.reason}"
+        return exit_name(self.reason)
 
     @property
     def qualification(self) -> int:

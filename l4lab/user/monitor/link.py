@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from l4lab.abi.message import Message
 from l4lab.abi.time import ZERO, period
-from l4lab.devices.device import Line, Now
+from l4lab.devices.device import WAITING, Limits, Line, Now
 from l4lab.devices.uart16550 import Uart16550
 
 COM2: Final = 0x2F8
@@ -33,6 +33,7 @@ class LinkedUart(Uart16550):
     """A serial port whose line leads to another guest."""
 
     saved: ClassVar[tuple[str, ...]] = (*Uart16550.saved, "outgoing")
+    may_be: ClassVar[Limits] = {**Uart16550.may_be, "outgoing": WAITING}
 
     def __init__(self, now: Now, irq: Line, carry: Carry) -> None:
         super().__init__(now, irq, self._gather, COM2, "second uart")

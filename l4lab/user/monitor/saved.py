@@ -20,6 +20,7 @@ from l4lab.user.monitor.fault import NONREGEXC, Reply
 from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.vcpu import Registers, VirtualCpu
 
+LONGEST_LINE: Final = 200  # bytes of the last line that are kept: as a rule a prompt
 READ_AT_ONCE: Final = 256 * PAGE
 _EMPTY: Final = bytes(PAGE)
 

@@ -1,6 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m l4lab` is the `l4lab` command."""
+"""`python -m l4lab` is the `l4lab` command. Ctrl-C while it is still being loaded ends it as it does later."""
 
-from l4lab.cli import main
 
-main()
+def main() -> None:
+    """Run the command line."""
+    try:
+        from l4lab.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -8,15 +8,12 @@ answer at once.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from l4lab.cli import bench, boot, cc, check, counters, demo, exec, guest, lab
+from l4lab.cli import bench, boot, cc, check, counters, demo, exec, guest, lab, streams
 from l4lab.errors import LabError
-
-UNUSABLE = 2  # exit status for arguments or files that cannot be used; the same that typer gives to a wrong option
 
 app = typer.Typer(
     name="l4lab",
@@ -58,8 +55,16 @@ def _options(
 
 def main() -> None:
     """Run the command line; what the user can put right is told in one line."""
+    streams.prepare()
     try:
         app()
     except LabError as error:
-        print(f"l4lab: {error}", file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
+        streams.say(f"l4lab: {error}")
+        status: object = streams.UNUSABLE
+    except OSError as error:
+        if error.filename is not None:  # our output has no name; files tell of theirs by a LabError
+            raise
+        status = streams.lost(error)
+    except SystemExit as ended:
+        status = ended.code
+    raise SystemExit(streams.finish() or status)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from l4lab import files
+from l4lab.cli.streams import say
 
 
 def bench(
@@ -26,7 +26,7 @@ def bench(
     from l4lab.bench import measure
 
     figures = []
-    for figure in measure(rounds, linux, lambda text: print(text, file=sys.stderr)):
+    for figure in measure(rounds, linux, say):
         figures.append(figure)
         wanted = f" (wanted: {figure.target}): {'met' if figure.met else 'NOT MET'}" if figure.target else ""
         speed = f", {figure.per_second:,.0f}/s" if figure.per_second >= 10 else ""

@@ -15,6 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from l4lab.cli.console import Records, at_console, map_disk, read_image, read_module
+from l4lab.cli.streams import say
 from l4lab.errors import LabError
 from l4lab.files import check_writable
 
@@ -85,7 +86,7 @@ def boot(
     A saved guest goes on where it was, in any number of runs; its memory, paging and devices come with it.
 
     Exit status: 0 matched, or the guest powered off or halted; 2 unusable arguments or image; 3 timeout;
-    4 the guest died; 130 interrupted.
+    4 the guest died; 130 interrupted, 143 and 129 by SIGTERM and SIGHUP, 141 when nobody reads its output any more.
     """
     if paging not in PAGING:
         raise LabError(f"there is no paging mode {paging!r}; there is: {', '.join(PAGING)}")
@@ -119,7 +120,7 @@ def boot(
     contents = b"" if image is None else read_image(image, HOW_TO_GET_ONE)
     is_linux = wanted in (None, kinds.Kind.LINUX) and kinds.is_linux(contents) and bzimage.has_payload(contents)
     if is_linux:
-        typer.echo(f"l4lab: unpacking {source.name}", err=True)
+        say(f"l4lab: unpacking {source.name}")
         if append is None:
             append = LINUX_SCREEN_APPEND if screen else LINUX_APPEND
     ramdisk = None if initrd is None else read_image(initrd, HOW_TO_GET_ONE)
@@ -147,7 +148,9 @@ def _unpack_ahead(image: Path) -> None:
     from l4lab.images import bzimage, kinds
 
     with contextlib.suppress(OSError, LabError):
-        if image.is_file() and kinds.is_linux(contents := image.read_bytes()) and bzimage.has_payload(contents):
+        if not image.is_file():
+            return
+        if kinds.is_linux(contents := read_image(image, HOW_TO_GET_ONE)) and bzimage.has_payload(contents):
             bzimage.parse(contents, image.name).unpack_ahead()
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from l4lab.cli.streams import say
+
 
 def cc(
     source: Annotated[Path, typer.Argument(metavar="FILE.c", help="A program in C that includes <l4/l4.h>.")],
@@ -24,6 +26,8 @@ def cc(
     from l4lab.files import check_writable
     from l4lab.user.cc import build
 
+    if not source.name:
+        raise LabError(f"{source} is no file; give a program in C")
     target = out or source.with_suffix(".elf")
     check_writable(target)
     try:
@@ -32,4 +36,5 @@ def cc(
         raise LabError(f"{base!r} is no address; give a multiple of 4096, such as --base 0x800000") from None
     if address % 4096 or not 0 < address < 0xBF00_0000:
         raise LabError(f"a program cannot lie at {base}; give a multiple of 4096, such as --base 0x800000")
-    typer.echo(build(source, target, address), err=True, nl=False)
+    if said := build(source, target, address):
+        say(said.rstrip("\n"))

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import json
 import mmap
+import signal
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
 from l4lab import files
+from l4lab.cli.streams import UNUSABLE, say
 from l4lab.errors import LabError
 
 if TYPE_CHECKING:
     from l4lab.cli.terminal import Terminal
     from l4lab.rig.loader import Module
     from l4lab.rig.rig import Rig
-    from l4lab.rig.session import Script
+    from l4lab.rig.session import Script, Session
 
 # Exit statuses by the name of a `rig.session.Status`; 130 is what shells give to a command that Ctrl-C ended.
 EXIT_STATUS: Final = {"MATCHED": 0, "ENDED": 0, "TIMEOUT": 3, "DIED": 4, "INTERRUPTED": 130}
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that somebody wants the command to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +51,76 @@ def at_console(rig: Rig, script: Script, terminal: Terminal, who: str, records: 
     from l4lab.rig.session import Session, Status
 
     if terminal.person:
-        typer.echo(f"l4lab: booting. {HOW_TO_LEAVE.format(who=who)}", err=True)
-    with terminal:
-        ending = Session(rig, script, terminal, lambda news: typer.echo(f"\nl4lab: {news}", err=True)).run()
-    if records.stats is not None:
-        figures = rig.stats() | {"wall_s": round(time.monotonic() - records.started, 3)}
-        records.stats.write_text(json.dumps(figures, indent=2) + "\n")
-    if records.trace is not None:
-        rig.trace.save(records.trace)
-    typer.echo(f"\nl4lab: {ending.status.value.format(who=who)}: {ending.why}", err=True)
-    if ending.status in (Status.DIED, Status.TIMEOUT, Status.INTERRUPTED):
-        typer.echo(where(rig), err=True, nl=False)
-    raise typer.Exit(EXIT_STATUS[ending.status.name])
+        say(f"l4lab: booting. {HOW_TO_LEAVE.format(who=who)}")
+    session = Session(rig, script, terminal, lambda news: say(f"\nl4lab: {news}"))
+    failures: list[str] = []
+    with ended_by_signals(session) as signals:
+        try:
+            with terminal:
+                session.run()
+        except LabError as error:  # the guest could not be saved
+            failures.append(str(error))
+        finally:
+            failures += _write(records, rig)
+        ending = session.ending
+        say(f"\nl4lab: {ending.status.value.format(who=who)}: {ending.why}")
+        if ending.status in (Status.DIED, Status.TIMEOUT, Status.INTERRUPTED):
+            say(where(rig).removesuffix("\n"))
+        for failure in failures:
+            say(f"l4lab: {failure}")
+    status = EXIT_STATUS[ending.status.name]
+    if ending.status is Status.INTERRUPTED and (signals or terminal.lost):
+        status = 128 + signals[0] if signals else terminal.status_if_lost
+    raise typer.Exit(UNUSABLE if failures else status)
+
+
+def _write(records: Records, rig: Rig) -> list[str]:
+    """Write what was wanted; what could not be written, in words. One that fails keeps no other from being written."""
+    failures = []
+    for path, write in ((records.stats, _write_stats), (records.trace, _write_trace)):
+        if path is not None:
+            try:
+                write(path, rig, records.started)
+            except LabError as error:
+                failures.append(str(error))
+    return failures
+
+
+def _write_stats(path: Path, rig: Rig, started: float) -> None:
+    figures = rig.stats() | {"wall_s": round(time.monotonic() - started, 3)}
+    files.write(path, [json.dumps(figures, indent=2).encode(), b"\n"])
+
+
+def _write_trace(path: Path, rig: Rig, started: float) -> None:
+    rig.trace.save(path)
+
+
+@contextmanager
+def ended_by_signals(session: Session) -> Iterator[list[int]]:
+    """Whoever ends the command by a signal ends the session, as Ctrl-C does: the terminal and the files are seen to.
+
+    The numbers of those that came. A handler must not raise while files are written or the kernel runs: there it asks
+    the rig to come back, which has a handler of its own for a program that does not.
+    """
+    came: list[int] = []
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        of_rig = signal.getsignal(signal.SIGINT)
+        if callable(of_rig) and of_rig is not heard:
+            of_rig(number, frame)
+        elif session.waits:
+            session.waits = False
+            raise KeyboardInterrupt
+        else:
+            session.rig.stop()
+
+    before = {number: signal.signal(number, heard) for number in ENDING}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_image(path: Path, instead: str) -> bytes:

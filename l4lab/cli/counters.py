@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from l4lab.cli.streams import say
+
 
 def counters(
     trace: Annotated[Path, typer.Argument(help="An event log that --trace wrote.", metavar="TRACE")],
@@ -29,4 +31,4 @@ def counters(
             if exits:
                 typer.echo(f"\n{machine.name}, exits {what}:\n{text.exit_counts(exits)}", nl=False)
     if log.dropped:
-        typer.echo(f"\nThe log had no room for its first {log.dropped} events: of them nothing is counted.", err=True)
+        say(f"\nThe log had no room for its first {log.dropped} events: of them nothing is counted.")

@@ -48,7 +48,7 @@ def demo(
 def _os() -> None:
     """A small operating system, and what of it stopped for its monitor."""
     from l4lab.abi.vm import ExitReason
-    from l4lab.cli.console import EXIT_STATUS, where
+    from l4lab.cli.console import EXIT_STATUS, ended_by_signals, where
     from l4lab.cli.terminal import HOW_TO_LEAVE, Terminal
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script, Session, Status
@@ -61,8 +61,9 @@ def _os() -> None:
     typer.echo(f"{guest.description}\nIt runs as a virtual machine, and this is its serial port:\n")
     if terminal.person:
         typer.echo(f"({HOW_TO_LEAVE.format(who='the guest')})\n")
-    with terminal:
-        ending = Session(rig, Script(), terminal).run()
+    session = Session(rig, Script(), terminal)
+    with ended_by_signals(session), terminal:
+        ending = session.run()
     typer.echo(f"\nIt ended: {ending.why}.")
     if ending.status is not Status.ENDED:
         typer.echo(where(rig), nl=False)

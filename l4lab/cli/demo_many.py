@@ -86,13 +86,11 @@ def _run(host: Host) -> Rig:
     """Run it to its end, the console going to standard output."""
     from l4lab.rig.rig import Rig
 
-    def show(byte: int) -> None:
-        if byte != ord("\r"):
-            sys.stdout.write(chr(byte))
-
+    said = bytearray()
     rig = Rig.for_host(host)
-    rig.on_output = show
+    rig.on_output = said.append  # a program of the machine calls this: what goes wrong in it would be that program's
     stop = rig.run()
+    sys.stdout.write(said.replace(b"\r", b"").decode("latin-1"))
     sys.stdout.flush()
     if not stop.finished or len(host.outcomes) < len(host.places):
         typer.echo(f"It ended early: {stop.detail or stop.reason}.", err=True)

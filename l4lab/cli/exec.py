@@ -66,7 +66,7 @@ def exec_(
     Programs that others wrote often know one way only to come by I/O ports. Most run with --io iopl3.
 
     Exit status: 0 matched, or nothing more happens; 2 unusable arguments or image; 3 timeout; 4 the root task died;
-    130 interrupted.
+    130 interrupted, 143 and 129 by SIGTERM and SIGHUP, 141 when nobody reads its output any more.
     """
     check_writable(stats, trace)
     if io not in IO:

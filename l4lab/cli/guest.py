@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from l4lab.cli.streams import say
 from l4lab.guests import guest as guests
 from l4lab.guests import packaged
 
@@ -27,7 +28,7 @@ def get(
     """
 
     def report(line: str) -> None:
-        typer.echo(line, err=True)
+        say(line)
 
     if name in packaged.NAMES:
         image = packaged.get(name, report)

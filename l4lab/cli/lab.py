@@ -22,7 +22,7 @@ def lab(
 ) -> None:
     """Open JupyterLab on the notebooks. Ctrl-C ends it."""
     notebooks = directory or shipped_notebooks()
-    if not notebooks.is_dir():
+    if not os.path.isdir(notebooks):
         raise LabError(f"there is no directory {notebooks}; name the one with your notebooks")
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks}", f"--port={port}"]
     if not browser:

@@ -11,10 +11,13 @@ import select
 import sys
 import termios
 import tty
+from contextlib import suppress
 from itertools import groupby
 from typing import Final
 
+from l4lab.cli.streams import LOST, give_up, status_of
 from l4lab.devices.vga import TextPage
+from l4lab.files import reason
 
 LEAVE: Final = b"\x1d"  # Ctrl-], as telnet has it: no key that a shell or an editor wants
 HOW_TO_LEAVE: Final = "Keys go to {who}, Ctrl-C too; Ctrl-] leaves."
@@ -46,6 +49,8 @@ class Terminal:
         self.person = os.isatty(self._input)
         self.closed = False
         self.left = False
+        self.lost = ""
+        self.status_if_lost = LOST
         self._drawn: TextPage | None = None
         self._before: list[object] | None = None
 
@@ -63,7 +68,8 @@ class Terminal:
         if self._drawn is not None:
             self.write(SHOW_CURSOR.format(self._drawn.rows, 1).encode() + b"\r\n")
         if self._before is not None:
-            termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]
+            with suppress(termios.error):  # the terminal itself is gone
+                termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]
 
     def read(self, seconds: float | None) -> bytes:
         """What was typed, waiting for it at most so long (None: for ever); nothing if nothing was, or at the end."""
@@ -92,6 +98,11 @@ class Terminal:
         self.write((HIDE_CURSOR + HOME + rows + PLAIN + cursor).encode())
 
     def write(self, data: bytes) -> None:
-        """Show output now."""
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        """Show output now; if that cannot be, `lost` says why, and nothing is shown any more."""
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            self.lost = f"its output cannot be written: {reason(error)}"
+            self.status_if_lost = status_of(error)
+            give_up(sys.stdout)

@@ -41,12 +41,12 @@ def build_info(address: int, memory_end: int, modules: Sequence[Module], command
     table, strings = b"", LOADER_NAME
     for module in modules:
         table += struct.pack("<4I", module.start, module.end, name_at + len(strings), 0)
-        strings += module.text.encode() + b"\0"
+        strings += module.text.encode("utf-8", "surrogateescape") + b"\0"
     command_line_at = 0
     if command_line is not None:
         flags |= _COMMAND_LINE
         command_line_at = name_at + len(strings)
-        strings += command_line.encode() + b"\0"
+        strings += command_line.encode("utf-8", "surrogateescape") + b"\0"
     info = bytearray(SIZE)
     for offset, *words in (
         (0, flags, _LOW_END >> 10, memory_end - _HIGH_BEGIN >> 10),

@@ -89,7 +89,7 @@ def plan(
     for what, text in [(server.name, server.command_line) for server in servers] + [
         (module.name, module.command_line) for module in modules
     ]:
-        if len(text.encode()) > LONGEST_COMMAND_LINE or "\0" in text:
+        if len(text.encode("utf-8", "surrogateescape")) > LONGEST_COMMAND_LINE or "\0" in text:
             raise LabError(f"the command line of {what} has no end within {LONGEST_COMMAND_LINE} bytes; shorten it")
     of_modules = sum(_whole_pages(len(module.data)) for module in modules)
     of_tables = _whole_pages(len(_tables(0, end, servers, [LoadedModule(0, 0, m.command_line) for m in modules])))

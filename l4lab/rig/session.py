@@ -80,17 +80,22 @@ class Send:
         pattern, arrow, text = argument.partition(ARROW)
         if not arrow:
             pattern, text = PROMPT, argument
-        return cls(regex(pattern), text.encode() + ENTER, not arrow)
+        return cls(regex(pattern), _bytes(text) + ENTER, not arrow)
 
 
 def regex(pattern: str) -> re.Pattern[bytes]:
     """A regular expression to search a console for; `^` and `$` are the ends of a line."""
     try:
-        return re.compile(pattern.encode(), re.MULTILINE)
-    except re.error as error:
+        return re.compile(_bytes(pattern), re.MULTILINE)
+    except (re.error, RecursionError, OverflowError) as error:
         raise LabError(
             f"{pattern!r} is not a regular expression ({error}); put a backslash before characters meant literally"
         ) from None
+
+
+def _bytes(text: str) -> bytes:
+    """An argument's bytes, also if they are no UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 @cache
@@ -144,6 +149,7 @@ class Terminal(Protocol):
     person: bool  # does somebody sit there, or is it a file or a pipe?
     closed: bool  # nothing more will be typed
     left: bool  # whoever sits there wants to leave
+    lost: str  # why output cannot be shown any more; empty while it can
 
     def read(self, seconds: float | None) -> bytes:
         """What has been typed, waiting for it at most so long (None: for ever); nothing if nothing was."""
@@ -193,6 +199,7 @@ class Session:
         self._polled_since: int | None = None
         self._tell = tell
         self._watch = Watch(rig.trace) if rig.guest is None else None
+        self.waits = False  # for somebody to type, or for the time to pass: only then may a signal handler raise
         self._next_look = 0.0
         self._next_show = 0.0
 
@@ -207,7 +214,9 @@ class Session:
         except KeyboardInterrupt:  # while the machine stood still
             self._ending = Ending(Status.INTERRUPTED, "interrupted")
         finally:
+            self.waits = False
             self._show()
+        self.ending = self._ending
         if self._save_at is not None and self._ending.status is Status.MATCHED:
             self.rig.save(self._save_at)
         return self._ending
@@ -252,6 +261,8 @@ class Session:
         if now >= self._next_show and self._shown < self._searched:
             self._show()
             self._next_show = now + _SHOW
+        if self.terminal is not None and self.terminal.lost:
+            return True
         return now >= self._next_look and (self.terminal is not None or self._is_late(now))
 
     def _is_polled_for(self) -> bool:
@@ -332,7 +343,9 @@ class Session:
 
     def _judge(self, stop: Stop) -> None:
         """The machine has come back: is this the end?"""
-        if stop.finished:
+        if self.terminal is not None and self.terminal.lost:
+            self._ending = Ending(Status.INTERRUPTED, self.terminal.lost)
+        elif stop.finished:
             self._ending = self._ended(stop)
         elif stop.reason == "stopped":
             self._ending = Ending(Status.INTERRUPTED, "interrupted")
@@ -379,9 +392,13 @@ class Session:
             left = max(self._deadline - time.monotonic(), 0.0)
             seconds = left if seconds is None else min(seconds, left)
         self._prompted = self._prompted or stop.reason == "idle"
+        self.waits = True
         if terminal.closed or not self._prompted:  # a booting guest would throw away what comes before its prompt
             time.sleep(seconds or 0.0)
+            self.waits = False
             return
-        self._type(terminal.read(seconds))
+        typed = terminal.read(seconds)
+        self.waits = False
+        self._type(typed)
         if terminal.left:
             self._ending = Ending(Status.INTERRUPTED, "left")

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from l4lab import files
 from l4lab.errors import LabError
 
 INCLUDE = Path(__file__).parent / "include"
@@ -32,11 +33,15 @@ _OPTIONS = (
 
 def build(source: Path, out: Path, base: int = BASE, options: Sequence[str] = ()) -> str:
     """Build one C file into an executable linked to `base`. What the compiler had to say, warnings perhaps."""
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise LabError(f"there is no file {source}; give a program in C")
-    done = _compile(_compiler(os.environ.get("CC")), source, out, base, options)
-    if done.returncode:
-        raise LabError(f"{source.name} does not compile; correct it:\n{done.stderr.strip()}")
+    compiler = _compiler(os.environ.get("CC"))
+    with TemporaryDirectory() as folder:
+        made = Path(folder, "made")
+        done = _compile(compiler, source, made, base, options)
+        if done.returncode:
+            raise LabError(f"{source.name} does not compile; correct it:\n{done.stderr.strip()}")
+        files.write(out, [made.read_bytes()])
     return done.stderr
 
 

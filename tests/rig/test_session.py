@@ -37,6 +37,7 @@ class Typist(list[bytes]):
         self.person = person
         self.closed = False
         self.left = False
+        self.lost = ""
 
     def read(self, seconds: float | None) -> bytes:
         if self.typed:

@@ -31,6 +31,8 @@ def read(path: Path | str, instead: str, magic: bytes = b"") -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
                 return _contents(file, path, magic)
+    except IsADirectoryError:
+        pass
     except (OSError, ValueError) as error:  # ValueError: no file system has such a name
         raise LabError(f"cannot read {path}: {reason(error)}; give {instead}") from error
     except MemoryError:

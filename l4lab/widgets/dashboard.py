@@ -16,6 +16,7 @@ import asyncio
 import signal
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ from l4lab.errors import LabError
 from l4lab.rig.rig import Rig, Stop
 from l4lab.rig.snapshot import Snapshot
 from l4lab.views import text
-from l4lab.widgets import panels
+from l4lab.widgets import cells, panels
 
 HERE: Final = Path(__file__).parent
 VIZ: Final = HERE / "static" / "viz.js"  # Graphviz for the browser; tools/fetch_viz.py puts it there
@@ -42,6 +43,9 @@ PERIOD: Final = 0.1  # seconds between two updates of the browser
 SHARE: Final = 8  # an update may take one part in so many of the time; else they come less often
 
 _PAUSED: Final = "paused"
+
+
+_open: weakref.WeakSet[Dashboard] = weakref.WeakSet()
 
 
 class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is imported without its types
@@ -76,7 +80,11 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
 
     def __init__(self, rig: Rig, title: str = "") -> None:
         super().__init__(title=title)
-        self.rig = rig
+        self._rig: Rig | None = rig
+        self.place = cells.here()
+        for older in cells.replaced(_open, self.place):  # their cell has been run again: nobody sees them any more
+            older.close()
+        _open.add(self)
         self.error: BaseException | None = None  # what the machine raised, if it did
         self._said = rig.status() if rig.last_stop.detail else _PAUSED  # why it stands still
         self._input: deque[bytes | str] = deque()  # for the serial port, or to be pressed on the keyboard
@@ -122,7 +130,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
 
     def type(self, typed: str | bytes) -> None:
         """Bytes arrive at the machine's serial port as soon as it runs. Enter is a carriage return."""
-        self._input.append(typed.encode() if isinstance(typed, str) else typed)
+        self._input.append(typed.encode(errors="replace") if isinstance(typed, str) else typed)
         self._rouse()
 
     def press(self, text: str) -> None:
@@ -155,10 +163,25 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
             self.pause()  # a run in the background that was going on ends here too
             self._show(running=False)
 
+    @property
+    def rig(self) -> Rig:
+        """The machine."""
+        if self._rig is None:
+            raise LabError("this dashboard was closed, and has no machine any more. Make another one: Dashboard(rig)")
+        return self._rig
+
     def close(self) -> None:
-        """Take the widget off the page; the machine pauses."""
+        """Take the widget off the page; the machine pauses, and ends if nobody else has the rig."""
         self.pause()
+        _open.discard(self)
         super().close()
+        if self._task is None or self._task.done() or self._task.get_loop().is_closed():
+            self._let_go()
+        else:
+            self._task.add_done_callback(lambda _: self._let_go())
+
+    def _let_go(self) -> None:
+        self._rig = self.error = self._task = None
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -290,6 +313,8 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
 
     def _received(self, _: Any, message: dict[str, Any], __: Any) -> None:
         """A button was pressed, or something typed. Runs in any thread."""
+        if self._rig is None:
+            return
         match message:
             case {"type": str(typed)}:
                 self.type(typed)

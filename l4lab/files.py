@@ -48,12 +48,12 @@ def _contents(file: IO[bytes], path: Path | str, magic: bytes) -> bytes:
         data += piece
     if data != magic:
         return bytes(data)
-    while piece := file.read(_PIECE):
+    size = os.fstat(file.fileno()).st_size  # 0 of a pipe
+    while size <= LARGEST and (piece := file.read(_PIECE)):
         data += piece
-        if len(data) > LARGEST:
-            raise LabError(
-                f"{path} has more than {LARGEST >> 30} GiB, which no guest has room for; give a smaller file"
-            )
+        size = max(size, len(data))
+    if size > LARGEST:
+        raise LabError(f"{path} has more than {LARGEST >> 30} GiB, which no guest has room for; give a smaller file")
     return bytes(data)
 
 

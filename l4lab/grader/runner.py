@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from l4lab import files
 from l4lab.errors import LabError
 from l4lab.grader.exercise import Exercise
 from l4lab.grader.result import Result, Trouble
@@ -34,6 +35,7 @@ def run(exercise: Exercise, path: Path) -> tuple[Result, str]:
     """Run a student's file; what was found, and what the file printed."""
     if not os.path.isfile(path):  # unlike the method, it takes any name
         raise LabError(f"there is no file {path}; name the one with your solution")
+    files.read(path, "the file with your solution")  # the worker could not tell why it cannot
     reading, writing = os.pipe()
     try:
         with tempfile.TemporaryDirectory(prefix="l4lab-") as scratch:

@@ -40,7 +40,7 @@ class Student:
     def __init__(self, path: Path, seconds: float, memory_mib: int) -> None:
         self.path = path
         self.seconds, self.memory_mib = seconds, memory_mib
-        self.module = ModuleType(path.stem)
+        self.module = ModuleType(f"solution.{path.stem}")  # whatever the file is called, no other module has this name
         self.module.__file__ = str(path)
 
     def load(self, wanted: tuple[str, ...]) -> dict[str, Function]:
@@ -50,6 +50,9 @@ class Student:
             code = compile(self.path.read_bytes(), self.path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             raise Troubled(Trouble("The file is not valid Python. Mend this first:", _syntax(error))) from None
+        except (RecursionError, MemoryError, OverflowError):
+            nested = "The file has an expression that is too long, or nested too deeply, for Python to read. Divide it."
+            raise Troubled(Trouble(nested)) from None
         self.call(exec, code, vars(self.module))
         return {_name(heading): self._function(heading) for heading in wanted}
 
@@ -88,7 +91,7 @@ class Student:
             case _:
                 where += "".join(traceback.format_exception_only(error))[:2000]
                 message = f"The file raised {type(error).__name__}. The last line here is where it happened:"
-        return Trouble(message, where)
+        return Trouble(message, _shown(where))
 
     def _where(self, error: BaseException) -> str:
         """The calls that lead to an exception, those in the student's file."""
@@ -106,4 +109,9 @@ def _syntax(error: SyntaxError | ValueError) -> str:
     """Line, caret and reason; without the path, which says nothing new."""
     lines = traceback.format_exception_only(error)
     where = f"  line {error.lineno}\n" if isinstance(error, SyntaxError) else ""
-    return where + "".join(line for line in lines if not line.startswith("  File "))
+    return _shown(where + "".join(line for line in lines if not line.startswith("  File ")))
+
+
+def _shown(text: str) -> str:
+    """A text as it can be sent: file names and what was raised may hold characters that are none."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -54,6 +55,9 @@ ACCIDENTS = {
     "not a function": (SOLUTION + "\nserial = 3\n", ["no function serial"]),
     "too few parameters": (SOLUTION.replace(", console: Console", ""), ["def serial(fault, reply, console):"]),
     "empty": ("", ["no function cpuid(fault, reply)"]),
+    "too deeply nested": ("x = " + "-" * 20_000 + "1\n", ["nested too deeply"]),
+    "too long a chain": ("x = y" + ".z" * 20_000 + "\n", ["nested too deeply"]),
+    "raises no text": (in_handler("raise ValueError('\\udc80')"), ["raised ValueError", r"\udc80"]),
     "sends text": (in_handler("console.send('a')"), ["raised ValueError", "one byte", "'a'"]),
 }  # fmt: skip
 
@@ -132,6 +136,19 @@ def test_the_file_finds_no_modules_of_its_neighbours(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
 
     assert check("first_exit", solution_of("01_virtual_machines/first_exit.py")).passed
+
+
+@pytest.mark.parametrize("name", [b"os.py", b"sys.py", b"l4lab.py", b"no\xff\xfetext", b"with space"])
+def test_a_solution_may_have_any_name(tmp_path: Path, name: bytes) -> None:
+    """Does a file pass that is called like a module of Python's or of ours, or like no text at all?"""
+    file = tmp_path / os.fsdecode(name)
+    file.write_text(
+        on_top("import dataclasses, os\n@dataclasses.dataclass\nclass Mine:\n    at: 'os.PathLike' = None\n")
+    )
+
+    assert check("first_exit", file).passed
+    file.write_text(in_handler("[][1]"))
+    assert "raised IndexError" in repr(check("first_exit", file))
 
 
 def test_a_file_that_is_not_there_is_told() -> None:

@@ -6,19 +6,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l4lab.errors import LabError
 from l4lab.kernel import events
+from l4lab.rig.counting import machines, recount
 from l4lab.rig.rig import Rig
 from l4lab.rig.trace import CHUNK, Trace
 from l4lab.user.guests import tinyos
+from l4lab.views import counters
 
 TYPED = b"help\r"
 INPUT_AT = 522_000_000  # cycles: the system waits at its prompt
 END = 560_000_000
+
+NOBODYS = 61  # an exit reason that no CPU has
 
 Watch = Callable[[Rig, int], None]
 
@@ -136,6 +141,29 @@ def test_a_full_trace_drops_the_oldest_and_says_how_many(tmp_path: Path) -> None
     assert (tmp_path / "bounded").stat().st_size < 80_000
     loaded = Trace.load(tmp_path / "bounded")
     assert (list(bounded), bounded.dropped) == (list(loaded), loaded.dropped)
+
+
+def anything(kind: type[events.Event]) -> st.SearchStrategy[events.Event]:
+    """Events of a kind with any values that their types allow."""
+    numbers = st.integers(-(1 << 63), (1 << 64) - 1)
+    of = {int: numbers, str: st.text(), bool: st.booleans(), tuple[int, ...]: st.lists(numbers).map(tuple)}
+    return st.builds(kind, **{field.name: of[field.type] for field in msgspec.structs.fields(kind)})
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_trace_tells_can_be_counted(tmp_path: Path, data: st.DataObject) -> None:
+    """Is a trace with any numbers in it refused in words, or counted, exit reasons that nobody has by their number?"""
+    kinds = (events.VmExit, events.KernelExit, events.VcpuCreated, events.VcpuDeleted, events.VtlbFill, events.Message)
+    trace = Trace()
+    for event in data.draw(st.lists(st.one_of(*map(anything, kinds)), max_size=8)):
+        trace.append(event)
+    trace.append(msgspec.structs.replace(data.draw(anything(events.VmExit)), reason=NOBODYS))
+    trace.save(tmp_path / "trace")
+    found = machines(recount(Trace.load(tmp_path / "trace")))
+
+    assert f"exit reason {NOBODYS}" in {name for machine in found for name in machine.total.exits}
+    assert counters.as_text(found)
 
 
 def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Two commands matter: `make lab` sets everything up and opens the lab; `make test` sets everything up and tests it.
+# `make check` is the quick part of `make test`.
 # All of Python goes into .venv, beside this file; the files .venv/.* say what has been done already.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4lab/kernel/*.py l4lab/machine/*.py \
     l4lab/user/l4.py l4lab/user/monitor/*.py)
 
-.PHONY: lab test test-env lint format clean
+.PHONY: lab test check test-env lint format clean
 .DELETE_ON_ERROR:
 
 lab: $(VENV)/.lab
@@ -19,6 +20,10 @@ lab: $(VENV)/.lab
 test: lint
 	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile tests
 	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+# What a contributor runs while at work: two to three minutes.
+check: lint
+	$(BIN)/python -m pytest -q --quick --numprocesses auto --dist loadfile tests
 
 test-env: $(VENV)/.test
 

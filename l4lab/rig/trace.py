@@ -114,7 +114,7 @@ class Trace:
             try:
                 if len(_DECODER.decode(packed)) != count:
                     raise ValueError("a chunk has the wrong number of events")
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise LabError(f"{path} is damaged at byte {at}: {error}. Record the trace again.") from error
             trace._keep(count, packed)
             at += 8 + size

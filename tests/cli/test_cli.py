@@ -74,6 +74,7 @@ def test_a_lab_error_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("l4lab: cannot obtain Linux: there is no apt-get")
 
 
+@pytest.mark.linux
 def test_guest_get_tells_where_it_is_and_how_to_boot_it() -> None:
     """Kernel, initrd and parameters are printed on stdout, where a script can read them."""
     linux = guest.get("linux")

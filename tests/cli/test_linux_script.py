@@ -16,6 +16,8 @@ import pytest
 from l4lab.cli.boot import PAGING
 from l4lab.guests import guest
 
+pytestmark = pytest.mark.linux
+
 PATIENCE = 300  # seconds; some twenty are needed
 
 FILES, FORKS, SLEEP = 40, 100, 3

@@ -21,6 +21,8 @@ from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.outcome import End
 from tests.user.monitor.realmode import END, SECTOR, boot_disk, on_the_lab, report
 
+pytestmark = pytest.mark.linux
+
 MIB = 1 << 20
 PATIENCE = 200.0  # seconds; most need a few
 SCREEN = 0xB8000

@@ -232,6 +232,8 @@ def _mappings(k: Kernel) -> None:
     require(len(trees) - roots == in_spaces, f"{len(trees) - roots} pages are in the trees, {in_spaces} in the spaces")
     require(set(k.mappings.spaces()) <= set(k.spaces), "a space that is gone has mappings")
     for space in k.spaces:
+        tables = space.tables
+        require(tables.tracks == (space.is_vm and not space.shadow_paging), f"{space} tracks what it need not, or not")
         mapped = {page.va: page for page in space.tables.entries() if page.va < space.user_limit}
         nodes = {} if space.is_sigma0 else {node.va: node for node in k.mappings.nodes(space)}
         for va, node in nodes.items():

@@ -22,11 +22,10 @@ from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.abi.message import IpcErrorCode
 from l4lab.abi.time import ZERO
-from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, PAGER, WORDS
 from l4lab.kernel import events
 from l4lab.kernel.events import Message
 from l4lab.kernel.ipc import strings
-from l4lab.abi.utcb import PAGER
 from l4lab.kernel.ipc.propagation import address, may_send_to, named_sender
 from l4lab.kernel.ipc.strings import SUSPENDED
 from l4lab.kernel.ipc.transfer import continue_items, transfer

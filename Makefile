@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4lab/kernel/*.py l4lab/machine/*.py \
     l4lab/user/l4.py l4lab/user/monitor/*.py)
 
-.PHONY: lab test test-env lint format clean
+.PHONY: lab test campaign test-env lint format clean
 .DELETE_ON_ERROR:
 
 lab: $(VENV)/.lab
@@ -19,6 +19,11 @@ lab: $(VENV)/.lab
 test: lint
 	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile tests
 	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+# The fuzzers with fresh seeds, on all processors: make campaign MINUTES=60
+MINUTES ?= 10
+campaign: $(VENV)/.test
+	$(BIN)/python -m tests.kernel.campaign --minutes $(MINUTES)
 
 test-env: $(VENV)/.test
 

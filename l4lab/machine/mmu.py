@@ -214,7 +214,7 @@ def host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
         offset = 0x3FFFFF
         if entry & P and not (entry & PS and pse):
             if set_ad:
-                memory.set_word(slot, entry | A)  # all the engine sets here: no A and D in the entry that maps the page
+                memory.set_word(slot, entry | A)  # it sets no A and D in the entry that maps the page
             slot = (entry >> 12 << 10) + (address >> 12 & 0x3FF)
             entry = memory.u32[slot]
             offset = 0xFFF

@@ -14,6 +14,7 @@ Rounds are played by processes of their own, since what breaks may be the proces
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import selectors
@@ -210,10 +211,8 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 30)
     campaign = Campaign(arguments.kinds, seed, arguments.jobs)
     print(f"{', '.join(arguments.kinds)}: seeds from {seed} on, {arguments.jobs} at a time", flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         campaign.run(arguments.minutes)
-    except KeyboardInterrupt:
-        pass
     print(campaign)
     print(f"seeds {seed} to {campaign.seed - 1}; {len(campaign.failures)} new in {SEEDS.name}")
     return 1 if campaign.failures else 0

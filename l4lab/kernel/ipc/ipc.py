@@ -122,10 +122,11 @@ def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
         _leave_queue(sender)
         if not deliver(k, sender, receiver):
             return
-        receiver, (from_, timeout) = sender, _sent(sender)
+        receiver = sender
+        from_, timeout = _sent(receiver)
         if not from_:
-            _done(sender)
-            k.go_first(sender)
+            _done(receiver)
+            k.go_first(receiver)
             return
     if timeout == ZERO:
         fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)

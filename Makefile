@@ -7,10 +7,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What is compiled at installation, with the file that says so.
-SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4lab/kernel/*.py l4lab/machine/*.py \
+SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4lab/kernel/*.py l4lab/kernel/*/*.py \
+    l4lab/machine/*.py \
     l4lab/user/l4.py l4lab/user/monitor/*.py)
 
-.PHONY: lab test check test-env lint format clean
+.PHONY: lab test check campaign test-env lint format clean
 .DELETE_ON_ERROR:
 
 lab: $(VENV)/.lab
@@ -24,6 +25,11 @@ test: lint
 # What a contributor runs while at work: two to three minutes.
 check: lint
 	$(BIN)/python -m pytest -q --quick --numprocesses auto --dist loadfile tests
+
+# The fuzzers with fresh seeds, on all processors: make campaign MINUTES=60
+MINUTES ?= 10
+campaign: $(VENV)/.test
+	$(BIN)/python -m tests.kernel.campaign --minutes $(MINUTES)
 
 test-env: $(VENV)/.test
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from l4lab.abi import utcb as u
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.errors import KernelPanic
+from l4lab.kernel.ipc import ipc
+from l4lab.kernel.ipc.propagation import may_send_to
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
-from l4lab.kernel.objects.waits import OWN_IPC, START
+from l4lab.kernel.objects.waits import CONSOLE, OWN_IPC, START
 from l4lab.machine.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -31,9 +33,11 @@ def check(k: Kernel, honest: bool = False) -> None:
         _thread(k, thread)
         _state(k, thread)
         _partners(k, thread)
+        _meeting(k, thread)
         _utcb(k, thread)
     _spaces(k)
     _interrupts(k)
+    _devices(k)
     _ready(k)
     _timers(k)
     _mappings(k)
@@ -126,6 +130,17 @@ def _partners(k: Kernel, thread: Tcb) -> None:
         require(k.find(thread.wait_for, None), f"{thread!r} waits for {thread.wait_for:#x}, who is gone")
 
 
+def _meeting(k: Kernel, thread: Tcb) -> None:
+    """Nobody waits to receive while a sender that it accepts is queued, and no message is about to leave a space that
+    has a redirector, but to there; once all is settled."""
+    if thread.state is S.WAITING and not k.unsettled:
+        for sender in thread.senders:
+            require(not ipc.accepts(thread, sender), f"{thread!r} and {sender!r} wait for each other")
+    if thread.send_to is not None and thread.outgoing is None:
+        allowed = may_send_to(k, thread, thread.send_to)
+        require(allowed, f"{thread!r} sends to {thread.send_to!r}, past its space's redirector")
+
+
 def _utcb(k: Kernel, thread: Tcb) -> None:
     """The UTCB lies where the space has it. What is in it the program may write: nothing holds of that."""
     if thread.utcb is None:
@@ -169,6 +184,16 @@ def _interrupts(k: Kernel) -> None:
         require((thread.wait is OWN_IPC) == (thread.state is S.HALTED), f"{thread!r} is silent in the midst of a call")
 
 
+def _devices(k: Kernel) -> None:
+    """The kernel looks at the devices in time: before the next of them does something that somebody listens for, and at
+    once if there is a character that somebody waits for. So an idle machine has no such deadline."""
+    deadline = k.machine.device_deadline(k.lines.listens)
+    require(deadline is None or k.next_look <= deadline, f"a device acts at {deadline}, and nobody looks")
+    waiting = [thread for thread in k.threads.values() if thread.wait is CONSOLE]
+    require(all(thread in k.readers for thread in waiting), f"nobody remembers that {waiting} wait for the console")
+    require(not waiting or not k.machine.uart.fifo or not k.next_look, f"{waiting} wait for a character that is there")
+
+
 def _ready(k: Kernel) -> None:
     """Who can run is the current thread, or the next one, or stands in one ready queue, once."""
     ready = k.sched.ready()
@@ -207,6 +232,8 @@ def _mappings(k: Kernel) -> None:
     require(len(trees) - roots == in_spaces, f"{len(trees) - roots} pages are in the trees, {in_spaces} in the spaces")
     require(set(k.mappings.spaces()) <= set(k.spaces), "a space that is gone has mappings")
     for space in k.spaces:
+        tables = space.tables
+        require(tables.tracks == (space.is_vm and not space.shadow_paging), f"{space} tracks what it need not, or not")
         mapped = {page.va: page for page in space.tables.entries() if page.va < space.user_limit}
         nodes = {} if space.is_sigma0 else {node.va: node for node in k.mappings.nodes(space)}
         for va, node in nodes.items():

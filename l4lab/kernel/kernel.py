@@ -99,8 +99,8 @@ class Kernel(State):
             return "enough"
         if now >= self._device_deadline:
             self._look_at_devices()
-        while self._transfers:
-            ipc.continue_transfer(self, self._transfers.popleft())
+        while self.unsettled:
+            ipc.go_on(self, self.unsettled.popleft())
             now = self.now = self.clock.cycles
         while (timer := self.sched.next_timer()) <= now:
             ipc.expire(self, self.sched.expire())
@@ -243,9 +243,10 @@ class Kernel(State):
     def input_arrived(self) -> None:
         """Bytes came from outside: whoever waits for them in the kernel may go on."""
         self.look_at_devices()
-        debugtraps.input_arrived(self)
 
     def _look_at_devices(self) -> None:
         self.machine.advance_devices()
         interrupts.deliver(self)
+        if self.readers:
+            debugtraps.wake_readers(self)
         self._device_deadline = self.machine.device_deadline(self.lines.listens) or NEVER_ENDS

@@ -88,6 +88,7 @@ class State:
         self.entries = 0  # kernel entries so far
         self.stop_requested = False  # from outside, also from a signal handler: come back at the next kernel entry
         self.halts = 0  # threads halted so far: whoever waits for an end need not look before this moves
+        self.readers: list[Tcb] = []  # who waits for a character from the console, or did so a moment ago
         self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
         self._horizon = 0  # the cycle at which to look around again; 0: before anybody runs
         self._device_deadline = 0  # when to look at the devices again
@@ -95,7 +96,7 @@ class State:
         self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
         self._favour = 0  # that priority
         self._utcb_slot = self.area.slot_frame >> 2
-        self._transfers: deque[Copy] = deque()  # messages with strings that can go on
+        self.unsettled: deque[Tcb | Copy] = deque()  # see `settle`
         self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
         self.after: list[Next] = []  # by a wait's number: what happens when it ends (`calls/answers.py` fills it)
 
@@ -193,9 +194,10 @@ class State:
 
     # -- time ------------------------------------------------------------------------------------------------------
 
-    def continue_later(self, copy: Copy) -> None:
-        """A pager has answered in the midst of a message: copy on before anybody runs."""
-        self._transfers.append(copy)
+    def settle(self, unsettled: Tcb | Copy) -> None:
+        """Before anybody runs: a pager has answered in the midst of a message, which goes on; or what a blocked thread
+        waits for, or is called, has changed, so that it may meet somebody. Later, for an IPC is in progress now."""
+        self.unsettled.append(unsettled)
         self._horizon = 0
 
     def wake_at(self, cycle: int, thread: Sleeper) -> None:
@@ -230,5 +232,13 @@ class State:
         self.look_at_devices()
 
     def look_at_devices(self) -> None:
-        """A port was touched, or bytes came from outside: look at the devices before anybody runs."""
+        """A device may do something else next than it would have done: look at the devices before anybody runs.
+
+        Who has to say so: whoever touches a port or a device, brings input from outside, or listens to another line.
+        """
         self._device_deadline = self._horizon = 0
+
+    @property
+    def next_look(self) -> int:
+        """The cycle at which the kernel looks at the devices again."""
+        return self._device_deadline

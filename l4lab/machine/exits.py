@@ -37,7 +37,7 @@ from l4lab.machine.mmu import NestedPageFault, PageFault
 from l4lab.machine.portexits import PortExits
 from l4lab.machine.ring0 import RingZero
 from l4lab.machine.vmcs import CR0_PE, Vmcs
-from l4lab.machine.vtx import HARDWARE_EXCEPTION, MOV_DR_EXITING, RDTSC_EXITING, SOFTWARE_EXCEPTION
+from l4lab.machine.vtx import EPT_READ, EPT_WRITE, HARDWARE_EXCEPTION, MOV_DR_EXITING, RDTSC_EXITING, SOFTWARE_EXCEPTION
 
 _SIMPLE: Final = {
     svm.RDPMC: ExitReason.RDPMC,
@@ -97,8 +97,11 @@ class Exits:
         if code == svm.NESTED_FAULT:
             vmcs.guest_physical = self._u32[vmcs.block + svm.B_EXIT_INFO_2 >> 2]
             error = self._engine.info[e.INFO_ERROR_CODE]
-            is_write = error & 2 or (not error & 16 and self._view.instruction(vmcs).modifies)
-            vmcs.exit_qualification = 2 if is_write else 1
+            if error & 2:
+                vmcs.exit_qualification = EPT_WRITE
+            else:  # an instruction that reads what it is going to write says so
+                modifies = not error & 16 and self._view.instruction(vmcs).modifies
+                vmcs.exit_qualification = EPT_READ | EPT_WRITE if modifies else EPT_READ
             return ExitReason.EPT_VIOLATION
         if svm.EXCEPTION <= code < svm.EXCEPTION + 32:
             return self._exception(vmcs, code - svm.EXCEPTION)

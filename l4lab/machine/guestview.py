@@ -14,7 +14,7 @@ from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
 from l4lab.machine.engine import Engine
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import READ, NestedPageFault, PageFault, walk, walk_nested
+from l4lab.machine.mmu import READ, NestedPageFault, PageFault, host_walk, walk_nested
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE, Vmcs
 
 _HFLAGS, _CODE_IS_32_BITS_WIDE = e.ENV_HFLAGS >> 2, 1 << 4
@@ -35,7 +35,7 @@ class GuestView:
         nested = vmcs.state[e.ENV_NESTED_CR3 >> 2]  # under shadow paging too: it leads to the same memory
         cr0 = vmcs.control_register(0)
         if not cr0 & CR0_PG:
-            return walk(self._memory, nested, linear, access | 4, set_ad=False)
+            return host_walk(self._memory, nested, True, False)(linear, access, False)
         return walk_nested(
             self._memory,
             nested,

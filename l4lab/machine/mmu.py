@@ -29,6 +29,11 @@ A = 1 << 5  # accessed: set by the walker
 D = 1 << 6  # dirty: set by the walker at the first write; in the entry that maps the page only
 PS = 1 << 7  # page size: this PDE maps 4 MB itself
 G = 1 << 8  # global: survives a load of CR3
+# The engine's walk of a second level sets neither A nor D in the entry that maps a page. So such entries are *tracked*:
+# they allow nothing until the page is used and no store until there is one; the exit then sets A, or A and D. US and RW
+# say for the CPU what A and D say for everybody, and two bits that the CPU leaves to software say the rest.
+TRACKED = 1 << 10
+WRITABLE = 1 << 9  # what RW says elsewhere
 FLAG_NAMES = {P: "P", RW: "RW", US: "US", PWT: "PWT", PCD: "PCD", A: "A", D: "D", PS: "PS", G: "G"}
 
 FRAME = 0xFFFFF000  # bits of an entry, or of CR3, that give the address of a 4 KB frame
@@ -46,6 +51,13 @@ PROTECTION = 1 << 0  # error code only: there was a mapping, it forbade the acce
 WRITE = 1 << 1
 USER = 1 << 2  # from ring 3
 RESERVED = 1 << 3  # error code only: a reserved bit was set in an entry
+
+
+def used(entry: int, write: bool) -> int:
+    """A tracked entry after such an access: open for it from now on. As it was, if it forbids the access."""
+    if not write:
+        return entry | A | US
+    return entry | A | US | D | RW if entry & WRITABLE else entry
 
 
 class PageFault(Exception):
@@ -198,9 +210,20 @@ def host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
     def translate(address: int, access: int, of_table: bool) -> int:
         address &= 0xFFFFFFFF  # a guest's page of 4 MB may lie beyond (PSE-36); the engine looks at 32 bits
         slot = (ncr3 >> 12 << 10) + (address >> 22)
-        pde = memory.u32[slot]
-        if set_ad and pde & P and not (pde & PS and pse):
-            memory.set_word(slot, pde | A)  # all the engine sets here: no A and D in the entry that maps the page
+        entry = memory.u32[slot]
+        offset = 0x3FFFFF
+        if entry & P and not (entry & PS and pse):
+            if set_ad:
+                memory.set_word(slot, entry | A)  # it sets no A and D in the entry that maps the page
+            slot = (entry >> 12 << 10) + (address >> 12 & 0x3FF)
+            entry = memory.u32[slot]
+            offset = 0xFFF
+        if entry & TRACKED:
+            if access & WRITE and not entry & WRITABLE:
+                raise NestedPageFault(address, WRITE | USER | PROTECTION, of_table)
+            if set_ad:
+                memory.set_word(slot, used(entry, bool(access & WRITE)))
+            return entry & FRAME & ~offset | address & offset
         try:
             return walk(memory, ncr3, address, access & WRITE | USER, pse=pse, set_ad=False)
         except PageFault as fault:

@@ -20,11 +20,14 @@ from l4lab.machine.mmu import (
     PAGE_LOG2,
     PS,
     RW,
+    TRACKED,
     US,
+    WRITABLE,
     A,
     D,
     G,
     P,
+    used,
 )
 
 EMPTY_TABLE = bytes(PAGE_SIZE)
@@ -48,6 +51,7 @@ class PageTables:
 
     `generation` counts the changes after which the TLB may hold too much: an entry removed, reduced or replaced, or
     its A or D bit cleared. Who runs on these tables flushes when the number differs from the one last seen.
+    With `tracks` they are the second level of nested paging, whose entries open as they are used (see `mmu.TRACKED`).
     """
 
     def __init__(self, memory: Memory, allocate: Callable[[], int], free: Callable[[int], None]) -> None:
@@ -56,6 +60,7 @@ class PageTables:
         self._free = free
         self.cr3 = allocate()
         self.generation = 0
+        self.tracks = False
 
     def __repr__(self) -> str:
         return f"PageTables(cr3={self.cr3:#x})"
@@ -84,7 +89,10 @@ class PageTables:
         first, since only the caller knows who else has to hear of it."""
         assert log2 in (PAGE_LOG2, LARGE_LOG2), f"no page has size 2^{log2}"
         assert not (va | pa) & (1 << log2) - 1, f"{va:#x} -> {pa:#x} is not aligned to 2^{log2}"
-        entry = pa | P | (RW if writable else 0) | (US if user else 0) | (G if global_ else 0)
+        if self.tracks:
+            entry = pa | P | TRACKED | (WRITABLE if writable else 0)
+        else:
+            entry = pa | P | (RW if writable else 0) | (US if user else 0) | (G if global_ else 0)
         u32 = self._memory.u32
         slot, found = self._slot(va)
         if u32[slot] & P and found != log2:
@@ -107,7 +115,30 @@ class PageTables:
         entry = self._memory.u32[slot]
         if entry & RW and not writable:
             self.generation += 1
+        if entry & TRACKED:
+            entry = entry | WRITABLE if writable else entry & ~WRITABLE
+            writable = writable and bool(entry & D)
         self._memory.set_word(slot, entry | RW if writable else entry & ~RW)
+
+    def track(self) -> None:
+        """From now on, and for what is mapped already, these are the tables of a second level."""
+        self.tracks = True
+        u32 = self._memory.u32
+        for page in list(self.entries()):
+            slot = self._present(page.va)
+            entry = u32[slot] & ~(US | RW) | TRACKED | (WRITABLE if page.writable else 0)
+            self._memory.set_word(slot, used(entry, page.dirty) if page.accessed else entry)
+        self.generation += 1
+
+    def touch(self, va: int, write: bool) -> bool:
+        """The CPU may not access the page at `va`: if it may but for tracking, note the access. Is it open now?"""
+        slot, _ = self._slot(va)
+        entry = self._memory.u32[slot]
+        if not entry & P or not entry & TRACKED:
+            return False
+        after = used(entry, write)
+        self._memory.set_word(slot, after)
+        return after != entry
 
     def unmap(self, va: int, log2: int) -> int:
         """Take out the page of size `log2` at `va`; a table that held nothing else is freed. Its A and D bits."""
@@ -135,7 +166,7 @@ class PageTables:
         slot = self._present(va)
         entry = self._memory.u32[slot]
         if entry & (A | D):
-            self._memory.set_word(slot, entry & ~(A | D))
+            self._memory.set_word(slot, entry & ~(A | D | US | RW if entry & TRACKED else A | D))
             self.generation += 1  # the TLB would go on without telling
         return entry & (A | D)
 
@@ -170,4 +201,6 @@ def _mapping(va: int, entry: int, log2: int) -> Mapping | None:
     if not entry & P:
         return None
     frame = entry & (FRAME if log2 == PAGE_LOG2 else LARGE_FRAME)
-    return Mapping(va, frame, log2, bool(entry & RW), bool(entry & US), bool(entry & A), bool(entry & D))
+    tracked = entry & TRACKED
+    writable, user = entry & (WRITABLE if tracked else RW), entry & (TRACKED | US)
+    return Mapping(va, frame, log2, bool(writable), bool(user), bool(entry & A), bool(entry & D))

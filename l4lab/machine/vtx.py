@@ -28,6 +28,9 @@ HALTED: Final = int(ActivityState.HLT)
 SHUTDOWN: Final = int(ActivityState.SHUTDOWN)
 WAIT_FOR_SIPI: Final = int(ActivityState.WAIT_FOR_SIPI)
 
+EPT_READ: Final = 1  # of an EPT violation's qualification: what was tried
+EPT_WRITE: Final = 2
+
 WINDOW: Final = int(CpuControls.INTERRUPT_WINDOW_EXITING)
 TSC_OFFSETTING: Final = int(CpuControls.USE_TSC_OFFSET)
 HLT_EXITING: Final = int(CpuControls.HLT_EXITING)

@@ -4,8 +4,8 @@
 A *round* is one system, made from a seed: a nurse (the root task) that pages for everybody and starts anew whoever is
 stuck, two innocents that call each other, and attackers in several spaces, one of them a virtual machine. With
 `privileged`, some attack from the root task's own space. What is claimed: no exception leaves the kernel, and its
-invariants hold. `test_fuzz.py` plays a few rounds; more are played by `python -m tests.kernel.fuzz CALLS [SEED]`, which
-prints the seed and the number of kernel entries at which something broke.
+invariants hold. `test_fuzz.py` plays a few rounds; `campaign.py` plays more, and `python -m tests.kernel.fuzz CALLS
+[SEED]` some of one's choice, and prints the seed and the number of kernel entries at which something broke.
 """
 
 from __future__ import annotations
@@ -37,6 +37,22 @@ INNOCENT_PRIORITY = 120  # above the attackers', who may not raise their own
 SHORT_SLICE = period(20) << 16 | NEVER
 FEW_FRAMES = 420 << 10  # bytes of kernel memory in a round in which frames run out
 SPACES, HOSTED, NATIVE, VCPUS = 3, 6, 3, 2
+DEVICES = (
+    0x20,
+    0x21,
+    0xA0,
+    0xA1,
+    0x4D0,
+    0x4D1,
+    0x40,
+    0x42,
+    0x43,
+    0x60,
+    0x64,
+    0x70,
+    0x71,
+    *range(0x3F8, 0x400),
+)  # ports
 VM = 1 << 30
 _MR = u.MR0_FROM_LOCATION // 4
 _BR0 = _MR + u.BR0 // 4
@@ -81,13 +97,17 @@ class Words:
             case 0:
                 return int(COMPLETE_ADDRESS_SPACE) | self.rng.randrange(8)
             case 1:
-                port, log2 = self.rng.randrange(1 << 16), self.rng.randrange(17)
+                port, log2 = self.port(), self.rng.randrange(17)
                 return int(IoFpage.at(port & -(1 << log2), log2)) | self.rng.randrange(8)
             case 2:
                 return self.rng.getrandbits(32)
             case _:
                 log2 = self.rng.choice((12, 12, 12, 13, 16, 20, 22, 22, 23, 31))
                 return self.address() >> log2 << log2 & 0xFFFF_FC00 | log2 << 4 | self.rng.randrange(8)
+
+    def port(self) -> int:
+        """A port that can be read four bytes wide; of a device more often than not."""
+        return self.rng.choice(DEVICES) if self.rng.random() < 0.7 else self.rng.randrange((1 << 16) - 3)
 
     def time(self) -> int:
         choices = (ZERO, ZERO, period(1), period(50), period(400), NEVER, self.rng.getrandbits(16))
@@ -377,9 +397,9 @@ class Round:
                     cpu.store(self.words.address(), rng.randbytes(rng.choice((1, 4, 64))))
                 case 2:
                     size = rng.choice((1, 2, 4))
-                    cpu.port_in(rng.randrange((1 << 16) - 3), size)
+                    cpu.port_in(self.words.port(), size)
                 case 3:
-                    cpu.port_out(rng.randrange((1 << 16) - 3), rng.choice((1, 2, 4)), rng.getrandbits(8))
+                    cpu.port_out(self.words.port(), rng.choice((1, 1, 1, 2, 4)), rng.getrandbits(8))
                 case 4:
                     wanted = self.words.fpage()
                     cpu.registers[EAX] = cpu.registers[EDX] = SIGMA0

@@ -187,3 +187,23 @@ def test_nobody_can_send_to_a_reader() -> None:
     system.run()
 
     assert [ord("a")] == system.words(DATA)
+
+
+def test_a_reader_hears_of_bytes_that_were_held_up_in_the_port() -> None:
+    """A byte arrives while a driver has the port in loopback, so that nobody can read it. Does it reach the thread that
+    waits for one when the driver lets go, although nothing comes from outside then?"""
+
+    def root(r: Root) -> None:
+        r.native(f"{READ_BLOCKING} mov [{DATA}], eax\n ud2", priority=200)
+        r.ports(0x3F8, 3)
+        r.port_out(0x3FC, 1, 0x10)
+        r.sleep(2000)
+        r.port_out(0x3FC, 1, 0)
+        r.sleep(2000)
+
+    system = System(root)
+    system.run(1_000_000)
+    type_(system, b"x")
+    system.run(10_000_000)
+
+    assert [ord("x")] == system.words(DATA)

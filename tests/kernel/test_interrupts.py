@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 
 import pytest
@@ -12,7 +13,7 @@ from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.ids import NIL_THREAD, SIGMA0, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import Acceptor, Message
 from l4lab.abi.protocols import INTERRUPT, any_page, sigma0_granted, sigma0_request
-from l4lab.abi.time import period
+from l4lab.abi.time import ZERO, period
 from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY
 from l4lab.testing import MEMORY, Root, System
@@ -193,3 +194,48 @@ def test_sigma0_gives_a_page_to_the_first_who_asks(kind: str) -> None:
     assert 0x1234 == system.machine.memory.u32[page.base >> 2]
     assert [NILPAGE, NILPAGE] == got[:2]
     assert got[2] not in (NILPAGE, page.base)
+
+
+def test_who_has_the_controllers_ports_cannot_break_the_kernel() -> None:
+    """A program opens at the controller a line that the kernel has masked, while its handler has not answered yet. Is
+    that no interrupt, and does the next one come when the handler has answered?"""
+    heard: list[str] = []
+
+    def root(r: Root) -> None:
+        r.ports(0x20, 1)
+        r.ports(0x40, 2)
+        r.thread_control(interrupt_id(0), interrupt_id(0), pager=r.my_id)
+        for port, value in ((0x43, 0x34), (0x40, 0xA0), (0x40, 0x20)):  # a timer of 143 Hz
+            r.port_out(port, 1, value)
+        r.receive(interrupt_id(0))
+        for _ in range(10):
+            r.port_out(0x21, 1, 0)
+            r.sleep(5000)
+        with pytest.raises(IpcFailed):
+            r.receive(interrupt_id(0), ZERO)
+        r.call(interrupt_id(0), [0])
+        heard.append("again")
+
+    system = System(root)
+    system.run(1_000_000_000)
+
+    assert ["again"] == heard
+    assert len(system.trace.of(events.Interrupt)) == 2
+
+
+def test_a_periodic_timer_is_heard_for_ever() -> None:
+    """Does a driver that only answers, and touches no port any more, hear of each period of the timer?"""
+    heard: list[int] = []
+
+    def root(r: Root) -> None:
+        r.ports(0x40, 2)
+        r.thread_control(interrupt_id(0), interrupt_id(0), pager=r.my_id)
+        for port, value in ((0x43, 0x34), (0x40, 0xA0), (0x40, 0x20)):
+            r.port_out(port, 1, value)
+        r.receive(interrupt_id(0))
+        for _ in range(6):
+            r.call(interrupt_id(0), [0])
+            heard.append(r.time_stamp())
+
+    assert System(root).run(1_000_000_000) == "idle"
+    assert {7} == {round((after - before) / 1_000_000) for before, after in itertools.pairwise(heard)}

@@ -16,6 +16,7 @@ from l4lab.kernel import invariants
 from l4lab.kernel.kernel import Kernel
 from l4lab.kernel.memory.mappingtree import Node
 from l4lab.kernel.objects.thread import Tcb, ThreadState
+from l4lab.kernel.objects.waits import CONSOLE
 from l4lab.testing import Root, System
 from l4lab.user.l4 import L4
 
@@ -122,6 +123,36 @@ def give_ports(k: Kernel) -> None:
     thread(k, RECEIVER).space.ports[0x60] = thread(k, SENDER).space
 
 
+def pass_each_other_by(k: Kernel) -> None:
+    """The sender's receiver has a name for it that it accepts, and nobody looks."""
+    receiver = thread(k, RECEIVER)
+    assert thread(k, SENDER) in receiver.senders
+    receiver.wait_for = int(SENDER)
+
+
+def escape(k: Kernel) -> None:
+    thread(k, SENDER).space.redirector = SPINNER
+    thread(k, RECEIVER).space.privileged = False
+
+
+def miss_the_timer(k: Kernel) -> None:
+    """The handler's line is opened, and nobody looks when its device will act."""
+    k.machine.pit.write(0x43, 1, 0x34)
+    k.machine.pit.write(0x40, 1, 1)
+    k.machine.pit.write(0x40, 1, 1)
+    k.lines.handlers[0] = ROOT_TASK
+    k.lines.masked &= ~1
+
+
+def overhear(k: Kernel) -> None:
+    """A character has arrived, and who waits for it is not told."""
+    k.machine.uart.receive(b"x")
+    spinner = thread(k, SPINNER)
+    k.sched.remove(spinner)
+    spinner.state, spinner.wait, spinner.wait_for = ThreadState.WAITING, CONSOLE, NIL_THREAD
+    k.current = None
+
+
 BREAKAGES: list[tuple[Callable[[Kernel], None], str]] = [
     (move, "does not list"),
     (derive_twice, "is another's|derived twice|other memory"),
@@ -139,6 +170,10 @@ BREAKAGES: list[tuple[Callable[[Kernel], None], str]] = [
     (raise_line, "interrupt thread|places"),
     (wait_for_nobody, "waits for"),
     (give_ports, "from"),
+    (pass_each_other_by, "wait for each other"),
+    (escape, "past its space's redirector"),
+    (miss_the_timer, "nobody looks"),
+    (overhear, "nobody remembers"),
 ]
 
 

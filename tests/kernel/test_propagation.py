@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
 from l4lab.abi import utcb as u
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id
 from l4lab.abi.time import period
+from l4lab.kernel.boot import KIP_AREA, UTCB_AREA
 from l4lab.testing import Root, run
 from l4lab.user.l4 import L4, IpcFailed, Received
 
@@ -154,3 +156,92 @@ def test_a_call_is_answered_by_who_speaks_for_the_partner() -> None:
     run(main, 20_000_000)
 
     assert [(WORKER, 7)] == [(received.sender, received.label) for received in got]
+
+
+def confined(change: Callable[[Root, ThreadId, ThreadId], None]) -> list[object]:
+    """An inmate of a space with a redirector sends to somebody outside three times: before a change, while it happens,
+    and afterwards. What the inmate, its guard and the one outside got."""
+    log: list[object] = []
+
+    def main(r: Root) -> None:
+        prison, guards, inmate, outside = r.space(), r.space(), r.new_id(), r.new_id()
+
+        def listen(name: str) -> Callable[[L4], None]:
+            def once(l4: L4) -> None:
+                l4.wait()
+                log.append(name)
+                l4.sleep(10**6)
+
+            return once
+
+        guard = r.hosted(listen("guard"), guards, 200)
+        r.hosted(listen("outside"), id_=outside, priority=200)
+        r.space_control(prison, 0, KIP_AREA, UTCB_AREA, guard)
+
+        def main_of_inmate(l4: L4) -> None:
+            for timeout in (period(10), period(10_000), period(10)):
+                try:
+                    l4.send(outside, [1, 7], timeout)
+                    log.append("sent")
+                except IpcFailed as failed:
+                    log.append(failed.error.code.name)
+
+        r.hosted(main_of_inmate, prison, 150, id_=inmate)
+        r.sleep(2000)
+        change(r, guard, prison)
+        r.sleep(20_000)
+
+    run(main)
+    return log
+
+
+def delete_guard(r: Root, guard: ThreadId, prison: ThreadId) -> None:
+    r.thread_control(guard, NIL_THREAD)
+
+
+def rename_guard(r: Root, guard: ThreadId, prison: ThreadId) -> None:
+    r.thread_control(global_id(guard.thread_no, 5), guard)
+
+
+@pytest.mark.parametrize("change", [delete_guard, rename_guard])
+def test_a_space_without_its_redirector_stays_confined(change: Callable[[Root, ThreadId, ThreadId], None]) -> None:
+    """When the redirector is deleted or has another name, do messages that would leave the space fail from then on,
+    and does one that waits for the redirector fail too?"""
+    assert ["guard", "sent", "NO_PARTNER", "NO_PARTNER"] == confined(change)
+
+
+def test_a_space_is_free_when_its_redirector_is_taken_back() -> None:
+    """After SpaceControl with anythread, does a message reach whoever it is for?"""
+
+    def release(r: Root, guard: ThreadId, prison: ThreadId) -> None:
+        r.space_control(prison, 0, KIP_AREA, UTCB_AREA, ANY_THREAD)
+
+    assert ["guard", "sent", "TIMEOUT", "outside", "sent"] == confined(release)
+
+
+def test_a_message_that_is_on_its_way_out_is_cancelled_when_its_space_is_confined() -> None:
+    """Somebody has sent to outside and waits. When his space gets a redirector, is that message never received?"""
+    log: list[object] = []
+
+    def main(r: Root) -> None:
+        space, outside = r.space(), r.new_id()
+
+        def send(l4: L4) -> None:
+            with pytest.raises(IpcFailed, match="cancelled"):
+                l4.send(outside, [1, 7])
+            log.append("cancelled")
+
+        def receive(l4: L4) -> None:
+            l4.sleep(2000)
+            with pytest.raises(IpcFailed, match="timeout"):
+                l4.wait(period(1000))
+            log.append("heard nothing")
+
+        r.hosted(receive, r.space(), id_=outside)
+        r.hosted(send, space)
+        r.sleep(1000)
+        r.space_control(space, 0, KIP_AREA, UTCB_AREA, r.my_id)
+        r.sleep(5000)
+
+    run(main)
+    assert ["cancelled", "heard nothing"] == log

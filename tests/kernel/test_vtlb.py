@@ -3,13 +3,16 @@
 
 A guest carries out a script: it writes entries of its page tables, loads CR3, CR0 and INVLPG, and loads and stores
 through its tables from ring 0 and ring 3; now and then its monitor takes a page of its memory away. What it reads, the
-faults it takes, and its memory at the end, accessed and dirty bits included, must be the same under both.
+faults it takes, and its memory at the end, accessed and dirty bits included, must be the same under both; and what
+Unmap tells the monitor of the guest's data: used, written to, or neither. (Of pages that hold page tables a CPU with
+nested paging says that they were written to whenever it read them: SDM vol. 3, "Accessed and Dirty Flags for EPT".)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +49,7 @@ TABLES = 0x12000, 0x13000, 0x14000
 DATA = 0x40000  # PAGES of them, each with its number in all bytes
 PAGES = 4
 SCRIPT, LOG, TSS = 0x20000, 0x28000, 0xA000
-END, WRITE, CR3, INVLPG, LOAD, STORE, USER_LOAD, USER_STORE, CR0, TAKE = range(10)
+END, WRITE, CR3, INVLPG, LOAD, STORE, USER_LOAD, USER_STORE, CR0, TAKE, ASK = range(11)
 CR0_ON = 0x8000_0011
 WP = 1 << 16
 
@@ -109,6 +112,9 @@ cr0_:   mov     cr0, ebx
 take:   mov     eax, ebx
         out     0x80, eax
         jmp     next
+ask:    mov     eax, ebx
+        out     0x81, eax
+        jmp     next
 fault:  mov     eax, cr2
         stosd
         pop     eax
@@ -116,7 +122,7 @@ fault:  mov     eax, cr2
         stosd
         jmp     next
         .align 4
-table:  .long   end, write, cr3_, inv, load, store, uload, ustore, cr0_, take
+table:  .long   end, write, cr3_, inv, load, store, uload, ustore, cr0_, take, ask
 """
 PROGRAM = assemble(GUEST_CODE, CODE)
 
@@ -131,6 +137,7 @@ class Seen:
     tables: bytes = b""
     data: bytes = b""
     taken: list[tuple[int, int]] = field(default_factory=list)  # page faults at the monitor: label, address
+    used: list[tuple[int, int]] = field(default_factory=list)  # what Unmap said of a page of data: page, status
     fills: int = 0
 
 
@@ -178,7 +185,11 @@ def play(paging: str, setup: list[Operation], script: list[Operation]) -> Seen:
             elif received.label & 8:
                 deliver_again(received, message)
             elif reason_of(received.label) is ExitReason.IO_INSTRUCTION:
-                r.unmap(Fpage.at(GUEST + (registers[9] & -PAGE), 12, Rights(7)))
+                page = registers[9] & -PAGE
+                rights = Rights(7 if received.untyped[0] >> 16 == 0x80 else 0)
+                (status,) = r.unmap(Fpage.at(GUEST + page, 12, rights))
+                if DATA <= page < DATA + PAGES * PAGE:
+                    seen.used.append((page, int(status.rights)))
                 message.append_registers(ItemId.GPREGS, {EIP: registers[EIP] + received.untyped[1]})
             else:
                 break
@@ -228,6 +239,7 @@ steps = st.one_of(
     accesses,
     st.sampled_from([[(CR0, CR0_ON, 0)], [(CR0, CR0_ON | WP, 0)]]),
     st.builds(lambda page: [(TAKE, page, 0)], st.sampled_from([*TABLES, *(n << 12 for n in NUMBERS)])),
+    st.builds(lambda n: [(ASK, n << 12, 0)], st.sampled_from(NUMBERS)),
 )  # fmt: skip
 scripts = st.lists(steps, max_size=40).map(lambda parts: [operation for part in parts for operation in part])
 
@@ -241,6 +253,7 @@ def test_shadow_tables_are_as_if_the_cpu_walked_the_guests(setup: list[Operation
     assert nested.log == shadow.log
     assert nested.data == shadow.data
     assert nested.tables == shadow.tables
+    assert nested.used == shadow.used
 
 
 MAPPED = [(WRITE, DIRECTORIES[0] + 4, TABLES[0] | 7), (WRITE, DIRECTORIES[1] + 4, TABLES[1] | 7)] + [
@@ -265,3 +278,35 @@ def test_when_frames_run_out_the_guest_goes_on() -> None:
 
     assert nested.log == shadow.log
     assert nested.tables == shadow.tables
+
+
+@pytest.mark.parametrize("paging", VM_SPACE)
+def test_unmap_tells_what_a_guest_did_with_its_memory_since_last_asked(paging: str) -> None:
+    """Does the monitor hear of a page that its guest has read, written, read and then written, or left alone, and of
+    each once, until the guest does it again?"""
+    pages = [number << 12 for number in NUMBERS]
+    read, written, both, alone = (1 << 22 | page for page in pages)
+    setup = [(WRITE, DIRECTORIES[0] + 4, P | RW | US | PS)]
+    uses = [(LOAD, read, 0), (STORE, written, 1), (LOAD, both, 0), (STORE, both, 1)]
+    asked = [(ASK, page, 0) for page in pages]
+    script = [(LOAD, alone, 0), *asked, *asked, *uses, *asked, *asked, (STORE, read, 1), *asked, (TAKE, pages[0], 0)]
+
+    statuses = [status for _, status in play(paging, setup, script).used]
+
+    assert [0, 0, 0, 5] == statuses[:4]
+    assert [0, 0, 0, 0] == statuses[4:8]
+    assert [5, 7, 7, 0] == statuses[8:12]
+    assert [0, 0, 0, 0] == statuses[12:16]
+    assert [7, 0, 0, 0, 0] == statuses[16:]
+
+
+@pytest.mark.parametrize("paging", VM_SPACE)
+def test_a_fault_in_the_midst_of_a_delivery_is_delivered_once(paging: str) -> None:
+    """The stack and the handler of a guest's page fault were not used since the monitor asked: is the fault still
+    delivered once, and does the monitor hear of neither page?"""
+    script = [(ASK, STACK - PAGE & -PAGE, 0), (ASK, CODE, 0), (ASK, IDT, 0), (LOAD, 3 << 22, 0), (LOAD, 3 << 22, 0)]
+
+    seen = play(paging, [], script)
+
+    assert [3 << 22, 0x100, 3 << 22, 0x100] == seen.log
+    assert play(paging, [], script[:1] + script[3:]).taken == seen.taken

@@ -4,8 +4,8 @@
 A *round* is one system, made from a seed: the root task is the monitor of one virtual machine, whose guest executes
 what a random page holds, in odd rounds under shadow paging. What is claimed: no exception leaves the kernel, its
 invariants hold, what it counts agrees with the trace, and the guest writes to no memory but the pages that its monitor
-gave it. `test_vmfuzz.py` plays a few rounds; more are played by
-`python -m tests.kernel.vmfuzz EXITS [SEED]`, which prints the seed of a round that broke something.
+gave it. `test_vmfuzz.py` plays a few rounds; `campaign.py` plays more, and `python -m tests.kernel.vmfuzz EXITS [SEED]`
+some of one's choice.
 """
 
 from __future__ import annotations

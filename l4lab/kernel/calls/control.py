@@ -16,6 +16,7 @@ from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
 from l4lab.kernel.calls.schedule import PROCESSORS
 from l4lab.kernel.events import Unmapped
+from l4lab.kernel.ipc import ipc
 from l4lab.kernel.memory.mapping import ALL_RIGHTS
 from l4lab.kernel.objects.space import USER_LIMIT, Space
 from l4lab.kernel.objects.thread import MR, Tcb
@@ -65,6 +66,7 @@ def sys_space_control(k: State, caller: Tcb) -> None:
         space.configure(kip_area, utcb_area, k.kip_frame)
     if not redirector.is_nil:
         space.redirector = NIL_THREAD if redirector == ANY_THREAD else redirector
+        ipc.confine(k)
     regs[EAX] = 1
     regs[ECX] = (VM if space.is_vm else 0) | (SHADOW if space.shadow_paging else 0)
 

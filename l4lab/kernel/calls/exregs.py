@@ -51,7 +51,7 @@ def sys_exchange_registers(k: State, caller: Tcb) -> None:
     if control & ExregsControl.USER_DEFINED_HANDLE:
         dest.set_tcr(u.USER_DEFINED_HANDLE, handle)
     if control & ExregsControl.PAGER:
-        dest.set_tcr(u.PAGER, pager)
+        ipc.set_pager(k, dest, pager)
     if control & _ITEM_CONTROLS:
         _exchange_items(caller, dest, control)
         if control & ExregsControl.WRITE_ITEMS:

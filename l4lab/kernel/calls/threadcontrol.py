@@ -54,6 +54,7 @@ def sys_thread_control(k: State, caller: Tcb) -> None:
         _create(k, dest, space_id, scheduler, pager, location)
     else:
         _modify(k, thread, dest, space_id, scheduler, pager, location)
+    ipc.confine(k)
     regs[EAX] = 1
 
 
@@ -103,9 +104,7 @@ def _modify(
         if inactive:
             activate(k, thread, pager)
         else:
-            thread.set_tcr(u.PAGER, pager)
-            if thread.wait is START:
-                thread.wait_for = pager
+            ipc.set_pager(k, thread, pager)
     if not scheduler.is_nil:
         thread.scheduler = scheduler
     if dest != thread.id:
@@ -140,6 +139,7 @@ def _rename(k: State, thread: Tcb, dest: ThreadId) -> None:
     interrupts.rename(k, old, dest)
     ipc.drop_senders(k, thread)
     _wait_in_vain(k, old)
+    k.settle(thread)  # a new thread may wait to be started by one of this name
 
 
 def _wait_in_vain(k: State, gone: ThreadId) -> None:

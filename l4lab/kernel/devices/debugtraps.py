@@ -68,7 +68,7 @@ def breakpoint_trap(k: State, thread: Tcb) -> bool:
         case Trap.READ_BLOCKING:
             read = _read(k)
             if read is None:
-                _wait(thread)
+                _wait(k, thread)
             else:
                 thread.regs[EAX] = read
         case _:
@@ -76,16 +76,22 @@ def breakpoint_trap(k: State, thread: Tcb) -> bool:
     return True
 
 
-def input_arrived(k: State) -> None:
-    """Bytes came to the serial port: whoever waits for one tries again."""
-    for thread in list(k.threads.values()):
+def wake_readers(k: State) -> None:
+    """Something has happened to the devices: if a character lies in the serial port, whoever waits for one tries again.
+
+    It need not have come from outside just now: a driver may have kept the port in loopback until then.
+    """
+    if not k.machine.uart.fifo:
+        return
+    for thread in k.readers:
         if thread.wait is CONSOLE:
             thread.wait = OWN_IPC
             thread.state = ThreadState.RUNNING
             k.make_ready(thread)
+    k.readers.clear()
 
 
-def _wait(thread: Tcb) -> None:
+def _wait(k: State, thread: Tcb) -> None:
     """Block until there is input; no message ends this wait.
 
     The thread stands before its INT3 again. When it goes on, because there is input, or because somebody aborts its
@@ -95,6 +101,8 @@ def _wait(thread: Tcb) -> None:
     thread.regs[EIP] -= 1
     thread.wait_for = NIL_THREAD
     thread.wait = CONSOLE
+    if thread not in k.readers:
+        k.readers.append(thread)
     thread.wake_ticket += 1
     thread.state = ThreadState.WAITING
 

@@ -68,12 +68,19 @@ def rename(k: State, old: ThreadId, new: ThreadId) -> None:
 
 
 def deliver(k: State) -> None:
-    """The controllers ask for the CPU: acknowledge each request and tell its handler."""
-    while k.machine.pics.pending():
+    """The controllers ask for the CPU: acknowledge each request and tell its handler.
+
+    Their ports can be given to a program like all others. Whatever it did to the controllers, a line interrupts only
+    while the kernel listens to it, and no more often at once than there are lines.
+    """
+    for _ in range(SYSTEM_BASE):
+        if not k.machine.pics.pending():
+            return
         number = k.machine.pics.acknowledge() - VECTOR_BASE
         _end_of_interrupt(k, number)
-        if not 0 <= number < SYSTEM_BASE or number not in k.lines.handlers:
-            continue  # spurious, or nobody's
+        if not k.lines.listens(number):  # spurious, or nobody's, or a program has opened what the kernel masked
+            _write_mask(k)
+            continue
         _set_mask(k, number, True)
         k.trace.append(events.Interrupt(k.now, number))
         thread = k.lines.threads[number]

@@ -9,6 +9,10 @@ thread's name. Such a message is not in the message registers but in `outgoing`,
     RUNNING --receive, nobody sends----> WAITING --somebody sends----> RUNNING
     either  --a string meets a page that is missing--> TRANSFERRING --pager answers--> as above
 
+Two that wait for each other do not stay apart: the send phase looks at the receiver, the receive phase at the queue.
+And whoever changes what a blocked thread waits for, or what it is called, tells `State.settle`: before anybody runs,
+`meet` looks whether a message can go now. `invariants.py` holds everybody to that.
+
 Source: X.2 manual, section IPC; reference section 5.
 """
 
@@ -18,16 +22,16 @@ from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.abi.message import IpcErrorCode
 from l4lab.abi.time import ZERO
-from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, WORDS
+from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, PAGER, WORDS
 from l4lab.kernel import events
 from l4lab.kernel.events import Message
 from l4lab.kernel.ipc import strings
-from l4lab.kernel.ipc.propagation import address, named_sender
+from l4lab.kernel.ipc.propagation import address, may_send_to, named_sender
 from l4lab.kernel.ipc.strings import SUSPENDED
 from l4lab.kernel.ipc.transfer import continue_items, transfer
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
-from l4lab.kernel.objects.waits import OWN_IPC, Wait
+from l4lab.kernel.objects.waits import OWN_IPC, START, Wait
 from l4lab.kernel.state import State
 
 SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
@@ -98,20 +102,32 @@ def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout:
 
 
 def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
-    """Receive phase: take the message of somebody who waits to send, or wait."""
-    if from_ not in (ANY_THREAD, ANY_LOCAL_THREAD):
-        partner = k.find(from_, receiver)
-        if partner is None:
-            fail(k, receiver, IpcErrorCode.NO_PARTNER, RECEIVE)
-            return
-        from_ = partner.word
-    receiver.wait_for = from_
-    if receiver.senders:
-        for sender in receiver.senders:
-            if accepts(receiver, sender):
-                receiver.state = WAITING
-                _take_from_queue(k, sender, receiver)
+    """Receive phase: take the message of somebody who waits to send, or wait.
+
+    Whose message was taken goes on to its own receive phase, where somebody may stand in its queue in turn: a loop,
+    since such a chain can be of any length.
+    """
+    while True:
+        if from_ not in (ANY_THREAD, ANY_LOCAL_THREAD):
+            partner = k.find(from_, receiver)
+            if partner is None:
+                fail(k, receiver, IpcErrorCode.NO_PARTNER, RECEIVE)
                 return
+            from_ = partner.word
+        receiver.wait_for = from_
+        sender = _accepted(receiver) if receiver.senders else None
+        if sender is None:
+            break
+        receiver.state = WAITING
+        _leave_queue(sender)
+        if not deliver(k, sender, receiver):
+            return
+        receiver = sender
+        from_, timeout = _sent(receiver)
+        if not from_:
+            _done(receiver)
+            k.go_first(receiver)
+            return
     if timeout == ZERO:
         fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
         return
@@ -119,24 +135,55 @@ def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
     _set_timer(k, receiver, timeout)
 
 
-def _take_from_queue(k: State, sender: Tcb, receiver: Tcb) -> None:
-    """A thread that stood in the queue may send; then it goes on to its receive phase, or is done."""
-    _leave_queue(sender)
-    if deliver(k, sender, receiver):
-        _go_on(k, sender)
+def _sent(sender: Tcb) -> tuple[int, int]:
+    """The message of a thread that had to wait is sent. The receive phase to come: from whom (0: none), timeout."""
+    sender.state = RUNNING
+    then = sender.then_receive
+    assert then is not None, f"{sender!r} was in nobody's queue"
+    sender.then_receive = None
+    return then
 
 
 def _go_on(k: State, sender: Tcb) -> None:
     """The message of a thread that had to wait is sent: its receive phase follows, or it is done."""
-    sender.state = RUNNING
-    assert sender.then_receive is not None, f"{sender!r} was in nobody's queue"
-    from_, timeout = sender.then_receive
-    sender.then_receive = None
+    from_, timeout = _sent(sender)
     if from_:
         receive(k, sender, from_, timeout)
     else:
         _done(sender)
         k.go_first(sender)
+
+
+def _accepted(receiver: Tcb) -> Tcb | None:
+    """The first in the receiver's queue of whom it would take a message."""
+    for sender in receiver.senders:
+        if accepts(receiver, sender):
+            return sender
+    return None
+
+
+def meet(k: State, thread: Tcb) -> None:
+    """What the thread waits for, or what it is called, has changed: a message may go now."""
+    sender: Tcb | None = None
+    receiver: Tcb | None = thread
+    if thread.state is WAITING:
+        sender = _accepted(thread)
+    elif thread.state is POLLING:
+        receiver = thread.send_to
+        assert receiver is not None, f"{thread!r} is polling nobody"
+        sender = thread if receiver.state is WAITING and accepts(receiver, thread) else None
+    if sender is not None and receiver is not None:
+        _leave_queue(sender)
+        if deliver(k, sender, receiver):
+            _go_on(k, sender)
+
+
+def set_pager(k: State, thread: Tcb, pager: int) -> None:
+    """The thread has another pager. If it was not started yet, that one starts it."""
+    thread.set_tcr(PAGER, pager)
+    if thread.wait is START:
+        thread.wait_for = k.global_id(pager, thread)
+        k.settle(thread)
 
 
 def accepts(receiver: Tcb, sender: Tcb) -> bool:
@@ -196,6 +243,14 @@ def end_of_transfer(k: State, sender: Tcb, receiver: Tcb, error: int) -> bool:
         _leave_pager(thread)
         fail(k, thread, code, phase)
     return False
+
+
+def go_on(k: State, unsettled: Tcb | Copy) -> None:
+    """Before anybody runs: two may meet, or a message with strings is copied on."""
+    if isinstance(unsettled, Copy):
+        continue_transfer(k, unsettled)
+    else:
+        meet(k, unsettled)
 
 
 def continue_transfer(k: State, copy: Copy) -> None:
@@ -293,6 +348,21 @@ def cancel(k: State, thread: Tcb) -> None:
         fail(k, thread, IpcErrorCode.CANCELLED, SEND)
     elif thread.state is WAITING:
         fail(k, thread, IpcErrorCode.CANCELLED, RECEIVE)
+
+
+def confine(k: State) -> None:
+    """A space has another redirector, or a thread another name or space: who sends to where it may not any more, or
+    is in the midst of a message to there, is cancelled. Trying again, it learns who gets its messages now."""
+    if not any(space.redirector for space in k.spaces):
+        return
+    for thread in k.threads.values():
+        receiver = thread.send_to
+        if thread.copying is not None:
+            receiver = thread.copying.receiver if thread.copying.sender is thread else None
+        elif thread.outgoing is not None:
+            continue  # a message of the kernel's
+        if receiver is not None and not may_send_to(k, thread, receiver):
+            cancel(k, thread)
 
 
 def drop_senders(k: State, receiver: Tcb) -> None:

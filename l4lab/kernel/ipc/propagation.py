@@ -5,6 +5,9 @@ A thread may send in the name of another one of its space, of the receiver's spa
 is; the receiver then answers to that one. A space with a redirector has all messages that would leave it go there
 instead; the redirector passes them on by propagation. Both are settled before the send phase: who the message goes to,
 and in whose name. The kernel's own messages, faults and interrupts, go to whom the thread's registers name.
+A space whose redirector is gone, or has another name, stays confined: what would leave it has no partner, until
+SpaceControl names a redirector that exists. (The manual leaves that open; to let go would set a space free by an
+accident of its guard.)
 (X.2 manual, sections Propagation and SpaceControl; reference section 5.2, quirk Q3.)
 """
 
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import ESI
+from l4lab.abi.ids import NIL_THREAD
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import OWN_IPC
 from l4lab.kernel.state import State
@@ -34,15 +38,27 @@ def address(k: State, sender: Tcb, to: int) -> int:
         virtual = k.find(sender.tcr(u.VIRTUAL_SENDER), sender)
         if virtual is not None and _may_speak_for(k, sender, virtual, receiver):
             sender.virtual_sender = virtual.word
-    redirector = redirector_of(k, sender.space)
-    if redirector is None or receiver.space is sender.space or receiver.space is redirector.space:
+    if may_send_to(k, sender, receiver):
         return to
+    redirector = redirector_of(k, sender.space)
+    if redirector is None:
+        return NIL_THREAD
     sender.intended_receiver = receiver.word
     return redirector.word
 
 
+def may_send_to(k: State, sender: Tcb, receiver: Tcb) -> bool:
+    """Does a message go straight to the receiver: because the sender's space has no redirector, or the message does not
+    leave the space and the redirector's?"""
+    space = sender.space
+    if not space.redirector or receiver.space is space:
+        return True
+    redirector = redirector_of(k, space)
+    return redirector is not None and receiver.space is redirector.space
+
+
 def redirector_of(k: State, space: Space) -> Tcb | None:
-    """Who gets the messages that would leave the space; None: whoever they are for."""
+    """The redirector of a space that has one, if that thread is still there."""
     return k.find(space.redirector, None) if space.redirector else None
 
 
@@ -71,4 +87,5 @@ def named_sender(k: State, sender: Tcb, receiver: Tcb) -> Tcb:
     receiver.set_tcr(u.ACTUAL_SENDER, sender.word)
     if virtual.state is ThreadState.WAITING and virtual.wait_for == sender.word and virtual.wait is OWN_IPC:
         virtual.wait_for = receiver.word
+        k.settle(virtual)
     return virtual

@@ -3,7 +3,8 @@
 
 Untyped words cannot fail. A map or grant item changes the receiver's address space within the window that its
 acceptor (BR0) opens; register items go into the receiver's register state if its acceptor has bit c, else into its
-message registers as data. (X.2 manual, section IPC; reference section 5.5.)
+message registers as data. Those of a message that the kernel sent tell of the sender's registers: they are for the
+receiver to read, and never go into its own. (X.2 manual, section IPC; reference section 5.5.)
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def apply_items(k: State, sender: Tcb, receiver: Tcb, words: Sequence[int], acce
     while at < end:
         item = typed_item(words[at])
         if isinstance(item, CtrlXferItem):
-            if acceptor.ctrlxfer:
+            if acceptor.ctrlxfer and sender.outgoing is None:
                 ctrlxfer.write(receiver, item, words[at + 1 : at + item.words])
         elif isinstance(item, MapItem):
             if at + 1 >= end:

@@ -113,6 +113,8 @@ class Space:
             if self.initialised and self.tables.lookup(va):
                 self.tables.unmap(va, 12)
         self._area.remove(self._memory, self.tables.cr3)
+        if not shadow_paging:
+            self.tables.track()
 
     def is_reserved(self, va: int, size: int) -> bool:
         """Does some of `va .. va + size` belong to the KIP or UTCB area?"""

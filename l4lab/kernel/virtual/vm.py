@@ -60,7 +60,7 @@ from l4lab.kernel.virtual.shadowtables import RESERVE
 from l4lab.kernel.virtual.vtlb import Vtlb
 from l4lab.machine import entrycheck
 from l4lab.machine.vmcs import CR0_PE, Vmcs
-from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, INVLPG_EXITING, WINDOW
+from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, EPT_WRITE, HALTED, HARDWARE_EXCEPTION, INVLPG_EXITING, WINDOW
 
 EPT_VIOLATION = ExitReason.EPT_VIOLATION
 FILLED, MISSING = Miss.FILLED, Miss.MISSING
@@ -145,23 +145,43 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
         return True
     if vcpu.vtlb is not None:
         return _run_shadowed(k, thread, vcpu, vcpu.vtlb, deadline)
-    counters, clock = vcpu.counters, k.clock
-    event, retired = vmcs.entry_info, clock.retired
-    waiting = event & EVENT_VALID
-    reason = k.machine.run_guest(vmcs, thread.space.tables.generation, deadline)
-    k.now = clock.cycles
-    executed = clock.retired - retired
-    counters.instructions += executed
-    if waiting and not vmcs.entry_info & EVENT_VALID:
-        counters.injections += 1
-        k.trace.append(Injected(k.now, thread.word, event))
+    counters, clock, tables = vcpu.counters, k.clock, thread.space.tables
+    while True:
+        event, retired = vmcs.entry_info, clock.retired
+        waiting = event & EVENT_VALID
+        reason = k.machine.run_guest(vmcs, tables.generation, deadline)
+        k.now = clock.cycles
+        executed = clock.retired - retired
+        counters.instructions += executed
+        # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
+        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and not executed
+        touched = reason is EPT_VIOLATION and tables.touch(
+            vmcs.guest_physical, vmcs.exit_qualification & 3 == EPT_WRITE
+        )
+        if touched and first:
+            vmcs.entry_info |= EVENT_VALID
+        own = False  # is it the guest's own exception, whose delivery was cut short before?
+        if waiting and not vmcs.entry_info & EVENT_VALID:
+            if vcpu.reflected:
+                vcpu.reflected = False
+                own = first
+            else:
+                counters.injections += 1
+                k.trace.append(Injected(k.now, thread.word, event))
+        if not touched:
+            break
+        # A page was used, or written to, for the first time since Unmap asked: the CPU's own affair, in no time.
+        if vmcs.idt_info & EVENT_VALID and not first and vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
+            _deliver_again(vcpu)
     if reason is None:
         return False
     if reason is EPT_VIOLATION:
-        if vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
-            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, bool(waiting) and not executed)
+        if own:
+            _deliver_again(vcpu)
+        elif vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
+            _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
         counters.nested_faults += 1
-        page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & 2))
+        page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & EPT_WRITE))
     else:
         fault(k, thread, vmcs, reason)
     return True

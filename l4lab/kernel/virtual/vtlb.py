@@ -250,8 +250,7 @@ class Vtlb(ShadowPaging):
         if not host & P or not host & US or (write and not host & RW):
             self.missing, self.missing_write = address, write
             return -1
-        if write:
-            self._memory.set_word(slot, host | A | D)
+        self._memory.set_word(slot, host | A | D if write else host | A)
         return host & ~offset & FRAME | address & offset
 
     # -- tables and directories ----------------------------------------------------------------------------------------

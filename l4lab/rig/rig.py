@@ -39,7 +39,7 @@ from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.host import Host
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat
+from l4lab.user.monitor import flat, realmode
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
@@ -144,7 +144,9 @@ class Rig:
     def restore(cls, path: Path | str, trace: Trace | None = None, disk: Image | None = None) -> Rig:
         """A machine whose root task is a monitor that goes on with a saved guest (see `save`)."""
         saved = savefile.read(path)
-        rig = cls.for_guest(GuestProgram.going_on(saved, disk), trace)
+        program = GuestProgram.going_on(saved, disk)
+        program.attach = realmode.go_on
+        rig = cls.for_guest(program, trace)
         rig.console += saved.line
         rig.carried = len(saved.line)
         rig.run_until(TAKEN_OVER_BY, rig._guest_is_served)  # until then nobody listens to what is typed

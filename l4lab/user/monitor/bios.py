@@ -47,12 +47,11 @@ class Bios:
     """The BIOS of one guest.
 
     `loaded` says with which registers the guest goes on when the BIOS has done its part; None is for the first disk's
-    boot sector.
+    boot sector. All that the BIOS has to remember is in the guest's memory, so a saved guest goes on with a new one.
     """
 
     def __init__(self, monitor: Monitor, loaded: Start | None, disks: BiosDisks) -> None:
         self.monitor, self.loaded, self.disks = monitor, loaded, disks
-        monitor.load((piece.address, piece.data) for piece in rom.pieces(disks.diskettes, disks.hard_disks))
         memory, vga = monitor.memory, monitor.pc.vga
         video = BiosVideo(memory, vga, BiosScreen(memory, vga, monitor.transmit))
         keyboard = BiosKeyboard(monitor, self._interrupt)
@@ -76,6 +75,11 @@ class Bios:
             **dict.fromkeys((*range(0x0A, 0x10), *range(0x70, 0x78)), self._interrupt),
             **dict.fromkeys(_EXCEPTIONS, self._exception),
         }
+
+    def power_on(self) -> None:
+        """Put into the guest's memory what a PC's BIOS has there."""
+        pieces = rom.pieces(self.disks.diskettes, self.disks.hard_disks)
+        self.monitor.load((piece.address, piece.data) for piece in pieces)
 
     def handle(self, fault: Fault, reply: Reply) -> None:
         """A VMCALL: a service of ours if it is one of our stubs, else an instruction that this CPU does not have."""

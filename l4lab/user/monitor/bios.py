@@ -39,6 +39,7 @@ INTERRUPT_ENABLE, LINE_CONTROL, LINE_STATUS, MODEM_STATUS = 1, 3, 5, 6  # regist
 DIVISOR_ACCESS, DATA_READY, TIMED_OUT = 0x80, 0x01, 0x80
 DIVISORS: Final = (1047, 768, 384, 192, 96, 48, 24, 12)  # of 110 to 9600 bits a second
 
+SET_CLOCKS: Final = frozenset((0x14, 0x15, 0x1A))  # services that may change when a device next does something
 _EXCEPTIONS: Final = {0: "divided by zero", 5: "left the bounds of an array", 6: "executed what is no instruction"}
 PRINT_SCREEN: Final = b"\xcd\x05"  # INT 5, which shares its vector with an exception
 
@@ -95,7 +96,8 @@ class Bios:
             self.unknown[kind] += 1
         if not call.goes_elsewhere:
             call.finish()
-        self.monitor.devices_changed()
+        if vector in SET_CLOCKS:
+            self.monitor.devices_changed()
 
     def _ignore(self, call: BiosCall) -> None:
         """A vector for programs to hook."""

@@ -13,7 +13,7 @@ information structure of `multiboot.py`. A misfit is a `LabError` that says what
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -27,7 +27,7 @@ from l4lab.words import PAddr
 
 MAGIC: Final = 0x1BADB002
 LOADED: Final = 0x2BADB002  # in EAX: a Multiboot loader was here
-SEARCHED: Final = 8192  # bytes of the file in which the header lies, on a multiple of four
+SEARCHED: Final = 8192  # bytes of the file in which the header lies
 ADDRESSES_VALID: Final = 1 << 16
 KNOWN_DEMANDS: Final = 0b111  # flags 0..15 must be met: modules on pages, memory, a video mode (there is no screen)
 ALL_DEMANDS: Final = 0xFFFF
@@ -60,13 +60,28 @@ class MultibootPlan:
 
 
 def find_header(image: bytes) -> Header | None:
-    """The header, if there is one."""
-    for offset in range(0, min(len(image), SEARCHED) - 11, 4):
-        magic, flags, checksum = struct.unpack_from("<3I", image, offset)
-        if magic == MAGIC and not (magic + flags + checksum) & 0xFFFF_FFFF:
-            fields = image[offset + 12 : offset + 32].ljust(20, b"\0")
-            return Header(offset, flags, *struct.unpack("<5I", fields))
-    return None
+    """The header, if there is one: best on a multiple of four, as it should be; but GRUB at first took any place."""
+    found = [offset for offset in _all_offsets(image) if _is_header(image, offset)]
+    if not found:
+        return None
+    offset = min(found, key=lambda at: (at % 4 != 0, at))
+    flags, *fields = struct.unpack("<I4x5I", image[offset + 4 : offset + 32].ljust(28, b"\0"))
+    return Header(offset, flags, *fields)
+
+
+def _all_offsets(image: bytes) -> Iterator[int]:
+    """Where the magic number is."""
+    magic, end = MAGIC.to_bytes(4, "little"), min(len(image), SEARCHED)
+    at = image.find(magic, 0, end)
+    while at >= 0:
+        yield at
+        at = image.find(magic, at + 1, end)
+
+
+def _is_header(image: bytes, offset: int) -> bool:
+    """Do magic number, flags and checksum fit, and lie where they are searched?"""
+    words = image[offset : min(offset + 12, SEARCHED)]
+    return len(words) == 12 and not sum(struct.unpack("<3I", words)) & 0xFFFF_FFFF
 
 
 def is_whole_kernel(image: bytes) -> bool:
@@ -153,11 +168,11 @@ def _physical_entry(segments: Sequence[elf.Segment], entry: int) -> PAddr | None
 
 
 def _by_header(image: bytes, name: str, header: Header) -> _Kernel:
-    """By the address fields, whatever else the file may be."""
+    """By the address fields, whatever else the file may be. The header itself need not be among what is loaded."""
     begin = header.offset - (header.header_addr - header.load_addr)
     size = header.load_end_addr - header.load_addr if header.load_end_addr else len(image) - begin
     end = max(header.bss_end_addr, header.load_addr + size)
-    if header.load_addr > header.header_addr or begin < 0 or size <= 0 or begin + size > len(image):
+    if begin < 0 or size <= 0 or begin + size > len(image):
         raise LabError(f"{name} is cut short or damaged: its Multiboot header tells addresses outside of the file")
     if not header.load_addr <= header.entry_addr < end:
         raise LabError(f"{name} is damaged: its Multiboot header tells an entry at {header.entry_addr:#x}, outside")

@@ -41,7 +41,7 @@ from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.host import Host
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat, savedcheck
+from l4lab.user.monitor import flat, realmode, savedcheck
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.outcome import Outcome
@@ -156,7 +156,9 @@ class Rig:
         """A machine whose root task is a monitor that goes on with a saved guest (see `save`)."""
         saved = savefile.read(path)
         savedcheck.check(saved, disk)
-        rig = cls.for_guest(GuestProgram.going_on(saved, disk), trace)
+        program = GuestProgram.going_on(saved, disk)
+        program.attach = realmode.go_on
+        rig = cls.for_guest(program, trace)
         rig.console += saved.line
         rig.carried = len(saved.line)
         rig.run_until(TAKEN_OVER_BY, rig._guest_is_served)  # until then nobody listens to what is typed

@@ -27,9 +27,9 @@ from l4lab.rig.screen import ScreenText
 from l4lab.rig.stuck import Watch
 from l4lab.user.monitor.outcome import End
 
-# A shell's prompt, or DOS's, is the last that was said; BusyBox also asks where the cursor is (ESC [6n).
-PROMPT: Final = r"(?:[#$] |^[A-Z]:\\[^\r\n>]{0,66}>)(?:\x1b\[6n)?\Z"
-PROMPT_LENGTH: Final = 74  # bytes of the longest match
+# The prompt of a shell, of DOS, of a boot loader: the last that was said. BusyBox also asks where the cursor is.
+PROMPT: Final = r"(?:[#$] |(?:^|\x1b\[\d+;1H)(?:[A-Z]:\\[^\r\n>]{0,66}>|\w{0,20}> ))(?:\x1b\[6n)?\Z"
+PROMPT_LENGTH: Final = 84  # bytes of the longest match
 QUIET: Final = 5_000_000  # nanoseconds of silence that tell a prompt from a line which is still being written
 ENTER: Final = b"\r"  # what the key sends
 ARROW: Final = "=>"

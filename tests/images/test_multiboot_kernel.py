@@ -98,12 +98,39 @@ def test_an_entry_may_be_a_physical_address(make_elf: Callable[..., bytes]) -> N
         planned(bytes(elf))
 
 
+@pytest.mark.parametrize("before", [0, 4, 31, 4096, 8192 - 12])
+def test_a_header_may_lie_anywhere_in_the_first_8_kib(before: int) -> None:
+    """Wherever the header is, and behind a stray magic number: does the kernel lie and begin where it says?"""
+    stray = struct.pack("<3I", MAGIC, 7, 7)[: before // 12 * 12]
+    fields = (MIB + before, MIB, 0, 0, MIB + before + 32)
+    image = stray.ljust(before, b"\x90") + header(1 << 16, *fields) + b"\xf4" * 64
+    done = planned(image)
+
+    assert MIB + before + 32 == done.entry
+    assert [image] == [piece.data for piece in done.pieces if piece.what == "kernel"]
+    if before == 8192 - 12:
+        assert find_header(b"\x90" + image) is None
+
+
+def test_a_header_need_not_be_loaded() -> None:
+    """Does a kernel begin behind its header, as GRUB lets it; and is a header on a multiple of four preferred?"""
+    image = header(1 << 16, MIB - 32, MIB, 0, 0, MIB) + b"\xf4" * 64
+    done = planned(image)
+    shifted = b"\x90" + header(1 << 16) + bytes(3) + image
+
+    assert [b"\xf4" * 64] == [piece.data for piece in done.pieces if piece.what == "kernel"]
+    found = find_header(shifted)
+    assert found is not None
+    assert 16 == found.offset
+
+
 @pytest.mark.parametrize(
     ("image", "told"),
     [
         (b"nothing", "no Multiboot header"),
         (header(1 << 3), "demands what no Multiboot loader knows .flags 0x8"),
-        (header(1 << 16, MIB - 4, MIB, 0, 0, MIB), "outside of the file"),
+        (header(1 << 16, MIB + 4, MIB, 0, 0, MIB), "outside of the file"),
+        (header(1 << 16, MIB - 64, MIB, 0, 0, MIB), "outside of the file"),
         (header(1 << 16, MIB, MIB, 2 * MIB, 0, MIB), "outside of the file"),
         (by_address(entry=5), "an entry at 0x5, outside"),
         (by_address(load=0x9F000), "where a PC has its adapters"),

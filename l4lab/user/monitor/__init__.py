@@ -17,7 +17,8 @@ A library of small parts, and a monitor put together from them. Built on system 
     monitor      the main loop; how it ends is an `outcome`
     linux, multiboot, flat    guests that begin in protected mode: what each starts with
     realmode     guests that begin in real mode: boot disks, setup code, somebody else's BIOS
-    rom, bios, bios_call, bios_disk, bios_screen    the lab's BIOS: what lies in memory, and its services
+    rom, bios, bios_call    the lab's BIOS: what lies in memory, which service answers what, one call of it
+    bios_screen, bios_video, bios_disk, bios_keyboard, bios_keys, bios_clock, bios_system    its services
     together     several guests under one monitor, and guests with several CPUs
     link         the serial line and the page between two guests
 """

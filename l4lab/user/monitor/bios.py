@@ -39,6 +39,7 @@ INTERRUPT_ENABLE, LINE_CONTROL, LINE_STATUS, MODEM_STATUS = 1, 3, 5, 6  # regist
 DIVISOR_ACCESS, DATA_READY, TIMED_OUT = 0x80, 0x01, 0x80
 DIVISORS: Final = (1047, 768, 384, 192, 96, 48, 24, 12)  # of 110 to 9600 bits a second
 
+SET_CLOCKS: Final = frozenset((0x14, 0x15, 0x1A))  # services that may change when a device next does something
 _EXCEPTIONS: Final = {0: "divided by zero", 5: "left the bounds of an array", 6: "executed what is no instruction"}
 PRINT_SCREEN: Final = b"\xcd\x05"  # INT 5, which shares its vector with an exception
 
@@ -47,12 +48,11 @@ class Bios:
     """The BIOS of one guest.
 
     `loaded` says with which registers the guest goes on when the BIOS has done its part; None is for the first disk's
-    boot sector.
+    boot sector. All that the BIOS has to remember is in the guest's memory, so a saved guest goes on with a new one.
     """
 
     def __init__(self, monitor: Monitor, loaded: Start | None, disks: BiosDisks) -> None:
         self.monitor, self.loaded, self.disks = monitor, loaded, disks
-        monitor.load((piece.address, piece.data) for piece in rom.pieces(disks.diskettes, disks.hard_disks))
         memory, vga = monitor.memory, monitor.pc.vga
         video = BiosVideo(memory, vga, BiosScreen(memory, vga, monitor.transmit))
         keyboard = BiosKeyboard(monitor, self._interrupt)
@@ -77,6 +77,11 @@ class Bios:
             **dict.fromkeys(_EXCEPTIONS, self._exception),
         }
 
+    def power_on(self) -> None:
+        """Put into the guest's memory what a PC's BIOS has there."""
+        pieces = rom.pieces(self.disks.diskettes, self.disks.hard_disks)
+        self.monitor.load((piece.address, piece.data) for piece in pieces)
+
     def handle(self, fault: Fault, reply: Reply) -> None:
         """A VMCALL: a service of ours if it is one of our stubs, else an instruction that this CPU does not have."""
         segments = self.monitor.vcpu.read(*ITEMS)
@@ -91,7 +96,8 @@ class Bios:
             self.unknown[kind] += 1
         if not call.goes_elsewhere:
             call.finish()
-        self.monitor.devices_changed()
+        if vector in SET_CLOCKS:
+            self.monitor.devices_changed()
 
     def _ignore(self, call: BiosCall) -> None:
         """A vector for programs to hook."""

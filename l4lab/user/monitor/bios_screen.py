@@ -10,6 +10,7 @@ Source: Ralf Brown's Interrupt List, INT 10.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -32,6 +33,9 @@ class BiosScreen:
         self.memory, self.vga, self.send = memory, vga, send
         self._shown_at = (0, 0)  # the terminal's cursor: column, row; behind the last column before it wraps
         self._shown_last: tuple[int, int, int] | None = None  # the character before it: column, row, which
+        self.columns = self.rows = self.active = self._page_size = 0
+        self._cursors = bytearray()
+        self.look()
 
     def call(self, call: BiosCall) -> None:
         """INT 10; what is no function leaves all registers as they are."""
@@ -60,44 +64,42 @@ class BiosScreen:
 
     # -- what the data area says of the screen ---------------------------------------------------------------------
 
-    @property
-    def columns(self) -> int:
-        """Characters of a row; a guest may have written anything there."""
-        return min(max(self.memory.half(rom.COLUMNS), 1), MAX_COLUMNS)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the screen."""
-        return min(self.memory.byte(rom.LAST_ROW) + 1, MAX_ROWS)
-
-    @property
-    def active(self) -> int:
-        """The page that is shown."""
-        return self.memory.byte(rom.VIDEO_PAGE)
+    def look(self) -> None:
+        """Read the data area, as it is when a call comes; a guest may have written anything there."""
+        area = self.memory.read(rom.VIDEO_MODE, rom.LAST_ROW + 1 - rom.VIDEO_MODE)
+        _, columns, self._page_size, _ = struct.unpack_from("<BHHH", area)
+        self.columns = min(max(columns, 1), MAX_COLUMNS)
+        self.rows = min(area[rom.LAST_ROW - rom.VIDEO_MODE] + 1, MAX_ROWS)
+        self.active = area[rom.VIDEO_PAGE - rom.VIDEO_MODE]
+        first = rom.CURSOR - rom.VIDEO_MODE
+        self._cursors = bytearray(area[first : first + 2 * PAGES])
 
     def cursor(self, page: int) -> tuple[int, int]:
         """Column and row of a page's cursor. It may stand outside of the screen, where nobody sees it."""
-        column, row = self.memory.read(rom.CURSOR + 2 * (page % PAGES), 2)
-        return column, row
+        at = 2 * (page % PAGES)
+        return self._cursors[at], self._cursors[at + 1]
 
     def set_cursor(self, page: int, column: int, row: int) -> None:
         """Put a page's cursor somewhere; the adapter shows that of the active page."""
-        self.memory.write(rom.CURSOR + 2 * (page % PAGES), bytes((column, row)))
+        at = 2 * (page % PAGES)
+        self._cursors[at], self._cursors[at + 1] = column, row
+        self.memory.write(rom.CURSOR + at, bytes((column, row)))
         if page == self.active:
-            at = self._page_start(page) // 2 + row * self.columns + column
-            self.vga.crtc[CURSOR_HIGH], self.vga.crtc[CURSOR_LOW] = at >> 8 & 0xFF, at & 0xFF
+            place = self._page_start(page) // 2 + row * self.columns + column
+            self.vga.crtc[CURSOR_HIGH], self.vga.crtc[CURSOR_LOW] = place >> 8 & 0xFF, place & 0xFF
 
     def show_page(self, page: int) -> None:
         """Make a page the active one."""
         start = self._page_start(page)
         self.memory.write(rom.PAGE_START, start.to_bytes(2, "little"))
         self.memory.write(rom.VIDEO_PAGE, bytes((page,)))
+        self.active = page
         self.vga.crtc[START_HIGH], self.vga.crtc[START_LOW] = start >> 9 & 0xFF, start >> 1 & 0xFF
         self.set_cursor(page, *self.cursor(page))
         self._repaint()
 
     def _page_start(self, page: int) -> int:
-        return page % PAGES * self.memory.half(rom.PAGE_SIZE) & 0xFFFF
+        return page % PAGES * self._page_size & 0xFFFF
 
     def _cell(self, page: int, column: int, row: int) -> int:
         """The address of a character; a page's addresses wrap within the adapter's window."""
@@ -143,12 +145,15 @@ class BiosScreen:
         """Move a window up, or down where `lines` is negative; what gets free is blank."""
         if self.vga.shows_graphics:
             return
-        width = right - left + 1
-        rows = [self.memory.read(self._cell(page, left, row), 2 * width) for row in range(top, bottom + 1)]
-        blank = [bytes((0x20, colour)) * width] * min(abs(lines), len(rows))
-        moved = rows[lines:] + blank if lines > 0 else blank + rows[: len(rows) + lines]
-        for row, cells in zip(range(top, bottom + 1), moved, strict=False):
-            self.memory.write(self._cell(page, left, row), cells)
+        at, stride = self._cell(page, 0, top), 2 * self.columns
+        rows = bytearray(self.memory.read(at, stride * (bottom - top + 1)))
+        windows = [slice(begin + 2 * left, begin + 2 * right + 2) for begin in range(0, len(rows), stride)]
+        blank = [bytes((0x20, colour)) * (right - left + 1)] * min(abs(lines), len(windows))
+        old = [rows[window] for window in windows]
+        moved = old[lines:] + blank if lines > 0 else blank + old[: len(old) + lines]
+        for window, cells in zip(windows, moved, strict=True):
+            rows[window] = cells
+        self.memory.write(at, bytes(rows[: self.vga.text_buffer + TEXT_WINDOW - at]))
 
     def _put(self, page: int, column: int, row: int, character: int, colour: int | None) -> None:
         """A character into the screen and to the console.

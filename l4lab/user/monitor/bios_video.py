@@ -50,6 +50,7 @@ class BiosVideo:
 
     def call(self, call: BiosCall) -> None:
         """INT 10."""
+        self.screen.look()
         match call.ah:
             case 0x00:
                 self._set_mode(call)

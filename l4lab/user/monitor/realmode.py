@@ -34,7 +34,7 @@ def with_bios(pieces: Sequence[Piece], loaded: Start, memory_size: int) -> Guest
     """A monitor program for what lies in memory and is started by the lab's BIOS with these registers."""
 
     def attach(monitor: Monitor) -> None:
-        Bios(monitor, loaded, BiosDisks((), _hard_disks(monitor)))
+        Bios(monitor, loaded, BiosDisks((), _hard_disks(monitor))).power_on()
 
     return GuestProgram([(piece.address, piece.data) for piece in pieces], RESET, memory_size, attach)
 
@@ -52,7 +52,7 @@ def boot_sector(image: Image, name: str, memory_size: int) -> GuestProgram:
     def attach(monitor: Monitor) -> None:
         hard_disks = _hard_disks(monitor)
         is_own = bool(hard_disks) and hard_disks[0].image is image
-        Bios(monitor, None, BiosDisks((), hard_disks if is_own else [Disk(image), *hard_disks]))
+        Bios(monitor, None, BiosDisks((), hard_disks if is_own else [Disk(image), *hard_disks])).power_on()
 
     program = GuestProgram((), RESET, memory_size, attach)
     program.hardware = Hardware(disk=image)
@@ -66,9 +66,15 @@ def diskette(image: Image, name: str, memory_size: int) -> GuestProgram:
 
     def attach(monitor: Monitor) -> None:
         in_drive = Diskette(Disk(image, geometry.size), geometry)
-        Bios(monitor, None, BiosDisks([in_drive], _hard_disks(monitor)))
+        Bios(monitor, None, BiosDisks([in_drive], _hard_disks(monitor))).power_on()
 
     return GuestProgram((), RESET, memory_size, attach)
+
+
+def go_on(monitor: Monitor) -> None:
+    """Give a saved guest its BIOS again, if it had the lab's: its ROM is in its memory. A diskette's drive is empty."""
+    if monitor.memory.read(rom.ROM_AT, rom.STUB_SIZE) == rom.STUB:
+        Bios(monitor, None, BiosDisks((), _hard_disks(monitor)))
 
 
 def _check_bootable(image: Image, name: str, memory_size: int) -> None:

@@ -30,7 +30,8 @@ RESET: Final = 0xFFF0
 BOOT_AT: Final = 0x7C00
 
 SCREEN: Final = MODES[TEXT_MODE]
-STUB_SIZE: Final = 4
+STUB: Final = b"\x0f\x01\xc1\xcf"  # VMCALL, IRET
+STUB_SIZE: Final = len(STUB)
 TIMER, DISKETTE_TABLE, CLOCK = 0x08, 0x1E, 0x70  # vectors
 
 # The BIOS data area: what is told there of the machine, by address.

@@ -64,6 +64,19 @@ def test_a_shell_by_bios_calls_is_shown_and_takes_lines(on_screen: bool) -> None
     assert {7} == set(page.attributes(0))
 
 
+def test_a_saved_guest_goes_on_with_its_bios(tmp_path: Path) -> None:
+    """Saved while it waits for a key by INT 16: does it take the rest of the line elsewhere, and answer?"""
+    image = boot_disk(SHELL)
+    rig = Rig.for_guest(guest_program(image, "disk", None, Options(), 16 * MIB))
+    assert Status.MATCHED is Session(rig, Script.parse(r"A:\\>\Z", [], 60.0)).run().status
+    rig.type(b"go")
+    rig.run(10**8)
+    rig.save(tmp_path / "saved")
+    other = Rig.restore(tmp_path / "saved", disk=image)
+
+    assert Status.MATCHED is Session(other, Script.parse("^=going", [r"go\Z=>ing"], 60.0)).run().status
+
+
 @settings(max_examples=8)
 @given(
     st.lists(st.tuples(st.integers(0, 24), st.integers(0, 79), st.sampled_from((1, 79, 81))), min_size=1, max_size=6)

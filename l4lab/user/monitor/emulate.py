@@ -13,6 +13,7 @@ Source: Intel SDM vol. 1, "Operand Addressing"; vol. 2, the instructions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import alu
 from l4lab.user.monitor.fault import MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_code
+from l4lab.user.monitor.paging import GuestPageFault, Paging, code_at, locate
 from l4lab.user.monitor.vcpu import VirtualCpu
 
 LONGEST_INSTRUCTION: Final = 15
@@ -66,11 +67,11 @@ class Emulator:
 
         Raises Unsupported, with the instruction's text, if that cannot be done.
         """
-        code, width = read_code(self.memory, self.vcpu, fault.eip, LONGEST_INSTRUCTION)
-        instruction = decode(code, width)
+        registers = self.vcpu.read(*_ITEMS)
+        instruction = decode(*code_at(self.memory, registers, fault.eip, LONGEST_INSTRUCTION))
         if instruction is None:
             raise Unsupported("what is no instruction")
-        execution = _Execution(self, fault, self.vcpu.read(*_ITEMS), instruction)
+        execution = _Execution(self, fault, registers, instruction)
         try:
             done = execution.run()
         except GuestPageFault as page_fault:
@@ -82,13 +83,19 @@ class Emulator:
             reply.skip(fault, instruction.size)
 
 
+@functools.lru_cache(maxsize=1024)  # a guest that sizes its memory comes here with the same one a million times
 def decode(code: bytes, width: int) -> Any:
     """The first instruction, as Capstone has it; None if the bytes are none. `width` is 16 or 32."""
+    return next(_decoder(width).disasm(code, 0, 1), None)
+
+
+@functools.cache
+def _decoder(width: int) -> Any:
     import capstone  # the few guests that come here may wait for it to be loaded
 
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if width == 32 else capstone.CS_MODE_16)
     decoder.detail = True
-    return next(decoder.disasm(code, 0, 1), None)
+    return decoder
 
 
 class _Execution:

@@ -127,8 +127,17 @@ def write_linear(memory: GuestMemory, paging: Paging, linear: int, data: bytes) 
 
 
 def read_code(memory: GuestMemory, vcpu: VirtualCpu, eip: int, length: int) -> tuple[bytes, int]:
-    """Bytes at the guest's EIP, up to the first page that is missing, and whether its code is 16 or 32 bits wide."""
-    registers = vcpu.read(*Paging.ITEMS)
+    """As `code_at`, where no registers have been read yet."""
+    return code_at(memory, vcpu.read(*Paging.ITEMS), eip, length)
+
+
+def code_at(
+    memory: GuestMemory, registers: Mapping[ItemId, Mapping[int, int]], eip: int, length: int
+) -> tuple[bytes, int]:
+    """Bytes at the guest's EIP, up to the first page that is missing, and whether its code is 16 or 32 bits wide.
+
+    The registers are those of `Paging.ITEMS`, or more.
+    """
     paging, code = Paging.of(registers), registers[ItemId.CS]
     width = 32 if SegmentAttributes.decode(code[vm.ATTRIBUTES]).default_big else 16
     linear = code[vm.BASE] + eip & 0xFFFF_FFFF

@@ -75,20 +75,23 @@ MSRS: Final[dict[int, Msr]] = {
 
 
 class Msrs:
-    """The machine's model-specific registers."""
+    """The machine's model-specific registers.
+
+    Others than those in the table, such as the performance counters of some model, read as 0 and can be written without
+    effect. A CPU would raise #GP; but it is the kernel that executes the instruction, and no program counts on that.
+    """
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._values = {number: msr.value for number, msr in MSRS.items()}
 
-    def read(self, number: int) -> int | None:
-        """RDMSR; None: there is no such register."""
+    def read(self, number: int) -> int:
+        """RDMSR."""
         if number == TIME_STAMP_COUNTER:
             return self._now()
-        return self._values.get(number)
+        return self._values.get(number, 0)
 
-    def write(self, number: int, value: int) -> bool:
-        """WRMSR. False: there is no such register. The time stamp counter is the machine's clock, and goes on."""
+    def write(self, number: int, value: int) -> None:
+        """WRMSR. The time stamp counter is the machine's clock, and nobody sets it."""
         if number in MSRS and MSRS[number].writable:
             self._values[number] = value
-        return number in MSRS or number == TIME_STAMP_COUNTER

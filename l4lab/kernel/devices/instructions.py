@@ -27,7 +27,11 @@ def done_for(k: State, thread: Tcb) -> bool:
     opcode = code.lstrip(bytes(_PREFIXES))
     length = len(code) - len(opcode) + 2
     if opcode[:2] in (_RDMSR, _WRMSR):
-        return thread.space.privileged and _access_msr(k, thread, opcode[:2] == _RDMSR, length)
+        if not thread.space.privileged:
+            return False
+        _access_msr(k, thread, opcode[:2] == _RDMSR)
+        _skip(thread, length)
+        return True
     if opcode.startswith(_LOADS_OF_SELECTORS):
         # Whatever it loaded was refused, and what it should load it has: what every program gets at each entry.
         instruction = decode(code)
@@ -38,18 +42,14 @@ def done_for(k: State, thread: Tcb) -> bool:
     return False
 
 
-def _access_msr(k: State, thread: Tcb, is_read: bool, length: int) -> bool:
-    """RDMSR or WRMSR. False where there is no such register: then it is the program's #GP after all."""
+def _access_msr(k: State, thread: Tcb, is_read: bool) -> None:
+    """RDMSR or WRMSR: number in ECX, value in EDX:EAX."""
     regs, msrs = thread.regs, k.machine.msrs
     if is_read:
         value = msrs.read(regs[ECX])
-        if value is None:
-            return False
         regs[EAX], regs[EDX] = value & 0xFFFF_FFFF, value >> 32
-    elif not msrs.write(regs[ECX], regs[EDX] << 32 | regs[EAX]):
-        return False
-    _skip(thread, length)
-    return True
+    else:
+        msrs.write(regs[ECX], regs[EDX] << 32 | regs[EAX])
 
 
 def _skip(thread: Tcb, length: int) -> None:

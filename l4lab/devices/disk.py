@@ -11,6 +11,7 @@ import mmap
 from typing import Any, Final
 
 SECTOR: Final = 512
+MOST_SECTORS: Final = 1 << 48  # more than commands have numbers for
 
 Image = bytes | bytearray | memoryview | mmap.mmap
 
@@ -40,20 +41,25 @@ class Disk:
         return self.read(0, self.sectors)
 
     def save(self) -> dict[str, Any]:
-        """What was written. The image is not part of the state."""
-        return {"written": [[number, data] for number, data in sorted(self.written.items())]}
+        """How large it is, and what was written. The image is not part of the state."""
+        return {"sectors": self.sectors, "written": [[number, data] for number, data in sorted(self.written.items())]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `save` returned, over the same image; ValueError if it returned no such thing."""
         match state:
-            case {"written": list(written)} if all(map(self._is_sector, written)):
+            case {"sectors": int(sectors), "written": list(written)} if sectors in range(
+                -(-len(self.image) // SECTOR), MOST_SECTORS
+            ) and all(_is_sector(each, sectors) for each in written):
+                self.sectors = sectors
                 self.written = {number: bytes(data) for number, data in written}
             case _:
                 raise ValueError("the disk's sectors cannot be those")
 
-    def _is_sector(self, written: Any) -> bool:
-        match written:
-            case [int(number), bytes(data)]:
-                return number in range(self.sectors) and len(data) == SECTOR
-            case _:
-                return False
+
+def _is_sector(written: Any, sectors: int) -> bool:
+    """Is this the number and the contents of one of so many?"""
+    match written:
+        case [int(number), bytes(data)]:
+            return number in range(sectors) and len(data) == SECTOR
+        case _:
+            return False

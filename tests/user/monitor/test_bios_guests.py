@@ -77,6 +77,40 @@ def test_a_saved_guest_goes_on_with_its_bios(tmp_path: Path) -> None:
     assert Status.MATCHED is Session(other, Script.parse("^=going", [r"go\Z=>ing"], 60.0)).run().status
 
 
+def test_a_short_disk_that_was_written_behind_its_image_goes_on(tmp_path: Path) -> None:
+    """Does a restored guest find the zeros that its image lacked, and what it wrote among them?"""
+    source = """
+        mov     ax, 0x0301
+        mov     bx, 0x7c00
+        mov     cx, 0x0020
+        mov     dh, 0
+        int     0x13
+        mov     ax, 0x0e3e
+        int     0x10
+        mov     ah, 0
+        int     0x16
+        mov     ax, 0x0202
+        mov     bx, 0x9000
+        mov     dx, 0x0080
+        int     0x13
+        call    show
+        mov     ax, [0x91fe]
+        call    show
+        mov     ax, [0x9200]
+        call    show
+    """
+    image = boot_disk(source)[: 8 * SECTOR]
+    rig = Rig.for_guest(guest_program(image, "disk", None, Options(), 16 * MIB))
+    rig.run(10**8)
+    assert b">" == bytes(rig.console)
+    rig.save(tmp_path / "saved")
+    other = Rig.restore(tmp_path / "saved", disk=image)
+    other.type(b" ")
+    other.run(10**9)
+
+    assert "0002 AA55 0000 END" == report(other.console.decode())
+
+
 @settings(max_examples=8)
 @given(
     st.lists(st.tuples(st.integers(0, 24), st.integers(0, 79), st.sampled_from((1, 79, 81))), min_size=1, max_size=6)

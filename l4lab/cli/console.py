@@ -58,11 +58,14 @@ def at_console(rig: Rig, script: Script, terminal: Terminal, who: str, records: 
         try:
             with terminal:
                 session.run()
-        except LabError as error:  # the guest could not be saved
-            failures.append(str(error))
+        except LabError as error:
+            if session.ending is None:
+                raise
+            failures.append(str(error))  # the guest could not be saved
         finally:
             failures += _write(records, rig)
         ending = session.ending
+        assert ending is not None, "the session has come to its end"
         say(f"\nl4lab: {ending.status.value.format(who=who)}: {ending.why}")
         if ending.status in (Status.DIED, Status.TIMEOUT, Status.INTERRUPTED):
             say(where(rig).removesuffix("\n"))

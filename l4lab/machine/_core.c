@@ -882,7 +882,7 @@ static PyObject *core_run(Core *c, PyObject *args)
 {
     Py_ssize_t frame_at;
     long long deadline;
-    if (!PyArg_ParseTuple(args, "nL", &frame_at, &deadline) )
+    if (!PyArg_ParseTuple(args, "nL", &frame_at, &deadline))
         return NULL;
     int64_t now = host_ms();
     if (now >= c->yield_at) {                                   /* compiled callers never let other threads run */

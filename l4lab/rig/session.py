@@ -193,6 +193,7 @@ class Session:
         self._settle = _NEVER  # the cycle at which to decide what the match was worth
         self._due: Send | None = None
         self._ending: Ending | None = None
+        self.ending: Ending | None = None  # how it ended, when it has
         # Programs that are given their input when they look for it: how often they did in vain, and since when.
         self._polls_count = script.eager
         self._polls = 0

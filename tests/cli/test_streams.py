@@ -37,12 +37,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guest that says something and then goes on for ever."""
-    source = "start: mov dx, COM1\nmov al, 'R'\nout dx, al\nagain: jmp again"
-    file = tmp_path_factory.mktemp("image") / "endless.elf"
-    file.write_bytes(multiboot_image(FlatGuest.of(assemble(source, ORIGIN, constants=COM1), "Goes on.")))
+def endless(file: Path, waits: bool) -> Path:
+    """A guest that says something and then goes on for ever, or waits for what never comes."""
+    source = "start: mov dx, COM1\nmov al, 'R'\nout dx, al\n"
+    source += "mov al, 0xff\nout 0x21, al\nsti\nagain: hlt\njmp again" if waits else "again: jmp again"
+    guest = FlatGuest.of(assemble(source, ORIGIN, constants=COM1), "Goes on.")
+    file.write_bytes(multiboot_image(guest))
     return file
 
 
@@ -63,13 +63,22 @@ def run(
     )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status", "waits"),
+    [
+        (signal.SIGTERM, 143, False),
+        (signal.SIGTERM, 143, True),
+        (signal.SIGHUP, 129, False),
+        (signal.SIGINT, 130, True),
+    ],
+)
 def test_a_signal_ends_the_session_and_leaves_all_in_order(
-    endless: Path, tmp_path: Path, number: signal.Signals, status: int
+    tmp_path: Path, number: signal.Signals, status: int, waits: bool
 ) -> None:
     """Is the terminal as it was, are trace, figures and verdict there, and is the signal in the exit status?"""
     trace, stats = tmp_path / "trace", tmp_path / "stats"
-    line = [*L4LAB, "boot", str(endless), "--trace", str(trace), "--stats", str(stats), "--timeout", "60"]
+    image = endless(tmp_path / "endless.elf", waits)
+    line = [*L4LAB, "boot", str(image), "--trace", str(trace), "--stats", str(stats), "--timeout", "60"]
     with at_a_terminal(line) as (user, process):
         before = termios.tcgetattr(user)
         until(user, b"leaves.\r\n")

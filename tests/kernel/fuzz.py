@@ -32,6 +32,7 @@ from l4lab.testing import PAGE, Root, System, ipc
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 
 CYCLES_PER_CALL = 20_000  # a round ends after so many for each call that was asked for, even if they were fewer
+STUCK = 5000  # kernel entries without a call: the nurse is dead, and who is left runs in circles
 NURSE_SLEEPS = 300  # microseconds
 INNOCENT_PRIORITY = 120  # above the attackers', who may not raise their own
 SHORT_SLICE = period(20) << 16 | NEVER
@@ -285,7 +286,12 @@ class Round:
         k, system = self.system.kernel, self.system
         until = k.clock.cycles + calls * CYCLES_PER_CALL
         why = "event"
+        made, since = 0, k.entries
         while self.calls < calls and why in ("event", "enough", "halted"):
+            if self.calls != made:
+                made, since = self.calls, k.entries
+            elif k.entries - since > STUCK:
+                break
             if check_every == 1:
                 why = k.run(until, one_entry=True)
             else:

@@ -71,7 +71,7 @@ def rename(k: State, old: ThreadId, new: ThreadId) -> None:
             thread.then_receive = int(new), NEVER
         elif thread.state is ThreadState.WAITING:
             thread.wait_for = int(new)
-            k.settle(thread)
+            k.unsettle(thread)
 
 
 def deliver(k: State) -> None:

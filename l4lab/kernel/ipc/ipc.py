@@ -10,7 +10,7 @@ thread's name. Such a message is not in the message registers but in `outgoing`,
     either  --a string meets a page that is missing--> TRANSFERRING --pager answers--> as above
 
 Two that wait for each other do not stay apart: the send phase looks at the receiver, the receive phase at the queue.
-And whoever changes what a blocked thread waits for, or what it is called, tells `State.settle`: before anybody runs,
+And whoever changes what a blocked thread waits for, or what it is called, tells `State.unsettle`: before anybody runs,
 `meet` looks whether a message can go now. `invariants.py` holds everybody to that.
 
 Source: X.2 manual, section IPC; reference section 5.
@@ -183,7 +183,7 @@ def set_pager(k: State, thread: Tcb, pager: int) -> None:
     thread.set_tcr(PAGER, pager)
     if thread.wait is START:
         thread.wait_for = k.global_id(pager, thread)
-        k.settle(thread)
+        k.unsettle(thread)
 
 
 def accepts(receiver: Tcb, sender: Tcb) -> bool:

@@ -3,9 +3,10 @@
 
 A *round* is one system, made from a seed: a nurse (the root task) that pages for everybody and starts anew whoever is
 stuck, two innocents that call each other, and attackers in several spaces, one of them a virtual machine. With
-`privileged`, some attack from the root task's own space. What is claimed: no exception leaves the kernel, and its
-invariants hold. `test_fuzz.py` plays a few rounds; `campaign.py` plays more, and `python -m tests.kernel.fuzz CALLS
-[SEED]` some of one's choice, and prints the seed and the number of kernel entries at which something broke.
+`privileged`, some attack from the root task's own space, which has all I/O ports. What is claimed: no exception leaves
+the kernel, and its invariants hold. `test_fuzz.py` plays a few rounds; `campaign.py` plays more, and
+`python -m tests.kernel.fuzz CALLS [SEED]` some of one's choice, and prints the seed and the number of kernel entries at
+which something broke.
 """
 
 from __future__ import annotations
@@ -323,6 +324,8 @@ class Round:
         entries = [KIP_AREA.base + offset for offset in r.entries.values()]
         for page in self._pages:
             r.store(page, self.words.code(page, entries))
+        if self.privileged:
+            r.ports(0, 16)
         spaces = [r.space() for _ in range(SPACES)]
         vm = r.space(control=VM)
         self._attackers: dict[int, Callable[[ThreadId], None]] = {}
@@ -415,6 +418,15 @@ class Round:
                     for i, word in enumerate(words):
                         cpu.utcb[_MR + i] = word
                     cpu.trap(SystemCall.IPC)
+                case 5:  # a line and its handler; or an answer to it
+                    regs = cpu.registers
+                    regs[EAX] = regs[ESI] = interrupt_id(rng.choice((0, 0, 1, 4, 8, 9)))
+                    regs[ECX], regs[EDX] = self.words.id(), NIL_THREAD
+                    regs[EDI] = UNCHANGED
+                    cpu.trap(SystemCall.THREAD_CONTROL)
+                case 6:  # a timer
+                    for port, value in ((0x43, rng.choice((0x30, 0x34, 0x36))), (0x40, 0), (0x40, rng.randrange(1, 8))):
+                        cpu.port_out(port, 1, value)
                 case _:
                     cpu.trap(self.words.call(cpu.registers, cpu.utcb))
 

@@ -96,7 +96,7 @@ class State:
         self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
         self._favour = 0  # that priority
         self._utcb_slot = self.area.slot_frame >> 2
-        self.unsettled: deque[Tcb | Copy] = deque()  # see `settle`
+        self.unsettled: deque[Tcb | Copy] = deque()  # see `unsettle`
         self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
         self.after: list[Next] = []  # by a wait's number: what happens when it ends (`calls/answers.py` fills it)
 
@@ -194,7 +194,7 @@ class State:
 
     # -- time ------------------------------------------------------------------------------------------------------
 
-    def settle(self, unsettled: Tcb | Copy) -> None:
+    def unsettle(self, unsettled: Tcb | Copy) -> None:
         """Before anybody runs: a pager has answered in the midst of a message, which goes on; or what a blocked thread
         waits for, or is called, has changed, so that it may meet somebody. Later, for an IPC is in progress now."""
         self.unsettled.append(unsettled)

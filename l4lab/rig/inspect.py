@@ -18,7 +18,7 @@ from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.processor import preemption
 from l4lab.machine.decode import disassemble
-from l4lab.machine.mmu import USER, PageFault, walk
+from l4lab.machine.mmu import READ, USER, NestedPageFault, PageFault, host_walk, walk
 from l4lab.rig.counting import machines
 from l4lab.rig.snapshot import (
     Area,
@@ -89,12 +89,13 @@ def take_snapshot(
 def look(k: Kernel, space: Space, address: int, length: int) -> bytes:
     """Memory of a space as its programs would read it; zeros where nothing is mapped."""
     found = bytearray()
+    translate = host_walk(k.machine.memory, space.tables.cr3, True, False)  # of virtual machines too
     while len(found) < length:
         size = min(length - len(found), PAGE - (address + len(found)) % PAGE)
         try:
-            pa = walk(k.machine.memory, space.tables.cr3, address + len(found) & 0xFFFFFFFF, USER, set_ad=False)
+            pa = translate(address + len(found), READ, False)
             found += k.machine.memory.u8[pa : pa + size]
-        except PageFault:
+        except NestedPageFault:
             found += bytes(size)
     return bytes(found)
 

@@ -139,7 +139,7 @@ class Campaign:
                 while len(self.players) < self.jobs:
                     self._start()
                 for key, _ in self.selector.select(timeout=min(1.0, end - now)):
-                    self._hear(key.data)
+                    self.hear(key.data)
                 for player in [p for p in self.players if now - p.heard > SILENCE]:
                     player.process.kill()
                     self._end(player, f"hung for {SILENCE} seconds")
@@ -160,7 +160,8 @@ class Campaign:
         self.players.append(player)
         self.selector.register(player.output, selectors.EVENT_READ, player)
 
-    def _hear(self, player: Player) -> None:
+    def hear(self, player: Player) -> None:
+        """The player has printed a line, or ended."""
         line = player.output.readline()
         player.heard = time.monotonic()
         match line.split():

@@ -3,9 +3,10 @@
 
 A *round* is one system, made from a seed: a nurse (the root task) that pages for everybody and starts anew whoever is
 stuck, two innocents that call each other, and attackers in several spaces, one of them a virtual machine. With
-`privileged`, some attack from the root task's own space. What is claimed: no exception leaves the kernel, and its
-invariants hold. `test_fuzz.py` plays a few rounds; `campaign.py` plays more, and `python -m tests.kernel.fuzz CALLS
-[SEED]` some of one's choice, and prints the seed and the number of kernel entries at which something broke.
+`privileged`, some attack from the root task's own space, which has all I/O ports. What is claimed: no exception leaves
+the kernel, and its invariants hold. `test_fuzz.py` plays a few rounds; `campaign.py` plays more, and
+`python -m tests.kernel.fuzz CALLS [SEED]` some of one's choice, and prints the seed and the number of kernel entries at
+which something broke.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from l4lab.testing import PAGE, Root, System, ipc
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 
 CYCLES_PER_CALL = 20_000  # a round ends after so many for each call that was asked for, even if they were fewer
+STUCK = 5000  # kernel entries without a call: the nurse is dead, and who is left runs in circles
 NURSE_SLEEPS = 300  # microseconds
 INNOCENT_PRIORITY = 120  # above the attackers', who may not raise their own
 SHORT_SLICE = period(20) << 16 | NEVER
@@ -285,7 +287,12 @@ class Round:
         k, system = self.system.kernel, self.system
         until = k.clock.cycles + calls * CYCLES_PER_CALL
         why = "event"
+        made, since = 0, k.entries
         while self.calls < calls and why in ("event", "enough", "halted"):
+            if self.calls != made:
+                made, since = self.calls, k.entries
+            elif k.entries - since > STUCK:
+                break
             if check_every == 1:
                 why = k.run(until, one_entry=True)
             else:
@@ -317,6 +324,8 @@ class Round:
         entries = [KIP_AREA.base + offset for offset in r.entries.values()]
         for page in self._pages:
             r.store(page, self.words.code(page, entries))
+        if self.privileged:
+            r.ports(0, 16)
         spaces = [r.space() for _ in range(SPACES)]
         vm = r.space(control=VM)
         self._attackers: dict[int, Callable[[ThreadId], None]] = {}
@@ -409,6 +418,15 @@ class Round:
                     for i, word in enumerate(words):
                         cpu.utcb[_MR + i] = word
                     cpu.trap(SystemCall.IPC)
+                case 5:  # a line and its handler; or an answer to it
+                    regs = cpu.registers
+                    regs[EAX] = regs[ESI] = interrupt_id(rng.choice((0, 0, 1, 4, 8, 9)))
+                    regs[ECX], regs[EDX] = self.words.id(), NIL_THREAD
+                    regs[EDI] = UNCHANGED
+                    cpu.trap(SystemCall.THREAD_CONTROL)
+                case 6:  # a timer
+                    for port, value in ((0x43, rng.choice((0x30, 0x34, 0x36))), (0x40, 0), (0x40, rng.randrange(1, 8))):
+                        cpu.port_out(port, 1, value)
                 case _:
                     cpu.trap(self.words.call(cpu.registers, cpu.utcb))
 

@@ -239,3 +239,34 @@ def test_a_periodic_timer_is_heard_for_ever() -> None:
 
     assert System(root).run(1_000_000_000) == "idle"
     assert {7} == {round((after - before) / 1_000_000) for before, after in itertools.pairwise(heard)}
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["before the answer", "before the message"])
+def test_a_handler_that_gets_another_name_goes_on_handling(listens: bool) -> None:
+    """When the handler is renamed before it has answered an interrupt, or before it has heard of it: does that go on,
+    and does the next one come?"""
+    heard: list[ThreadId] = []
+    handler = global_id(300, 1)
+
+    def handle(l4: L4) -> None:
+        for _ in range(2):
+            if not listens:
+                l4.sleep(5000)
+            heard.append(l4.receive(interrupt_id(9)).sender)
+            if listens:
+                l4.sleep(5000)
+            l4.send(interrupt_id(9), [0])
+
+    def root(r: Root) -> None:
+        r.hosted(handle, id_=handler, priority=200)
+        r.thread_control(interrupt_id(9), interrupt_id(9), pager=handler)
+        for version in (2, 3):
+            r.system.machine.press_button()
+            r.system.kernel.look_at_devices()
+            r.sleep(1000)
+            r.thread_control(global_id(300, version), global_id(300, version - 1))
+            r.sleep(10_000)
+
+    System(root).run()
+
+    assert [interrupt_id(9)] * 2 == heard

@@ -20,6 +20,7 @@ from l4lab.kernel.ipc import ipc
 from l4lab.kernel.memory.mapping import ALL_RIGHTS
 from l4lab.kernel.objects.space import USER_LIMIT, Space
 from l4lab.kernel.objects.thread import MR, Tcb
+from l4lab.kernel.objects.waits import START
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual import vm
 
@@ -59,6 +60,8 @@ def sys_space_control(k: State, caller: Tcb) -> None:
     if becomes_vm:
         space.become_vm(bool(control & SHADOW))
         for member in space.threads:
+            if member.wait is not START:  # as when it moves there: what it has under way is a program's, not a guest's
+                ipc.cancel(k, member)
             vm.create(k, member)
     if configures:
         for area in (kip_area, utcb_area):

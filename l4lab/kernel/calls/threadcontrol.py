@@ -139,7 +139,7 @@ def _rename(k: State, thread: Tcb, dest: ThreadId) -> None:
     interrupts.rename(k, old, dest)
     ipc.drop_senders(k, thread)
     _wait_in_vain(k, old)
-    k.settle(thread)  # a new thread may wait to be started by one of this name
+    k.unsettle(thread)  # a new thread may wait to be started by one of this name
 
 
 def _wait_in_vain(k: State, gone: ThreadId) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from l4lab.abi.calls import ErrorCode
 from l4lab.abi.ids import SYSTEM_BASE, ThreadId, interrupt_id
 from l4lab.abi.protocols import INTERRUPT
+from l4lab.abi.time import NEVER
 from l4lab.errors import Refused
 from l4lab.kernel import events
 from l4lab.kernel.ipc import ipc
@@ -62,9 +63,15 @@ def forget(k: State, thread: Tcb) -> None:
 
 
 def rename(k: State, old: ThreadId, new: ThreadId) -> None:
-    """A thread has another version: its lines stay its own."""
+    """A thread has another version: its lines stay its own, and so does an interrupt that it has not answered yet."""
     for number in [n for n, handler in k.lines.handlers.items() if handler == old]:
         k.lines.handlers[number] = new
+        thread = k.lines.threads[number]
+        if thread.state is ThreadState.POLLING:
+            thread.then_receive = int(new), NEVER
+        elif thread.state is ThreadState.WAITING:
+            thread.wait_for = int(new)
+            k.unsettle(thread)
 
 
 def deliver(k: State) -> None:

@@ -10,7 +10,7 @@ thread's name. Such a message is not in the message registers but in `outgoing`,
     either  --a string meets a page that is missing--> TRANSFERRING --pager answers--> as above
 
 Two that wait for each other do not stay apart: the send phase looks at the receiver, the receive phase at the queue.
-And whoever changes what a blocked thread waits for, or what it is called, tells `State.settle`: before anybody runs,
+And whoever changes what a blocked thread waits for, or what it is called, tells `State.unsettle`: before anybody runs,
 `meet` looks whether a message can go now. `invariants.py` holds everybody to that.
 
 Source: X.2 manual, section IPC; reference section 5.
@@ -31,7 +31,7 @@ from l4lab.kernel.ipc.strings import SUSPENDED
 from l4lab.kernel.ipc.transfer import continue_items, transfer
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
-from l4lab.kernel.objects.waits import OWN_IPC, START, Wait
+from l4lab.kernel.objects.waits import ACKNOWLEDGEMENT, OWN_IPC, START, Wait
 from l4lab.kernel.state import State
 
 SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
@@ -183,7 +183,7 @@ def set_pager(k: State, thread: Tcb, pager: int) -> None:
     thread.set_tcr(PAGER, pager)
     if thread.wait is START:
         thread.wait_for = k.global_id(pager, thread)
-        k.settle(thread)
+        k.unsettle(thread)
 
 
 def accepts(receiver: Tcb, sender: Tcb) -> bool:
@@ -234,11 +234,12 @@ def end_of_transfer(k: State, sender: Tcb, receiver: Tcb, error: int) -> bool:
     if error == SUSPENDED:
         return False
     errors = error, error
-    if sender.copying is not None:
-        errors = strings.end(sender.copying, error)
-    if not error:
-        complete(k, receiver, sender, message_of(sender)[0])
-        return True
+    copy = sender.copying
+    if copy is not None:
+        errors = strings.end(copy, error)
+        if not error:
+            complete(k, receiver, sender, copy.words[0])
+            return True
     for thread, code, phase in ((receiver, errors[1], RECEIVE), (sender, errors[0], SEND)):
         _leave_pager(thread)
         fail(k, thread, code, phase)
@@ -366,9 +367,12 @@ def confine(k: State) -> None:
 
 
 def drop_senders(k: State, receiver: Tcb) -> None:
-    """The receiver goes away: whoever stands in its queue has no partner any more (Q10: the reference forgets)."""
-    while receiver.senders:
-        fail(k, receiver.senders[0], IpcErrorCode.NO_PARTNER, SEND)
+    """The receiver goes away, or has another name: whoever stands in its queue has no partner any more (Q10: the
+    reference forgets). But an interrupt is for a thread, whatever its name: it stays if that is still there."""
+    gone = k.threads.get(receiver.id.thread_no) is not receiver
+    for sender in list(receiver.senders):
+        if gone or sender.wait is not ACKNOWLEDGEMENT:
+            fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
 
 
 def _leave_queue(sender: Tcb) -> None:

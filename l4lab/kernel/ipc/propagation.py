@@ -87,5 +87,5 @@ def named_sender(k: State, sender: Tcb, receiver: Tcb) -> Tcb:
     receiver.set_tcr(u.ACTUAL_SENDER, sender.word)
     if virtual.state is ThreadState.WAITING and virtual.wait_for == sender.word and virtual.wait is OWN_IPC:
         virtual.wait_for = receiver.word
-        k.settle(virtual)
+        k.unsettle(virtual)
     return virtual

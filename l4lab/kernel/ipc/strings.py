@@ -179,5 +179,5 @@ def page_brought(k: State, thread: Tcb, words: tuple[int, ...], pager: Tcb) -> i
     error = faults.resolved(k, thread, words, pager)
     assert thread.copying is not None, f"{thread!r} copies nothing"
     thread.state = ThreadState.TRANSFERRING
-    k.settle(thread.copying)
+    k.unsettle(thread.copying)
     return error

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EFLAGS, ESI, ESP, FLAG_DF, of_gpr
@@ -42,8 +42,6 @@ _REGISTERS: Final[dict[str, tuple[int, int, int]]] = {  # index in the frame, fi
 _SEGMENT_PREFIXES: Final = {
     0x26: ItemId.ES, 0x2E: ItemId.CS, 0x36: ItemId.SS, 0x3E: ItemId.DS, 0x64: ItemId.FS, 0x65: ItemId.GS,
 }  # fmt: skip
-_SEGMENTS: Final = (ItemId.CS, ItemId.SS, ItemId.DS, ItemId.ES, ItemId.FS, ItemId.GS)
-_ITEMS: Final = (ItemId.CREGS, *_SEGMENTS)
 _REP, _REPNE = 0xF3, 0xF2
 _MEMORY, _READS_AND_WRITES = 3, 3  # as Capstone has them: a kind of operand, and what an instruction does with it
 _LOCK, _XLAT = 0xF0, 0xD7
@@ -75,7 +73,9 @@ class Emulator:
 
         Raises Unsupported, with what it is, if that cannot be done.
         """
-        registers = self.vcpu.read(*_ITEMS)
+        registers = cast("dict[ItemId, Mapping[int, int]]", dict(fault.items))  # by their numbers, which compare equal
+        if missing := [item for item in Paging.ITEMS if item not in registers]:
+            registers |= self.vcpu.read(*missing)
         instruction = decode(*code_at(self.memory, registers, fault.eip, LONGEST_INSTRUCTION))
         if instruction is None:
             if fault.words[1] - fault.eip & 0xFFF <= LONGEST_INSTRUCTION and not self.memory.holds(fault.words[1]):
@@ -116,14 +116,14 @@ class _Execution:
     """One instruction on its way."""
 
     def __init__(
-        self, emulator: Emulator, fault: Fault, registers: Mapping[ItemId, Mapping[int, int]], instruction: Any
+        self, emulator: Emulator, fault: Fault, registers: dict[ItemId, Mapping[int, int]], instruction: Any
     ) -> None:
-        self.bus, self.memory = emulator.bus, emulator.memory
+        self.bus, self.memory, self.vcpu = emulator.bus, emulator.memory, emulator.vcpu
+        self.registers = registers
         self.instruction = instruction
         self.operands = instruction.operands
         self.text = f"{instruction.mnemonic} {instruction.op_str}".strip()
         self.paging = Paging.of(registers)
-        self.bases = {item: registers[item][vm.BASE] for item in _SEGMENTS}
         self.stack_mask = _mask(32 if SegmentAttributes.decode(registers[ItemId.SS][vm.ATTRIBUTES]).default_big else 16)
         self.address_mask = _mask(8 * instruction.addr_size)
         self.before = {index: fault.gpr(index) for index in (*map(of_gpr, range(8)), EFLAGS)}
@@ -135,7 +135,7 @@ class _Execution:
 
     def named(self) -> list[Operand]:
         """The memory that the instruction names, and around the top of the stack, which it may use as well."""
-        top = self.bases[ItemId.SS] + (self.now[ESP] & self.stack_mask)
+        top = self.base(ItemId.SS) + (self.now[ESP] & self.stack_mask)
         operands = []
         for operand in self.operands:
             if operand.type == _MEMORY:
@@ -145,8 +145,8 @@ class _Execution:
                 operands.append(Operand(self.linear(operand), size, modified or size > _LARGEST_NUMBER))
         if self.instruction.opcode[0] == _XLAT:
             offset = self.now[EBX] + (self.now[EAX] & 0xFF) & self.address_mask
-            operands.append(Operand(self.bases[self._segment(ItemId.DS)] + offset & MASK, 1))
-        top = self.bases[ItemId.SS] + (self.now[ESP] & self.stack_mask)
+            operands.append(Operand(self.base(self._segment(ItemId.DS)) + offset & MASK, 1))
+        top = self.base(ItemId.SS) + (self.now[ESP] & self.stack_mask)
         return [*operands, Operand(top - LARGEST_FRAME & MASK, 2 * LARGEST_FRAME)]
 
     def _size(self, operand: Any) -> int:
@@ -187,7 +187,13 @@ class _Execution:
         address += self.get_register(base) if base else 0
         address += self.get_register(index) * memory.scale if index and index != "eiz" else 0
         usual = ItemId.SS if base in ("bp", "ebp", "esp") else ItemId.DS
-        return self.bases[self._segment(usual)] + (address & self.address_mask) & MASK
+        return self.base(self._segment(usual)) + (address & self.address_mask) & MASK
+
+    def base(self, segment: ItemId) -> int:
+        """Where a segment begins. Those that are seldom used do not come with the fault."""
+        if segment not in self.registers:
+            self.registers |= self.vcpu.read(segment)
+        return self.registers[segment][vm.BASE]
 
     def _segment(self, usual: ItemId) -> ItemId:
         return _SEGMENT_PREFIXES.get(self.instruction.prefix[1], usual)
@@ -311,14 +317,14 @@ class _Execution:
     def push(self, source: _Operand) -> None:
         source.locate()
         top = self.now[ESP] - source.bits // 8 & self.stack_mask
-        pieces = self.locate(self.bases[ItemId.SS] + top & MASK, source.bits // 8, write=True)
+        pieces = self.locate(self.base(ItemId.SS) + top & MASK, source.bits // 8, write=True)
         self.store(pieces, source.get())
         self.add_to(ESP, -source.bits // 8, self.stack_mask)
 
     def pop(self, target: _Operand) -> None:
         """The address of the target is computed with the stack pointer as it is afterwards."""
         size = target.bits // 8
-        pieces = self.locate(self.bases[ItemId.SS] + (self.now[ESP] & self.stack_mask) & MASK, size)
+        pieces = self.locate(self.base(ItemId.SS) + (self.now[ESP] & self.stack_mask) & MASK, size)
         before = self.now[ESP]
         self.add_to(ESP, size, self.stack_mask)
         try:
@@ -348,8 +354,8 @@ class _Execution:
         """One element; the index registers move on."""
         mask, bits = self.address_mask, 8 * size
         step = -size if self.now[EFLAGS] & FLAG_DF else size
-        source = self.bases[self._segment(ItemId.DS)] + (self.now[ESI] & mask) & MASK
-        target = self.bases[ItemId.ES] + (self.now[EDI] & mask) & MASK
+        source = self.base(self._segment(ItemId.DS)) + (self.now[ESI] & mask) & MASK
+        target = self.base(ItemId.ES) + (self.now[EDI] & mask) & MASK
         accumulator = self.now[EAX] & _mask(bits)
         match kind:
             case 0xA4:  # MOVS

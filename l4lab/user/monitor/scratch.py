@@ -14,7 +14,7 @@ there meanwhile. While it steps, all exceptions come here and no interrupt is de
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
@@ -30,7 +30,7 @@ from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.memory import LENT_PAGES, PAGE, GuestMemory
 from l4lab.user.monitor.paging import CR0_PG, LARGE, PRESENT, USER, WRITABLE, GuestPageFault, Paging
 from l4lab.user.monitor.state import CR0_PE
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, Registers, VirtualCpu
+from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, VirtualCpu
 from l4lab.words import Rights
 
 ALL_EXCEPTIONS: Final = 0xFFFF_FFFF
@@ -60,7 +60,12 @@ class Scratch:
         self.memory, self.vcpu, self.others = memory, vcpu, others
 
     def execute(
-        self, fault: Fault, reply: Reply, bus: MemoryBus, registers: Registers, operands: Sequence[Operand]
+        self,
+        fault: Fault,
+        reply: Reply,
+        bus: MemoryBus,
+        registers: Mapping[ItemId, Mapping[int, int]],
+        operands: Sequence[Operand],
     ) -> None:
         """Have the instruction executed at which `fault` is; `reply` then answers the fault at which the CPU stands.
 
@@ -127,7 +132,9 @@ class _Lending:
         self.region: int | None = None  # of 4 MiB, of which all leads to INSTEAD
         self.paged = False  # has paging been turned on for a guest that had none?
 
-    def page(self, address: int, is_write: bool, step: Reply, registers: Registers) -> list[int]:
+    def page(
+        self, address: int, is_write: bool, step: Reply, registers: Mapping[ItemId, Mapping[int, int]]
+    ) -> list[int]:
         """The map items that put a page under a guest-physical address; `step` may get registers for it.
 
         A device's page cannot be written at first, so that it shows whether the instruction does.
@@ -229,7 +236,9 @@ class _Lending:
             self.region = entry & ~_OFFSET & _ADDRESS
         self.given_back.callback(lambda: memory.set_word(at, entry & _ADDRESS | memory.word(at) & ~_ADDRESS))
 
-    def _turn_on_paging(self, page: int, step: Reply, registers: Registers) -> tuple[int, list[int]]:
+    def _turn_on_paging(
+        self, page: int, step: Reply, registers: Mapping[ItemId, Mapping[int, int]]
+    ) -> tuple[int, list[int]]:
         """The same for a guest without paging: it gets a directory of large pages that is the identity elsewhere."""
         if self.paged or not self.paging.cr0 & CR0_PE:
             raise Unsupported("an access where nothing can be mapped")

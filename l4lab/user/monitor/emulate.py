@@ -44,7 +44,8 @@ _SEGMENT_PREFIXES: Final = {
 }  # fmt: skip
 _REP, _REPNE = 0xF3, 0xF2
 _MEMORY, _READS_AND_WRITES = 3, 3  # as Capstone has them: a kind of operand, and what an instruction does with it
-_LOCK, _XLAT = 0xF0, 0xD7
+_MODIFYING: Final = frozenset(("cmpxchg8b", "rol", "ror", "rcl", "rcr", "arpl"))  # of which Capstone does not know it
+_XLAT: Final = 0xD7
 _LARGEST_NUMBER: Final = 16
 _LOAD_FAR: Final = frozenset(("lds", "les", "lfs", "lgs", "lss"))
 _STATE: Final = {"fnsave": 108, "frstor": 108, "fxsave": 512, "fxrstor": 512}
@@ -140,8 +141,8 @@ class _Execution:
         for operand in self.operands:
             if operand.type == _MEMORY:
                 size = self._size(operand)
-                # Of the FPU's whole state not all is written; Capstone does not know what LOCK does.
-                modified = operand.access == _READS_AND_WRITES or self.instruction.prefix[0] == _LOCK
+                modified = operand.access == _READS_AND_WRITES or self.instruction.mnemonic.split()[-1] in _MODIFYING
+                # Of the FPU's whole state not all is written.
                 operands.append(Operand(self.linear(operand), size, modified or size > _LARGEST_NUMBER))
         if self.instruction.opcode[0] == _XLAT:
             offset = self.now[EBX] + (self.now[EAX] & 0xFF) & self.address_mask

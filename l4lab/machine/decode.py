@@ -31,6 +31,10 @@ class Instruction:
     modifies: bool  # its memory operand is read and written: where it may not be written, that is a write
 
 
+# Of these Capstone says that they only read their operand.
+_MODIFYING = frozenset(("cmpxchg", "cmpxchg8b", "rol", "ror", "rcl", "rcr", "arpl"))
+
+
 @functools.cache
 def _disassembler(bits: int) -> Any:
     import capstone
@@ -58,7 +62,7 @@ def decode(code: bytes, bits: int = 32) -> Instruction | None:
                 control = int(name[2:])
         elif operand.type == 3:  # memory
             m = operand.mem
-            modifies = operand.access & 3 == 3
+            modifies = operand.access & 3 == 3 or found.mnemonic.split()[-1] in _MODIFYING
             memory = (
                 found.reg_name(m.segment) or "",
                 found.reg_name(m.base) or "",

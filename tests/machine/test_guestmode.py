@@ -434,3 +434,25 @@ def test_a_page_beyond_4_gib_is_where_the_engine_takes_it_to_be(kind: str) -> No
     assert R.HLT == guest.enter()
     assert (guest.at, 7) == (guest.frame[EIP], guest.frame[ECX])
     assert CODE == guest.mode.view.translate(guest.vmcs, CODE)
+
+
+@pytest.mark.parametrize("kind", ["native", "python"])
+def test_what_is_modified_is_written(kind: str) -> None:
+    """Is an access to a missing page a write, for the exit, wherever the instruction changes its operand?"""
+    operand = f"[{MISSING + 8}]"
+    by_two = ("add", "adc", "sub", "sbb", "and", "or", "xor", "xadd", "cmpxchg", "bts", "btr", "btc", "xchg")
+    by_one = ("rol", "ror", "rcl", "rcr", "shl", "shr", "sar")
+    written = [
+        *(f"{name} dword ptr {operand}, ebx" for name in by_two),
+        *(f"{name} dword ptr {operand}, 3" for name in by_one),
+        *(f"{name} word ptr {operand}, cl" for name in by_one),
+        *(f"{name} byte ptr {operand}" for name in ("inc", "dec", "not", "neg", "setc")),
+        *(f"cmpxchg8b {operand}", f"lock cmpxchg8b {operand}", f"shld {operand}, ebx, 3", f"arpl {operand}, bx"),
+    ]
+    read = [f"cmp dword ptr {operand}, ebx", f"test byte ptr {operand}, 1", f"bt dword ptr {operand}, 3"]
+    read += [f"mov eax, {operand}", f"fld dword ptr {operand}", f"mul dword ptr {operand}"]
+    for source in (*written, *read):
+        guest = Guest(kind, source)
+
+        assert R.EPT_VIOLATION is guest.enter(), source
+        assert (2 if source in written else 1) == guest.vmcs.exit_qualification, source

@@ -4,7 +4,8 @@
 The CPU has checked the instruction already: it faulted for the guest-physical address alone. So what is left is to find
 its operands, load, compute, and store. Capstone decodes; what becomes of the numbers is in `alu`.
 Lives here: operands and the instructions that software uses on device memory: moves, arithmetic, bit tests, the stack,
-string instructions. Does not live here: which device answers (`devices.memory_bus`).
+string instructions. Does not live here: all other instructions (`scratch`), and which device answers
+(`devices.memory_bus`).
 
 Nothing is loaded or stored before all addresses of the instruction (of a repetition, of the element) are translated:
 the guest's own page faults come first, and no device sees an instruction twice.
@@ -14,17 +15,18 @@ Source: Intel SDM vol. 1, "Operand Addressing"; vol. 2, the instructions.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
 
 from l4lab.abi import vm
-from l4lab.abi.frame import EAX, ECX, EDI, EFLAGS, ESI, ESP, FLAG_DF, of_gpr
+from l4lab.abi.frame import EAX, EBX, ECX, EDI, EFLAGS, ESI, ESP, FLAG_DF, of_gpr
 from l4lab.abi.vm import ItemId, SegmentAttributes
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import alu
 from l4lab.user.monitor.fault import MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, code_at, locate
+from l4lab.user.monitor.scratch import Operand, Scratch, Unsupported
 from l4lab.user.monitor.vcpu import VirtualCpu
 
 LONGEST_INSTRUCTION: Final = 15
@@ -40,9 +42,14 @@ _REGISTERS: Final[dict[str, tuple[int, int, int]]] = {  # index in the frame, fi
 _SEGMENT_PREFIXES: Final = {
     0x26: ItemId.ES, 0x2E: ItemId.CS, 0x36: ItemId.SS, 0x3E: ItemId.DS, 0x64: ItemId.FS, 0x65: ItemId.GS,
 }  # fmt: skip
-_SEGMENTS: Final = (ItemId.CS, ItemId.SS, ItemId.DS, ItemId.ES, ItemId.FS, ItemId.GS)
-_ITEMS: Final = (ItemId.CREGS, *_SEGMENTS)
 _REP, _REPNE = 0xF3, 0xF2
+_MEMORY, _READS_AND_WRITES = 3, 3  # as Capstone has them: a kind of operand, and what an instruction does with it
+_MODIFYING: Final = frozenset(("cmpxchg8b", "rol", "ror", "rcl", "rcr", "arpl"))  # of which Capstone does not know it
+_XLAT: Final = 0xD7
+_LARGEST_NUMBER: Final = 16
+_LOAD_FAR: Final = frozenset(("lds", "les", "lfs", "lgs", "lss"))
+_STATE: Final = {"fnsave": 108, "frstor": 108, "fxsave": 512, "fxrstor": 512}
+LARGEST_FRAME: Final = 32  # bytes that an instruction pushes or pops: PUSHAD and POPAD
 # String instructions by the first byte of their opcode, without the bit that tells bytes from words.
 _MOVS, _CMPS, _STOS, _LODS, _SCAS = 0xA4, 0xA6, 0xAA, 0xAC, 0xAE
 _STRINGS: Final = frozenset((_MOVS, _CMPS, _STOS, _LODS, _SCAS))
@@ -50,30 +57,38 @@ _STRINGS: Final = frozenset((_MOVS, _CMPS, _STOS, _LODS, _SCAS))
 Pieces = list[tuple[int, int]]  # guest-physical address and size
 
 
-class Unsupported(Exception):
-    """The instruction is none that is done here."""
-
-
 class Emulator:
     """Does instructions of one guest."""
 
-    def __init__(self, bus: MemoryBus, memory: GuestMemory, vcpu: VirtualCpu) -> None:
+    def __init__(
+        self, bus: MemoryBus, memory: GuestMemory, vcpu: VirtualCpu, others: Callable[[Fault, Reply], None]
+    ) -> None:
+        """`others` answers faults of another kind that the instruction makes when the CPU executes it."""
         self.bus = bus
         self.memory = memory
         self.vcpu = vcpu
+        self.scratch = Scratch(memory, vcpu, others)
 
     def handle(self, fault: Fault, reply: Reply) -> None:
         """Do the instruction that the guest stopped at, or deliver the page fault that it meets.
 
-        Raises Unsupported, with the instruction's text, if that cannot be done.
+        Raises Unsupported, with what it is, if that cannot be done.
         """
-        registers = self.vcpu.read(*_ITEMS)
+        registers = cast("dict[ItemId, Mapping[int, int]]", dict(fault.items))  # by their numbers, which compare equal
+        if missing := [item for item in Paging.ITEMS if item not in registers]:
+            registers |= self.vcpu.read(*missing)
         instruction = decode(*code_at(self.memory, registers, fault.eip, LONGEST_INSTRUCTION))
         if instruction is None:
-            raise Unsupported("what is no instruction")
+            if fault.words[1] - fault.eip & 0xFFF <= LONGEST_INSTRUCTION and not self.memory.holds(fault.words[1]):
+                raise Unsupported("the fetch of an instruction")
+            self.scratch.execute(fault, reply, self.bus, registers, ())
+            return
         execution = _Execution(self, fault, registers, instruction)
         try:
             done = execution.run()
+        except Unsupported:
+            self.scratch.execute(fault, reply, self.bus, registers, execution.named())
+            return
         except GuestPageFault as page_fault:
             execution.write_back(reply)
             reply.raise_page_fault(page_fault.address, page_fault.error_code)
@@ -102,14 +117,14 @@ class _Execution:
     """One instruction on its way."""
 
     def __init__(
-        self, emulator: Emulator, fault: Fault, registers: Mapping[ItemId, Mapping[int, int]], instruction: Any
+        self, emulator: Emulator, fault: Fault, registers: dict[ItemId, Mapping[int, int]], instruction: Any
     ) -> None:
-        self.bus, self.memory = emulator.bus, emulator.memory
+        self.bus, self.memory, self.vcpu = emulator.bus, emulator.memory, emulator.vcpu
+        self.registers = registers
         self.instruction = instruction
         self.operands = instruction.operands
         self.text = f"{instruction.mnemonic} {instruction.op_str}".strip()
         self.paging = Paging.of(registers)
-        self.bases = {item: registers[item][vm.BASE] for item in _SEGMENTS}
         self.stack_mask = _mask(32 if SegmentAttributes.decode(registers[ItemId.SS][vm.ATTRIBUTES]).default_big else 16)
         self.address_mask = _mask(8 * instruction.addr_size)
         self.before = {index: fault.gpr(index) for index in (*map(of_gpr, range(8)), EFLAGS)}
@@ -118,6 +133,28 @@ class _Execution:
     def write_back(self, reply: Reply) -> None:
         """Leave in the reply what has changed in the registers."""
         reply.gprs({index: value for index, value in self.now.items() if value != self.before[index]})
+
+    def named(self) -> list[Operand]:
+        """The memory that the instruction names, and around the top of the stack, which it may use as well."""
+        top = self.base(ItemId.SS) + (self.now[ESP] & self.stack_mask)
+        operands = []
+        for operand in self.operands:
+            if operand.type == _MEMORY:
+                size = self._size(operand)
+                modified = operand.access == _READS_AND_WRITES or self.instruction.mnemonic.split()[-1] in _MODIFYING
+                # Of the FPU's whole state not all is written.
+                operands.append(Operand(self.linear(operand), size, modified or size > _LARGEST_NUMBER))
+        if self.instruction.opcode[0] == _XLAT:
+            offset = self.now[EBX] + (self.now[EAX] & 0xFF) & self.address_mask
+            operands.append(Operand(self.base(self._segment(ItemId.DS)) + offset & MASK, 1))
+        top = self.base(ItemId.SS) + (self.now[ESP] & self.stack_mask)
+        return [*operands, Operand(top - LARGEST_FRAME & MASK, 2 * LARGEST_FRAME)]
+
+    def _size(self, operand: Any) -> int:
+        """Bytes of an operand, where Capstone is mistaken: the FPU's whole state, and far pointers."""
+        name, opcode = self.instruction.mnemonic, self.instruction.opcode
+        far = name in _LOAD_FAR or (opcode[0] == 0xFF and self.instruction.modrm >> 3 & 7 == 3)
+        return _STATE.get(name, int(operand.size) + (2 if far else 0))
 
     # -- registers -----------------------------------------------------------------------------------------------------
 
@@ -151,7 +188,13 @@ class _Execution:
         address += self.get_register(base) if base else 0
         address += self.get_register(index) * memory.scale if index and index != "eiz" else 0
         usual = ItemId.SS if base in ("bp", "ebp", "esp") else ItemId.DS
-        return self.bases[self._segment(usual)] + (address & self.address_mask) & MASK
+        return self.base(self._segment(usual)) + (address & self.address_mask) & MASK
+
+    def base(self, segment: ItemId) -> int:
+        """Where a segment begins. Those that are seldom used do not come with the fault."""
+        if segment not in self.registers:
+            self.registers |= self.vcpu.read(segment)
+        return self.registers[segment][vm.BASE]
 
     def _segment(self, usual: ItemId) -> ItemId:
         return _SEGMENT_PREFIXES.get(self.instruction.prefix[1], usual)
@@ -275,14 +318,14 @@ class _Execution:
     def push(self, source: _Operand) -> None:
         source.locate()
         top = self.now[ESP] - source.bits // 8 & self.stack_mask
-        pieces = self.locate(self.bases[ItemId.SS] + top & MASK, source.bits // 8, write=True)
+        pieces = self.locate(self.base(ItemId.SS) + top & MASK, source.bits // 8, write=True)
         self.store(pieces, source.get())
         self.add_to(ESP, -source.bits // 8, self.stack_mask)
 
     def pop(self, target: _Operand) -> None:
         """The address of the target is computed with the stack pointer as it is afterwards."""
         size = target.bits // 8
-        pieces = self.locate(self.bases[ItemId.SS] + (self.now[ESP] & self.stack_mask) & MASK, size)
+        pieces = self.locate(self.base(ItemId.SS) + (self.now[ESP] & self.stack_mask) & MASK, size)
         before = self.now[ESP]
         self.add_to(ESP, size, self.stack_mask)
         try:
@@ -312,8 +355,8 @@ class _Execution:
         """One element; the index registers move on."""
         mask, bits = self.address_mask, 8 * size
         step = -size if self.now[EFLAGS] & FLAG_DF else size
-        source = self.bases[self._segment(ItemId.DS)] + (self.now[ESI] & mask) & MASK
-        target = self.bases[ItemId.ES] + (self.now[EDI] & mask) & MASK
+        source = self.base(self._segment(ItemId.DS)) + (self.now[ESI] & mask) & MASK
+        target = self.base(ItemId.ES) + (self.now[EDI] & mask) & MASK
         accumulator = self.now[EAX] & _mask(bits)
         match kind:
             case 0xA4:  # MOVS

@@ -19,12 +19,13 @@ from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import control
 from l4lab.user.monitor.cpuid import Cpuid
-from l4lab.user.monitor.emulate import Emulator, Unsupported
+from l4lab.user.monitor.emulate import Emulator
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.ports import PortIo
+from l4lab.user.monitor.scratch import Unsupported
 from l4lab.user.monitor.taskswitch import TaskSwitches
 from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, VirtualCpu
 from l4lab.words import Rights, hex32
@@ -33,6 +34,7 @@ Handler = Callable[[Fault, Reply], None]
 Stop = Callable[[End, str], None]
 NO_DEVICES: Final = MemoryBus(())
 
+MANY_IN_VAIN: Final = 5000  # accesses beyond memory, of which a person is told
 _VMX_INSTRUCTIONS: Final = range(ExitReason.VMCALL, ExitReason.VMXON + 1)
 
 
@@ -48,14 +50,17 @@ class Exits:
         msrs: Msrs,
         io: PortIo,
         stop: Stop,
+        tell: Callable[[str], None],
         devices: MemoryBus = NO_DEVICES,
     ) -> None:
         self.now = now  # the guest's time stamp counter
         self.vcpu = vcpu
         self.memory = memory
         self.stop = stop
+        self.tell = tell
+        self._in_vain = 0  # accesses to what is not there, but for reads that a page of ones answers
         self.devices = devices
-        self.emulator = Emulator(devices, memory, vcpu)
+        self.emulator = Emulator(devices, memory, vcpu, self.handle)
         reason = ExitReason
         self.handlers: dict[int, Handler] = {
             reason.IO_INSTRUCTION: io.handle,
@@ -160,6 +165,12 @@ class Exits:
             reply.typed = self.memory.map_ones(address)
         else:
             self.memory.note_unbacked(address, "write" if is_write else "read")
+            self._in_vain += 1
+            if self._in_vain == MANY_IN_VAIN:
+                self.tell(
+                    f"the guest writes where no memory is, at {hex32(address)} by now. Each time is a VM exit: if it "
+                    "looks for the end of its memory, that takes long. Tell it the size, or give it more by --memory."
+                )
             self._emulate(fault, reply, address, is_write)
             return
         reply.resume_delivery(fault)
@@ -179,5 +190,5 @@ class Exits:
             access = "writes" if is_write else "reads"
             self.stop(
                 End.STOPPED,
-                f"the guest's {instruction} at {hex32(fault.eip)} {access} {where}; this monitor cannot do it",
+                f"at {hex32(fault.eip)} the guest {access} {where}: {instruction}, which this monitor cannot do",
             )

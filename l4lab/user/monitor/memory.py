@@ -25,6 +25,7 @@ from l4lab.words import Rights, size_text
 WINDOW: Final = 0x1000_0000
 PAGE: Final = 1 << PAGE_LOG2
 LARGEST: Final = 2 << 30  # what is left of the monitor's space above the window
+LENT_PAGES: Final = 5  # that can be put under the addresses of one instruction: see `scratch`
 UNBACKED_KINDS: Final = 256  # different addresses that are counted; a guest may hammer any number
 
 
@@ -51,6 +52,7 @@ class GuestMemory:
         self.size = size
         self.window = window
         self.unbacked: Counter[tuple[int, str]] = Counter()
+        self._lent = 0  # pages that have been taken to be lent
 
     @classmethod
     def allocate(cls, l4: L4, size: int, window: int = WINDOW) -> GuestMemory:
@@ -87,6 +89,10 @@ class GuestMemory:
         """Read 16 bits."""
         return int.from_bytes(self.read(address, 2), "little")
 
+    def holds(self, address: int) -> bool:
+        """Is there memory at this address?"""
+        return address < self.size and not self.devices.holes(address, 1)
+
     def word(self, address: int) -> int:
         """Read 32 bits."""
         return int.from_bytes(self.read(address, 4), "little")
@@ -112,6 +118,14 @@ class GuestMemory:
         """The map item that answers a read beyond the memory: a page of ones that cannot be written."""
         self.note_unbacked(address, "read")
         return [MapItem.at(address & -PAGE), Fpage.at(self.window - PAGE, PAGE_LOG2, Rights.R | Rights.X)]
+
+    def lent_page(self, l4: L4, number: int) -> int:
+        """One of the pages that are put under an instruction: its address in the monitor's space."""
+        while self._lent <= number:
+            self._lent += 1
+            _take(l4, self.window - (1 + self._lent) * PAGE, PAGE_LOG2)
+            l4.accept(0)
+        return self.window - (2 + number) * PAGE
 
     def note_unbacked(self, address: int, access: str) -> None:
         """Count an access beyond the memory."""

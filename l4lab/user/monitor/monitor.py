@@ -88,7 +88,9 @@ class Monitor:
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
         self.memory.devices = self.pc.addresses
         now, stop = self.now, self.stop
-        self.exits = Exits(now, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, stop, self.pc.addresses)
+        self.exits = Exits(
+            now, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, stop, self.tell, self.pc.addresses
+        )
         self.handlers = self.exits.handlers
         self.interrupts = Interrupts(self.pc.pic, self.vcpu)
         self._unanswered: tuple[Fault, Reply] | None = None  # the fault the guest waits in
@@ -119,6 +121,11 @@ class Monitor:
         """The guest ends here. The first reason given counts."""
         if self.outcome is None:
             self.outcome = Outcome(end, why, self._last.text() if self._last else "")
+
+    def tell(self, text: str) -> None:
+        """A line for whoever reads the guest's console, which the guest has not said."""
+        for byte in f"\r\nl4lab: {text}\r\n".encode():
+            self.transmit(byte)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

@@ -81,6 +81,14 @@ class Paging:
         memory.set_word(at, entry | ACCESSED | (DIRTY if write else 0))
         return physical
 
+    def last_entry(self, memory: GuestMemory, linear: int) -> tuple[int, bool]:
+        """Where the entry is that leads to the page of a linear address which can be translated; is it a large page?"""
+        at = (self.cr3 & -PAGE) + 4 * (linear >> 22)
+        entry = memory.word(at)
+        if entry & LARGE and self.cr4 & CR4_PSE:
+            return at, True
+        return (entry & -PAGE) + 4 * (linear >> 12 & 0x3FF), False
+
 
 def _pieces(memory: GuestMemory, paging: Paging, linear: int, length: int, write: bool) -> Iterator[tuple[int, int]]:
     """Guest-physical address and size of one piece after the other, a page at most."""

@@ -63,7 +63,12 @@ FAULT_ITEMS: Final[Mapping[int, Iterable[ItemId]]] = {
         for reason in ExitReason
         if reason <= ExitReason.TPR_BELOW_THRESHOLD
     },
-    FaultId.PAGE_FAULT: (ItemId.GPREGS, ItemId.NONREGEXC),  # may happen in the midst of delivering an event
+    # A page fault may happen in the midst of delivering an event. The rest is for doing the instruction where nothing
+    # is: faults that are answered by a page are rare, those of a guest that looks for the end of its memory are not.
+    FaultId.PAGE_FAULT: (
+        *(ItemId.GPREGS, ItemId.CREGS, ItemId.CS, ItemId.SS, ItemId.DS, ItemId.ES),
+        ItemId.NONREGEXC,
+    ),
 }
 
 # Segments as (selector, base, limit, attributes).

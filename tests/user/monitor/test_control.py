@@ -99,7 +99,16 @@ def test_debug_registers_are_moved_both_ways(number: int, index: int) -> None:
 def exits(ends: list[End]) -> Exits:
     memory, vcpu = guest_memory(1 << 16), still_vcpu({})
     io = PortIo(PortBus([]), vcpu, memory)
-    return Exits(lambda: 0, vcpu, memory, Cpuid(), Msrs(vcpu, lambda: 0), io, lambda end, why: ends.append(end))
+    return Exits(
+        lambda: 0,
+        vcpu,
+        memory,
+        Cpuid(),
+        Msrs(vcpu, lambda: 0),
+        io,
+        lambda end, why: ends.append(end),
+        lambda text: None,
+    )
 
 
 def exception_exit(vector: int, during: int = 0, qualification: int = 0) -> Fault:

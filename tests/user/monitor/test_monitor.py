@@ -371,6 +371,26 @@ text:   .asciz  "by memory"
     assert f"EBX {0x60:#010x}" in found[0].registers
 
 
+def test_a_guest_that_sizes_memory_by_writing_is_told_of_once() -> None:
+    """Does the console say, once, why a guest that writes far beyond its memory takes so long?"""
+    rig = run(
+        guest_from(
+            """
+            mov     ebx, 0x10000000
+            mov     ecx, 11000
+    .next:  mov     dword ptr [ebx], 0x55AA55AA
+            add     ebx, 0x1000
+            dec     ecx
+            jnz     .next
+            cli
+            hlt
+            """
+        )
+    )
+
+    assert 1 == bytes(rig.console).count(b"l4lab: the guest writes where no memory is, at 0x11387000")
+
+
 def test_what_a_guest_asks_for_in_vain_is_counted() -> None:
     """A port, an MSR, a CPUID leaf and memory that are not there: are all of them in the statistics?"""
     rig = run(

@@ -18,7 +18,7 @@ from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
 from l4lab.kernel.events import Switched
 from l4lab.kernel.ipc import ipc
-from l4lab.kernel.objects.instants import SERIAL, Input
+from l4lab.kernel.objects.instants import Input
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.processor import preemption
 from l4lab.kernel.state import EventSink, State
@@ -261,13 +261,11 @@ class Kernel(State):
         self._horizon = 0
 
     def _take_input(self) -> None:
-        """What is due comes into the machine, and whoever waits for it in the kernel may go on."""
+        """What is due comes into the machine; the devices are looked at before anybody runs."""
         self._input_due = False
         for given in self.input.take(self.now, self.entries):
             self.trace.append(events.DeviceInput(self.now, given.data, given.device))
             self.machine.receive(given.device, given.data)
-            if given.device == SERIAL:
-                debugtraps.input_arrived(self)
         self.look_at_devices()
 
     def _look_at_devices(self) -> None:

@@ -33,7 +33,7 @@ COMPILED = [
         for name in (
             *(
                 f"objects/{name}"
-                for name in ("copying", "counters", "lines", "program", "space", "thread", "vcpu", "waits")
+                for name in ("copying", "counters", "instants", "lines", "program", "space", "thread", "vcpu", "waits")
             ),
             *("memory/mapping", "memory/mappingtree", "memory/ports", "parts", "scheduling/sched", "state"),
             *(f"ipc/{name}" for name in ("ctrlxfer", "faults", "ipc", "propagation", "strings", "transfer")),

@@ -147,10 +147,11 @@ class DeviceOutput(Event, frozen=True, tag=17):
 
 
 class DeviceInput(Event, frozen=True, tag=18):
-    """Bytes came into the machine: at its serial port, or scan codes of set 1 from its keyboard. No other input is."""
+    """Something came into the machine: bytes at its serial port, scan codes of set 1 from its keyboard, or its button
+    was pressed. No other input is. It comes after all else that happens at its cycle before somebody runs on."""
 
     data: bytes
-    device: str = "serial"  # or keyboard
+    device: str = "serial"  # or keyboard, or button
 
 
 class IoPageFault(Event, frozen=True, tag=30):

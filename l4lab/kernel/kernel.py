@@ -18,6 +18,7 @@ from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
 from l4lab.kernel.events import Switched
 from l4lab.kernel.ipc import ipc
+from l4lab.kernel.objects.instants import Input
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.processor import preemption
 from l4lab.kernel.state import EventSink, State
@@ -42,6 +43,8 @@ class Kernel(State):
         super().__init__(machine, trace, kernel_memory)
         self.after = answers.TABLE
         self._next_epoch = TLB_EPOCH
+        self._input_due = False
+        self._moved = True  # has the machine come to another instant of its own since `enough` was asked?
 
     def close(self) -> None:
         """The machine is about to go: end the hosted programs, whose frames no garbage collector looks into."""
@@ -60,31 +63,37 @@ class Kernel(State):
     ) -> str:
         """Run until cycle `until`, or until it is enough. Why it came back, in a word.
 
-        `enough` is asked before each kernel entry; `watch` only when the loop looks around: after each port access,
-        and every `LONGEST_RUN` cycles. "deadline", "enough" (either said so), "stopped" (`request_stop`), "halted"
+        `enough` is asked after each kernel entry, and when an idle machine wakes: at instants of the machine's alone.
+        `watch` is asked when the loop looks around: after each port access, every `LONGEST_RUN` cycles, and when a run
+        has taken long by the host's clock. "deadline", "enough" (either said so), "stopped" (`request_stop`), "halted"
         (a thread did), "event" (with `one_entry`, after one), or "idle": nothing will ever happen again without
-        input from outside.
+        input from outside. Wherever it comes back, the state is that of one instant (see `objects/instants.py`).
         """
         halts = self.halts
         self.home = greenlet.getcurrent()
         self._horizon = 0
+        self._moved = True
         self.now = self.clock.cycles
         while True:
+            asking = enough if self._moved else None
+            self._moved = False
             if self.now >= self._horizon:
-                why = self._look_around(until, halts, watch)
+                why = self._look_around(until, halts, watch, asking)
                 if why:
                     return why
-            if enough is not None and enough():
+            elif asking is not None and asking():
                 return "enough"
             chosen = self._choose()
-            if chosen is not None:
+            if self._input_due:
+                self._take_input()
+            elif chosen is not None:
                 self._run_thread(chosen)
                 if one_entry:
                     return "event"
             elif not self._pass_time(until):
                 return "idle"
 
-    def _look_around(self, until: int, halts: int, watch: Enough | None) -> str:
+    def _look_around(self, until: int, halts: int, watch: Enough | None, enough: Enough | None) -> str:
         """All that need not be asked at every kernel entry; and until when it need not. Why to come back, if so."""
         now = self.now
         self._horizon = NEVER_ENDS  # before the questions: an answer that changes meanwhile sets it to 0 again
@@ -95,7 +104,7 @@ class Kernel(State):
         if self.halts != halts:
             return "halted"
         self.trace.settle()
-        if watch is not None and watch():
+        if (watch is not None and watch()) or (enough is not None and enough()):
             return "enough"
         if now >= self._device_deadline:
             self._look_at_devices()
@@ -107,16 +116,19 @@ class Kernel(State):
         if now >= self._next_epoch:
             self.machine.engine.flush_tlb()
             self._next_epoch = (now // TLB_EPOCH + 1) * TLB_EPOCH
-        horizon = min(until, timer, self._device_deadline, self._next_epoch, now + LONGEST_RUN)
+        self._input_due = self.input.is_due(now, self.entries)
+        given = self.input.next_cycle(now)
+        horizon = min(until, timer, self._device_deadline, self._next_epoch, given, now + LONGEST_RUN)
         self._horizon = min(horizon, self._horizon)
         return ""
 
     def _pass_time(self, until: int) -> bool:
         """Nobody can run: time passes up to whatever is next. False if nothing is."""
-        wake = min(self.sched.next_timer(), self._device_deadline)
+        wake = min(self.sched.next_timer(), self._device_deadline, self.input.next_cycle(self.now))
         if wake >= NEVER_ENDS:
             return False
         self.now = self.machine.charge(max(min(wake, until) - self.now, 0))
+        self._moved = True
         return True
 
     def request_stop(self) -> None:
@@ -225,9 +237,12 @@ class Kernel(State):
             entered = vm.run(self, thread, limit) if thread.vcpu is not None else self._run_native(thread, limit)
             if not entered:
                 thread.slice_left -= self.now - start
+                if self.now < limit:  # it has taken long
+                    self._horizon = 0
                 return
         self.entries += 1
-        self.now = charge(ENTRY_CYCLES)
+        self._moved = True
+        self.now = self.entered = charge(ENTRY_CYCLES)
         thread.slice_left -= self.now - start
 
     def _run_native(self, thread: Tcb, limit: int) -> bool:
@@ -240,8 +255,17 @@ class Kernel(State):
         traps.user_trap(self, thread, event)
         return True
 
-    def input_arrived(self) -> None:
-        """Bytes came from outside: whoever waits for them in the kernel may go on."""
+    def give(self, given: Input) -> None:
+        """Input from outside: it comes at its instant."""
+        self.input.add(given)
+        self._horizon = 0
+
+    def _take_input(self) -> None:
+        """What is due comes into the machine; the devices are looked at before anybody runs."""
+        self._input_due = False
+        for given in self.input.take(self.now, self.entries):
+            self.trace.append(events.DeviceInput(self.now, given.data, given.device))
+            self.machine.receive(given.device, given.data)
         self.look_at_devices()
 
     def _look_at_devices(self) -> None:

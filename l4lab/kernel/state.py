@@ -22,6 +22,7 @@ from l4lab.kernel.memory.ports import Lost, PortRights
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.counters import Counters
 from l4lab.kernel.objects.frames import FrameAllocator, RegisterFrames
+from l4lab.kernel.objects.instants import InputQueue
 from l4lab.kernel.objects.lines import InterruptLines
 from l4lab.kernel.objects.program import Died, HostedThread
 from l4lab.kernel.objects.space import KernelArea, Space
@@ -86,6 +87,8 @@ class State:
         self.current: Tcb | None = None
         self.counters = Counters()
         self.entries = 0  # kernel entries so far
+        self.entered = self.now  # when the last of them was over
+        self.input = InputQueue()  # what will come from outside
         self.stop_requested = False  # from outside, also from a signal handler: come back at the next kernel entry
         self.halts = 0  # threads halted so far: whoever waits for an end need not look before this moves
         self.readers: list[Tcb] = []  # who waits for a character from the console, or did so a moment ago

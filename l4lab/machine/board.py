@@ -114,6 +114,15 @@ class Machine:
             self._load(self.user)
             self.user.forget_translations()
 
+    def receive(self, device: str, data: bytes) -> None:
+        """Input from outside, for one of the devices that take some: "serial", "keyboard" (scan codes) or "button"."""
+        if device == "serial":
+            self.uart.receive(data)
+        elif device == "keyboard":
+            self.keyboard.press(data)
+        else:
+            self.press_button()
+
     def press_button(self) -> None:
         """Somebody in front of the machine presses its button: an interrupt, and nothing else.
 

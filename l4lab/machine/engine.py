@@ -125,6 +125,7 @@ class Engine:
         """
         self.env32.release()
         self.env.release()
+        self._ram.translated_no_more()
         self._core.close()
         self._uc = None
 

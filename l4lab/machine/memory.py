@@ -53,13 +53,17 @@ class Memory:
     def __repr__(self) -> str:
         return f"Memory({self.size >> 10} KB)"
 
+    def translated_no_more(self) -> None:
+        """The engine is gone."""
+        self._translator, self._forget = None, _nothing_is_translated
+
     def translated_by(self, forget: Callable[[int, int], object]) -> None:
         """From now on code is translated from here: `forget(begin, end)` drops what was, and keeps who translates."""
         self._forget = forget
 
     def close(self) -> None:
         """Give the memory back to the host."""
-        self._forget = _nothing_is_translated
+        self.translated_no_more()
         for view in (self.u32, self.u8, self._u32, self._u8):
             view.release()
         with contextlib.suppress(BufferError):  # somebody has a view on a piece of it: it goes with the last one

@@ -30,6 +30,7 @@ from l4lab.kernel import events
 from l4lab.kernel.boot import KERNEL_MEMORY, Io, boot
 from l4lab.kernel.calls.hosted import HostedCpu
 from l4lab.kernel.kernel import Enough
+from l4lab.kernel.objects.instants import BUTTON, DEVICES, KEYBOARD, SERIAL, Input, Instant
 from l4lab.kernel.objects.program import HostedThread
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
@@ -50,6 +51,7 @@ from l4lab.user.monitor.saved import LONGEST_LINE, SavedGuest
 SPARE_MEMORY = 8 << 20  # bytes of RAM beside the guest's: monitor, sigma0, alignment of 4 MB pages
 SUPERPAGE = 4 << 20
 TAKEN_OVER_BY = 1_000_000_000  # cycles: many more than a monitor takes to put a guest in its place
+INSTANT_LOOK_BACK = 1024  # events among which are all since the last kernel entry
 HALT_LOOK_BACK = 64  # events among which is the one that says why a thread was halted just now
 
 
@@ -244,12 +246,26 @@ class Rig:
             self.on_output(byte)
 
     def type(self, text: bytes) -> None:
-        """Bytes arrive at the machine's serial port now."""
+        """Bytes arrive at the machine's serial port now: before anybody runs on."""
         self._check_usable()
         if text:
-            self.trace.append(events.DeviceInput(self.machine.cycles, bytes(text)))
-            self.machine.uart.receive(text)
-            self.kernel.input_arrived()
+            self.give(SERIAL, text)
+
+    def give(self, device: str, data: bytes = b"", at: Instant | None = None) -> None:
+        """Input for a device, now or at an instant to come. It is in the trace when it has come: when the rig runs."""
+        if device not in DEVICES:
+            raise LabError(f"no input comes by {device!r}; there is: {', '.join(DEVICES)}")
+        self.kernel.give(Input(at or self.instant, device, bytes(data)))
+
+    @property
+    def instant(self) -> Instant:
+        """Where the run stands."""
+        events_since = 0
+        for event in reversed(self.trace.latest(INSTANT_LOOK_BACK)):
+            if event.at < self.kernel.entered:
+                break
+            events_since += 1
+        return Instant(self.machine.cycles, self.kernel.entries, events_since)
 
     def press(self, text: str) -> None:
         """The keys of a text are pressed on the machine's keyboard now; arrows and such as a terminal sends them."""
@@ -259,9 +275,7 @@ class Rig:
         except ValueError as error:
             raise LabError(f"{error} on a US keyboard; type what it has, or give the text to type()") from None
         if codes:
-            self.trace.append(events.DeviceInput(self.machine.cycles, codes, "keyboard"))
-            self.machine.keyboard.press(codes)
-            self.kernel.look_at_devices()
+            self.give(KEYBOARD, codes)
 
     # -- saving the guest --------------------------------------------------------------------------------------------
 
@@ -274,8 +288,7 @@ class Rig:
                 "Save one that `l4lab boot` runs, or a Rig.for_flat_guest or Rig.for_linux."
             )
         before = self._last_saved()
-        self.machine.press_button()
-        self.kernel.input_arrived()
+        self.give(BUTTON)
         stop = self.run_until(NEVER_ENDS, lambda: self._last_saved() is not before)
         saved = self._last_saved()
         if saved is None or saved is before:
@@ -296,7 +309,8 @@ class Rig:
     def run_until(self, cycle: int, enough: Enough | None = None, watch: Enough | None = None) -> Stop:
         """Run until the clock reads `cycle`, or it is enough, or it all ends.
 
-        `enough` is asked at each kernel entry; `watch` after each access to a port and now and then: see `Kernel.run`.
+        `enough` is asked after each kernel entry; `watch` after each access to a port, and now and then: see
+        `Kernel.run`.
         """
         with self._interruptible():
             while True:

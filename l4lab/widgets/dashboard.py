@@ -144,14 +144,19 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
     def run_for(self, seconds: float, until: str = "") -> Stop:
         """Run here and now, as fast as it goes: for so many seconds of virtual time, or until the console says so."""
         self._pausing, self._said, self.error = False, _PAUSED, None
-        wanted, searched = until.encode(), len(self.rig.console)
+        wanted, console = until.encode(), self.rig.console
+        searched = max(len(console) - max(len(wanted) - 1, 0), 0)
+
+        def found() -> bool:
+            """Asked after each byte, so that the machine stops at the instant of the last one wanted."""
+            return bool(wanted) and console.find(wanted, searched) >= 0
+
         deadline = self.rig.machine.cycles + int(seconds * 1e9)
         self.state = "running"
         try:
             while True:
-                stop = self._slice(deadline)
-                found = wanted and self.rig.console.find(wanted, max(searched - len(wanted), 0)) >= 0
-                if found or stop.reason not in ("deadline", "enough") or self._pausing:
+                stop = self._slice(deadline, found)
+                if found() or stop.reason not in ("deadline", "enough") or self._pausing:
                     return stop
                 if self.rig.machine.cycles >= deadline:
                     return stop
@@ -214,11 +219,11 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is impo
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
-    def _slice(self, deadline: int) -> Stop:
-        """Type what was typed, and run for a short while."""
+    def _slice(self, deadline: int, found: Callable[[], bool] = lambda: False) -> Stop:
+        """Type what was typed, and run for a short while, or until what was waited for is there."""
         self._take_input()
         late = time.monotonic() + SLICE
-        return self.rig.run_until(deadline, lambda: self._pausing or time.monotonic() >= late)
+        return self.rig.run_until(deadline, watch=lambda: self._pausing or found() or time.monotonic() >= late)
 
     def _take_input(self) -> None:
         while self._input:

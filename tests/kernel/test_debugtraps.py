@@ -10,6 +10,7 @@ from l4lab.abi.ids import NIL_THREAD, ThreadId
 from l4lab.abi.protocols import ARCH_EXCEPTION
 from l4lab.kernel import events, invariants
 from l4lab.kernel.devices.debugtraps import LONGEST_TEXT, UNREADABLE
+from l4lab.kernel.objects.instants import SERIAL, Input, Instant
 from l4lab.kernel.objects.thread import ThreadState
 from l4lab.testing import MEMORY, Root, System, run
 from l4lab.user.l4 import Received
@@ -25,8 +26,7 @@ def console(source: str, **constants: int) -> str:
 
 def type_(system: System, text: bytes) -> None:
     """Bytes arrive at the serial port."""
-    system.machine.uart.receive(text)
-    system.kernel.input_arrived()
+    system.kernel.give(Input(Instant(system.machine.cycles, system.kernel.entries), SERIAL, text))
     invariants.check(system.kernel)
 
 

@@ -137,7 +137,7 @@ def test_the_stop_button_of_the_notebook_pauses() -> None:
 def test_what_the_machine_raises_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken kernel ends the run; status line and traceback say why."""
 
-    def broken(*_: object) -> Stop:
+    def broken(*_: object, **__: object) -> Stop:
         raise KernelPanic("two threads run at once")
 
     async def story(board: Dashboard) -> None:

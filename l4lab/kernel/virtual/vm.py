@@ -83,6 +83,7 @@ _EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a h
 _FROM_CR: Final = CrAccessType.MOV_FROM_CR << 4  # of the qualification of an access to a control register
 FRAMES = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
 FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
+DELIVERY_CYCLES = 1  # what the CPU takes to deliver an event, before it executes anything
 MOST_ROUNDS = 64  # of those, before the caller may look whether somebody wants to stop
 _PAGER = MR + u.PAGER // 4
 
@@ -149,6 +150,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
     while True:
         event, retired = vmcs.entry_info, clock.retired
         waiting = event & EVENT_VALID
+        delivered = clock.cycles + DELIVERY_CYCLES if waiting else 0
         reason = k.machine.run_guest(vmcs, tables.generation, deadline)
         k.now = clock.cycles
         executed = clock.retired - retired
@@ -167,7 +169,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
                 own = first
             else:
                 counters.injections += 1
-                k.trace.append(Injected(k.now, thread.word, event))
+                k.trace.append(Injected(delivered, thread.word, event))
         if not touched:
             break
         # A page was used, or written to, for the first time since Unmap asked: the CPU's own affair, in no time.
@@ -255,6 +257,7 @@ def _run_shadowed(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, deadlin
             _follow(k, thread, vcpu, vtlb, generation)
         event, retired = vmcs.entry_info, clock.retired
         waiting = event & EVENT_VALID
+        delivered = clock.cycles + DELIVERY_CYCLES if waiting else 0
         reason = machine.run_guest(vmcs, generation, deadline)
         k.now = clock.cycles
         executed = clock.retired - retired
@@ -268,7 +271,7 @@ def _run_shadowed(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, deadlin
                 own = first
             else:
                 counters.injections += 1
-                k.trace.append(Injected(k.now, thread.word, event))
+                k.trace.append(Injected(delivered, thread.word, event))
         if reason is None:
             if vmcs.paging_changed:
                 continue

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if is_quick else left_out).append(item)
         if again is not None:
             seen.add(again)
-        _try_few(getattr(item, "obj", None))
+        _try_few(getattr(item, "obj", None), getattr(item, "cls", None))
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
 
@@ -58,10 +58,12 @@ def _but_for_its_seed(item: pytest.Item) -> object:
     return item.nodeid.partition("[")[0], others
 
 
-def _try_few(test: object) -> None:
-    """A property keeps its settings, the number of examples excepted."""
+def _try_few(test: object, case: Any) -> None:
+    """A property keeps its settings, the number of examples excepted; so does a model's test case."""
     test = getattr(test, "__func__", test)
-    if getattr(test, "is_hypothesis_test", False):
+    if isinstance(getattr(case, "settings", None), settings):
+        case.settings = settings(case.settings, max_examples=min(EXAMPLES, case.settings.max_examples))
+    elif getattr(test, "is_hypothesis_test", False):
         wanted = getattr(test, "_hypothesis_internal_use_settings", None) or settings()
         few = settings(wanted, max_examples=min(EXAMPLES, wanted.max_examples))
         vars(test)["_hypothesis_internal_use_settings"] = few

@@ -104,6 +104,7 @@ def test_the_engine_is_pinned(project: dict[str, Any]) -> None:
     assert "unicorn==2.1.4" in project["project"]["dependencies"]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_build_goes_on_and_says_so(tmp_path: Path) -> None:
     """No compiler is a loud warning about speed, and not the end of the installation."""
     build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "lib", "--build-temp", "temp"]

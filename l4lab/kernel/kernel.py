@@ -35,6 +35,16 @@ RUNNING, IPC = ThreadState.RUNNING, SystemCall.IPC
 Enough = Callable[[], bool]
 
 
+class _NoTrace:
+    """Of a kernel that was closed."""
+
+    def append(self, event: events.Event, /) -> None:
+        """Nothing happens any more."""
+
+    def settle(self) -> None:
+        """Nothing to put away."""
+
+
 class Kernel(State):
     """An L4 kernel on a machine. `boot.py` makes one and starts the first threads."""
 
@@ -49,12 +59,17 @@ class Kernel(State):
     def close(self) -> None:
         """The machine is about to go: end the hosted programs, whose frames no garbage collector looks into."""
         self.home = greenlet.getcurrent()
+        for program in self.programs.values():
+            program.stop()
         for thread in self.threads.values():
             if thread.program is not None:
                 thread.program.stop()
             thread.regs.release()
             if thread.utcb is not None:
                 thread.utcb.release()
+            if thread.vcpu is not None:
+                thread.vcpu.vmcs.registers.release()
+        self.trace = _NoTrace()  # as large as the run was long, and the kernel's objects hold each other for a while
 
     # -- the main loop ---------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ What lives here: access by physical address. What does not: which frame belongs 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
@@ -66,8 +65,13 @@ class Memory:
         self.translated_no_more()
         for view in (self.u32, self.u8, self._u32, self._u8):
             view.release()
-        with contextlib.suppress(BufferError):  # somebody has a view on a piece of it: it goes with the last one
+        try:
             self._host.close()
+        except (
+            BufferError
+        ):  # somebody has a view on a piece of it: the addresses go with the last one, what is there now
+            if hasattr(mmap, "MADV_DONTNEED"):
+                self._host.madvise(mmap.MADV_DONTNEED)
 
     def _check(self, pa: int, length: int) -> None:
         if pa < 0 or length < 0 or pa + length > self.size:

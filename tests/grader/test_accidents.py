@@ -90,6 +90,7 @@ def test_what_the_file_prints_is_bounded_and_shown(tmp_path: Path) -> None:
     assert len(repr(report)) < 10_000
 
 
+@pytest.mark.slow
 def test_an_endless_printer_ends(tmp_path: Path) -> None:
     """A flood of output is not kept, and not waited for."""
     file = tmp_path / "mine.py"

@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from l4lab.rig.named import boot
 from l4lab.rig.rig import Rig
 from l4lab.user.l4 import L4
 
+RAM = 8 << 10  # kB: less than any machine has
 MANY, WARM = 200, 40  # machines; those after which everything that is loaded or kept once is there
 ROOM = (
     8 << 10
@@ -89,19 +91,45 @@ def clings(times: int) -> Callable[[L4], None]:
 @pytest.mark.parametrize("times", [0, 1, 20])
 def test_who_drops_a_rig_frees_it_at_once(times: int) -> None:
     """Is all of it gone without a collector, although a program makes system calls on its way out?"""
-    rig = Rig(clings(times), 32 << 20)
+    program = clings(times)
+    rig = Rig(program, 32 << 20)
     rig.run(1_000_000)
-    machine, there = rig.machine, weakref.ref(rig)
+    machine, there, program_there = rig.machine, weakref.ref(rig), weakref.ref(program)
     words, state = machine.memory.u32, machine.engine.env32
     gc.disable()
     try:
-        del rig
-        assert there() is None
+        del rig, program
+        assert (None, None) == (there(), program_there())
     finally:
         gc.enable()
     for view in (words, state):
         with pytest.raises(ValueError, match="released"):
             view[0]
+
+
+def address_space() -> int:
+    """kB that this process has mapped."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmSize:")[2].split()[0])
+
+
+@pytest.mark.parametrize("paging", ["nested", "shadow"])
+def test_neither_memory_nor_trace_waits_for_a_collector(paging: str) -> None:
+    """Are RAM, CPU and the trace gone with the rig, although objects of the kernel hold each other?"""
+    boot("greeting", paging=paging).run()  # what is kept once is there
+    gc.collect()
+    gc.disable()
+    try:
+        before = address_space()
+        rig = boot("greeting", paging=paging)
+        rig.run()
+        trace = weakref.ref(rig.trace)
+        assert address_space() - before > RAM
+        del rig
+        assert trace() is None
+        assert address_space() - before < RAM // 2
+    finally:
+        gc.enable()
 
 
 def test_a_closed_rig_tells_what_happened_and_does_no_more() -> None:

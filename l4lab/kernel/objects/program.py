@@ -44,6 +44,10 @@ def _ended() -> Request:
     return FINISHED
 
 
+def _nothing(cpu: Any) -> None:
+    pass
+
+
 class HostedThread:
     """The greenlet of one hosted program, and what it asked for last."""
 
@@ -75,9 +79,9 @@ class HostedThread:
     def stop(self) -> None:
         """The thread is deleted: unwind the program. System calls that it still makes have no effect."""
         ending, self._greenlet = self._greenlet, None
+        self.resume, self._main, self._cpu = _ended, _nothing, None  # what they hold may be large
         if ending is None:
             return
-        self.resume = _ended
         try:
             for _ in range(PATIENCE):
                 if ending.dead:

@@ -287,7 +287,7 @@ def test_ins_has_not_touched_its_destination(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "write"), [("inc dword ptr [X]", 2), ("cmp dword ptr [X], 1", 1), ("xchg [X], eax", 2)]
+    ("source", "write"), [("inc dword ptr [X]", 3), ("cmp dword ptr [X], 1", 1), ("xchg [X], eax", 3)]
 )
 def test_what_is_read_and_written_is_a_write(kind: str, source: str, write: int) -> None:
     """Is a missing page told as written where the instruction would have written it, too?"""

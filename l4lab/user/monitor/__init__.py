@@ -10,6 +10,7 @@ A library of small parts, and a monitor put together from them. Built on system 
     paging       the guest's own page tables, walked
     cpuid, msrs, control, ports    what the CPU would have done, one exit reason each
     emulate      instructions that touch a device's memory, or none; `alu` is their arithmetic
+    scratch      all others of that kind, which the CPU executes on pages that are lent to it
     taskswitch   task switches by task-state segments, which VT-x leaves to its monitor
     exits        which part answers which exit
     interrupts   how an interrupt reaches the guest, whatever it is doing

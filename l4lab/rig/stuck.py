@@ -79,7 +79,7 @@ def _tell(fault: events.PageFault | events.IoPageFault) -> str:
     if isinstance(fault, events.IoPageFault):
         return (
             f"{who} asks for port {fault.port:#x} again and again, and its pager does not give it; "
-            "if it knows nothing of I/O page faults, try --io iopl3"
+            "here ports are mapped (--io fpages): if the pager knows nothing of that, try --io iopl3"
         )
     return (
         f"{who} faults at {fault.address & 0xFFFFFFFF:#x} again and again, and its pager does not give it that page; "

@@ -127,6 +127,16 @@ static void identity(void)
               good &= ((L4_Word_t)rdmsr(0x486) & ~(L4_Word_t)rdmsr(0x487)) == 0;
               good && ((L4_Word_t)rdmsr(0x488) & ~(L4_Word_t)rdmsr(0x489)) == 0;
           }));
+    CHECK("15", "what it offers can be executed", ({
+              static char area[512] __attribute__((aligned(64)));
+              L4_Word64_t wide = 1;
+              L4_Word_t offered = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 15 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26;
+              __asm__ volatile("rdtsc\n\tcmpxchg8b %0\n\tcmovz %%ecx, %%ebx\n\tfxsave %1\n\tclflush %1\n\t"
+                               "fninit\n\tpxor %%mm0, %%mm0\n\temms\n\txorps %%xmm0, %%xmm0\n\t"
+                               "pxor %%xmm1, %%xmm1\n\thaddps %%xmm0, %%xmm1"
+                               : "+m"(wide), "=m"(area) : : "eax", "ebx", "ecx", "edx");
+              (words[3] & offered) == offered && (words[2] & 1) == 1;
+          }));
     CHECK("15", "it offers no SYSENTER, which the kernel has no entry for", (words[3] >> 11 & 1) == 0);
 }
 

@@ -27,9 +27,9 @@ PATTERN = bytes(n * 37 + 11 & 0xFF for n in range(STACK - 0x800 - DATA))  # what
 class Bench:
     """A CPU in ring 0 without paging, and a program."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, kind: str | None = None) -> None:
         self.memory = Memory(SIZE)
-        self.engine = Engine(self.memory)
+        self.engine = Engine(self.memory, kind)
         self.program = assemble(source, CODE)
         self.memory.write(CODE, self.program.code)
         self.memory.write(DATA, PATTERN)
@@ -208,6 +208,17 @@ def test_a_port_access_stops_before_it_happens(
     assert sum(line.is_instruction and line.address < bench.frame[EIP] for line in bench.program.lines) == (
         bench.engine.cycles
     )
+
+
+@pytest.mark.parametrize("kind", ["native", "python"])
+def test_cpuid_stops_before_it_happens(kind: str) -> None:
+    """Is CPUID, which nothing else tells of, told by both cores, with EIP and registers as before and nothing behind it
+    done?"""
+    bench = Bench("mov eax, 0x11223344\n mov ebx, 5\n at: cpuid\n inc ebx\n ud2", kind)
+
+    assert e.EVENT_CPUID == bench.run()
+    assert [bench.program.address("at"), 5, 0x11223344] == [bench.frame[at] for at in (EIP, EBX, EAX)]
+    assert 2 == bench.engine.cycles
 
 
 # -- code that changes

@@ -55,6 +55,8 @@ def test_nothing_lies_over_anything_else(root: int, sigma0: int, sizes: list[int
     assert ready.sigma0.region.high == sigma0 + 0x8000
     assert all(end <= begin for (_, end), (begin, _) in pairwise(taken))
     assert taken[-1][1] <= END
+    assert all(at + len(data) <= begin or end <= at for at, data in ready.firmware for begin, end in taken)
+    assert len(ready.firmware) == 2 or min(begin for begin, _ in taken) < 1 * MIB
     described = sorted((d.low, d.high) for d in ready.descriptors if d.type is MemoryType.BOOT_LOADER)
     assert all(high < low for (_, high), (low, _) in pairwise(described))
     assert all(any(low <= begin and end - 1 <= high for low, high in described) for begin, end in taken)

@@ -14,7 +14,6 @@ Rounds are played by processes of their own, since what breaks may be the proces
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import selectors
@@ -26,6 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from l4lab.errors import LabError
 
 SEEDS = Path(__file__).with_name("seeds.txt")
 ROUNDS_PER_PROCESS = 20
@@ -110,6 +111,8 @@ class Player:
     seed: int
     amount: int
     heard: float = field(default_factory=time.monotonic)
+    plays: bool = False  # has it begun its first round?
+    said: str = ""  # the last line that it printed
 
     @property
     def output(self) -> IO[str]:
@@ -167,7 +170,7 @@ class Campaign:
         player.heard = time.monotonic()
         match line.split():
             case ["playing", seed]:
-                player.seed = int(seed)
+                player.seed, player.plays = int(seed), True
             case ["played", _, calls, exits, entries]:
                 self.rounds += 1
                 self.calls += int(calls)
@@ -178,12 +181,16 @@ class Campaign:
                 self._end(player, player.output.read().strip().splitlines()[-1])
             case _ if not line:
                 self._end(player, f"the process ended with status {player.process.wait()}")
+            case _:
+                player.said = line.strip()
 
     def _end(self, player: Player, why: str) -> None:
         """The player has played all its rounds, or broken something."""
         self.selector.unregister(player.output)
         self.players.remove(player)
         player.output.close()
+        if player.process.wait() and not player.plays:
+            raise LabError(f"No round can be played: {player.said or why}. Does `make check` pass?")
         if player.process.wait():
             self.failures.append(f"{player.kind} {player.seed} {player.amount} {self.every}  # {why}")
             print("BROKE", self.failures[-1], flush=True)
@@ -214,8 +221,13 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 30)
     campaign = Campaign(arguments.kinds, seed, arguments.every, arguments.jobs)
     print(f"{', '.join(arguments.kinds)}: seeds from {seed} on, {arguments.jobs} at a time", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         campaign.run(arguments.minutes)
+    except KeyboardInterrupt:
+        pass
+    except LabError as error:
+        print(error)
+        return 2
     print(campaign)
     print(f"seeds {seed} to {campaign.seed - 1}; {len(campaign.failures)} new in {SEEDS.name}")
     return 1 if campaign.failures else 0

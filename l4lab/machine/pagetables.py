@@ -31,6 +31,8 @@ from l4lab.machine.mmu import (
 )
 
 EMPTY_TABLE = bytes(PAGE_SIZE)
+_CHUNK = 128  # bytes of a table that are looked at together
+_EMPTY_CHUNK = bytes(_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +74,25 @@ class PageTables:
 
     def entries(self) -> Iterator[Mapping]:
         """All present mappings, by rising address."""
-        u32 = self._memory.u32
-        for i, pde in enumerate(u32[self.cr3 >> 2 : (self.cr3 >> 2) + 1024].tolist()):
+        for i, pde in self._nonzero(self.cr3):
             if not pde & P:
                 continue
             if pde & PS:
                 candidates = [_mapping(i << 22, pde, LARGE_LOG2)]
             else:
-                table = (pde & FRAME) >> 2
-                ptes = u32[table : table + 1024].tolist()
-                candidates = [_mapping(i << 22 | j << 12, pte, PAGE_LOG2) for j, pte in enumerate(ptes) if pte]
+                candidates = [_mapping(i << 22 | j << 12, pte, PAGE_LOG2) for j, pte in self._nonzero(pde & FRAME)]
             yield from (mapping for mapping in candidates if mapping)
+
+    def _nonzero(self, table: int) -> list[tuple[int, int]]:
+        """The entries of a table or directory that are not zero, each with its index: usually few, side by side."""
+        contents = self._memory.u8[table : table + PAGE_SIZE].tobytes()
+        found: list[tuple[int, int]] = []
+        for start in range(0, PAGE_SIZE, _CHUNK):
+            if contents[start : start + _CHUNK] != _EMPTY_CHUNK:
+                first = table + start >> 2
+                words = self._memory.u32[first : first + (_CHUNK >> 2)].tolist()
+                found += [(n, entry) for n, entry in enumerate(words, start >> 2) if entry]
+        return found
 
     def map(self, va: int, pa: int, log2: int, writable: bool, user: bool = True, global_: bool = False) -> None:
         """Map the page at `va` to `pa`. An entry of the same size is replaced, A and D start at 0; other sizes must go

@@ -13,13 +13,13 @@ import pytest
 from . import campaign
 from .campaign import KINDS, known
 
-FIRST = [(kind, 0, 300) for kind in KINDS]  # so that a player is tried even while nothing has broken
+FIRST = [(kind, 0, 300, 10) for kind in KINDS]  # so that a player is tried even while nothing has broken
 
 
-@pytest.mark.parametrize(("kind", "seed", "amount"), [*FIRST, *known()])
-def test_a_seed_that_broke_something_breaks_nothing_any_more(kind: str, seed: int, amount: int) -> None:
+@pytest.mark.parametrize(("kind", "seed", "amount", "every"), [*FIRST, *known()])
+def test_a_seed_that_broke_something_breaks_nothing_any_more(kind: str, seed: int, amount: int, every: int) -> None:
     """Does the round that is made from this seed come as far as it did then, and hold what it claims?"""
-    played = KINDS[kind](seed, amount)
+    played = KINDS[kind](seed, amount, every)
 
     assert played.calls + played.exits
 
@@ -30,7 +30,7 @@ def test_a_campaign_writes_down_what_broke(tmp_path: Path, monkeypatch: pytest.M
     seeds = tmp_path / "seeds.txt"
     seeds.write_text("# comment\n")
     monkeypatch.setattr(campaign, "SEEDS", seeds)
-    one = campaign.Campaign(["kernel"], 0, 1)
+    one = campaign.Campaign(["kernel"], 0, 50, 1)
     told = "print('playing 7'); print('broke 7 41'); raise ValueError('reason')"
     for program in (told, "print('playing 8', flush=True); import os; os.abort()"):
         process = subprocess.Popen(
@@ -42,5 +42,5 @@ def test_a_campaign_writes_down_what_broke(tmp_path: Path, monkeypatch: pytest.M
         while one.players:
             one.hear(player)
 
-    assert [("kernel", 7, 42), ("kernel", 8, 5000)] == list(known())
+    assert [("kernel", 7, 42, 50), ("kernel", 8, 5000, 50)] == list(known())
     assert "ValueError: reason" in seeds.read_text()

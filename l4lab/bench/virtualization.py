@@ -70,7 +70,7 @@ def bytes_in_use(count: int, shadow_paging: bool) -> int:
     """Bytes of this process and of the kernel's frames, with so many guests. The machine's RAM is not among them."""
     guest = tinyos.build(interactive=True)
     host = Host([[VmPlan.flat(f"vm{number}", guest, shadow_paging)] for number in range(count)])
-    rig = Rig(host, (_MANY + 1) * (RAM_SIZE + SPARE_MEMORY) + KERNEL_MEMORY, programs=host.programs)
+    rig = Rig(host, (_MANY + 1) * (RAM_SIZE + SPARE_MEMORY) + KERNEL_MEMORY)
     while bytes(rig.console).count(_WAITING) < count:
         if rig.run(_A_WHILE).finished:
             raise RuntimeError("the guests ended before their prompts")

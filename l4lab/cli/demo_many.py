@@ -92,7 +92,7 @@ def _run(host: Host) -> Rig:
     stop = rig.run()
     sys.stdout.write(said.replace(b"\r", b"").decode("latin-1"))
     sys.stdout.flush()
-    if not stop.finished or len(host.outcomes) < len(host.places):
+    if not stop.finished or rig.host is None or len(rig.host.outcomes) < len(host.places):
         typer.echo(f"It ended early: {stop.detail or stop.reason}.", err=True)
         raise typer.Exit(1)
     return rig

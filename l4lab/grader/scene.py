@@ -23,7 +23,7 @@ from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.flat import start_of
-from l4lab.user.monitor.monitor import GuestProgram, Monitor
+from l4lab.user.monitor.monitor import GuestProgram, GuestRun, Monitor
 from l4lab.user.monitor.outcome import End
 
 GUESTS: Mapping[str, Callable[[], FlatGuest]] = {"greeting": greeting.build, "probe": probe.build}
@@ -75,12 +75,12 @@ class StudentsMonitor(GuestProgram):
         self._last: object = None
         self._times = 0
 
-    def __call__(self, l4: L4) -> None:
-        """The program."""
-        monitor = self.monitor = Monitor(l4, self.memory_size)
+    def run(self, l4: L4, run: GuestRun) -> None:
+        """Run the guest until it ends."""
+        monitor = run.monitor = Monitor(l4, self.memory_size)
         monitor.load(self.contents)
         self._install(monitor)
-        self.outcome = monitor.run(self.start)
+        run.outcome = monitor.run(self.start)
 
     def _install(self, monitor: Monitor) -> None:
         """A function called "cpuid" answers CPUID, one called "serial" the ports of the serial line."""

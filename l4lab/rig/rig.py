@@ -36,15 +36,16 @@ from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.machine.board import Machine
 from l4lab.rig import counting, loader, savefile
 from l4lab.rig.inspect import look, take_snapshot
+from l4lab.rig.plan import MadeFrom, Plan, Root, made_from, plan_of
 from l4lab.rig.snapshot import Snapshot
 from l4lab.rig.trace import Trace
 from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
-from l4lab.user.host import Host
+from l4lab.user.host import Host, HostRun
 from l4lab.user.l4 import L4, Program
 from l4lab.user.monitor import flat, realmode, savedcheck
 from l4lab.user.monitor.hardware import PLAIN, Hardware
-from l4lab.user.monitor.monitor import GuestProgram
+from l4lab.user.monitor.monitor import GuestProgram, GuestRun
 from l4lab.user.monitor.outcome import Outcome
 from l4lab.user.monitor.saved import LONGEST_LINE, SavedGuest
 
@@ -69,7 +70,7 @@ class Rig:
 
     def __init__(
         self,
-        root: Program | loader.BootPlan,
+        root: Root,
         memory: int,
         name: str = "root",
         trace: Trace | None = None,
@@ -95,6 +96,13 @@ class Rig:
             if transmitted is not None:
                 transmitted(byte)
 
+        self._made_from = MadeFrom(root, memory, name, dict(programs or {}), io)
+        self.guest = GuestRun(root) if isinstance(root, GuestProgram) else None
+        self.host = HostRun(root) if isinstance(root, Host) else None
+        self._essential = {ROOT_TASK}  # programs without which nothing goes on
+        if self.host is not None:  # a monitor that raised has a defect, or no memory for its guest
+            programs = self.host.programs
+            self._essential |= programs.keys()
         self.machine = Machine(memory, transmit)
         first = HostedThread(_hosted(sigma0.main), "sigma0")
         if isinstance(root, loader.BootPlan):
@@ -104,15 +112,42 @@ class Rig:
                 self.machine, self.trace, root.sigma0 or first, root.root, root.descriptors, root.boot_info, io
             )
         else:
-            self.kernel = boot(self.machine, self.trace, first, HostedThread(_hosted(root), name), io=io)
+            program = self.guest or self.host or root
+            assert callable(program)
+            self.kernel = boot(self.machine, self.trace, first, HostedThread(_hosted(program), name), io=io)
         for thread, program in (programs or {}).items():
             self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
-        self.guest: GuestProgram | None = root if isinstance(root, GuestProgram) else None
         self._has_screen = isinstance(root, loader.BootPlan)  # then the first MB is laid out as a PC has it
-        self._essential = {ROOT_TASK}  # programs without which nothing goes on
         self._death: Stop | None = None
         self._previous: dict[str, int] = {}
         self.last_stop = Stop("deadline", detail="just booted")
+        if isinstance(root, GuestProgram) and isinstance(root.start, SavedGuest):
+            self._take_over(root.start)
+
+    @classmethod
+    def from_plan(
+        cls,
+        plan: Plan,
+        images: Mapping[str, Image],
+        functions: Mapping[str, Program] | None = None,
+        trace: Trace | None = None,
+    ) -> Rig:
+        """The system that the plan describes, as often as one likes. `images`: contents by their hash, as `rig.images`.
+
+        `functions`: programs in Python by name, for those that cannot be imported.
+        """
+        made = made_from(plan, images, functions or {})
+        return cls(made.root, made.memory, made.name, trace, made.programs, made.io)
+
+    @property
+    def plan(self) -> Plan:
+        """What this run is made from, as data: see `rig.plan`."""
+        return plan_of(self._made_from)[0]
+
+    @property
+    def images(self) -> dict[str, Image]:
+        """The contents that the plan names, by their hash."""
+        return plan_of(self._made_from)[1]
 
     # -- systems that are often wanted -------------------------------------------------------------------------------
 
@@ -159,12 +194,13 @@ class Rig:
         saved = savefile.read(path)
         savedcheck.check(saved, disk)
         program = GuestProgram.going_on(saved, disk)
-        program.attach = realmode.go_on
-        rig = cls.for_guest(program, trace)
-        rig.console += saved.line
-        rig.carried = len(saved.line)
-        rig.run_until(TAKEN_OVER_BY, rig._guest_is_served)  # until then nobody listens to what is typed
-        return rig
+        program.attach = realmode.GO_ON
+        return cls.for_guest(program, trace)
+
+    def _take_over(self, saved: SavedGuest) -> None:
+        self.console += saved.line
+        self.carried = len(saved.line)
+        self.run_until(TAKEN_OVER_BY, self._guest_is_served)  # until then nobody listens to what is typed
 
     def _guest_is_served(self) -> bool:
         return self.guest is not None and self.guest.monitor is not None and self.guest.monitor.serving
@@ -172,9 +208,7 @@ class Rig:
     @classmethod
     def for_host(cls, host: Host, trace: Trace | None = None) -> Rig:
         """A machine whose root task runs several virtual machines, and native programs beside them."""
-        rig = cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace, host.programs)
-        rig._essential |= host.programs.keys()  # a monitor that raised has a defect, or no memory for its guest
-        return rig
+        return cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace)
 
     @classmethod
     def for_program(

@@ -104,7 +104,8 @@ class _Party:
 
 
 class Host:
-    """The root task. `monitors`: the guests of each; `links`: pairs of guests whose second serial ports are joined."""
+    """What there is to run: plain data. `monitors`: the guests of each; `links`: pairs of guests whose second serial
+    ports are joined."""
 
     def __init__(
         self,
@@ -114,22 +115,22 @@ class Host:
     ) -> None:
         self.monitors = monitors
         self.natives = natives
+        self.links = tuple(links)
         self.peers: dict[str, str] = {}
-        for one, other in links:
+        for one, other in self.links:
             self.peers |= {one: other, other: one}
         numbers = iter(range(FIRST_THREAD, FIRST_THREAD + 10_000))
         self.places: dict[str, tuple[ThreadId, int]] = {}  # by a guest's name: its monitor, and its number there
         self.cpus: dict[str, list[ThreadId]] = {}
-        self.programs: dict[ThreadId, Program] = {}  # of the monitors: what the rig has to know
-        self.outcomes: dict[str, Outcome] = {}  # how guests have ended
+        self.monitor_ids: list[ThreadId] = []
         for plans in monitors:
             monitor = global_id(next(numbers))
-            self.programs[monitor] = self._monitor(plans)
+            self.monitor_ids.append(monitor)
             for number, plan in enumerate(plans):
                 self._check(plan)
                 self.places[plan.name] = monitor, number
                 self.cpus[plan.name] = [global_id(next(numbers)) for _ in range(plan.cpus)]
-        self._native_ids = [global_id(next(numbers)) for _ in natives]
+        self.native_ids = [global_id(next(numbers)) for _ in natives]
         for name in self.peers:
             if name not in self.places:
                 raise LabError(f"no guest is called {name!r}. Link those that there are: {', '.join(self.places)}.")
@@ -146,22 +147,32 @@ class Host:
         guests = sum(_whole(plan.memory_size) + PAGE for plans in self.monitors for plan in plans)
         return guests + (len(self.natives) << PROGRAM_LOG2) + PAGE
 
+
+class HostRun:
+    """One run of a host: the program of the root task, those of the monitors, and what running changes."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.outcomes: dict[str, Outcome] = {}  # how guests have ended
+        self.programs: dict[ThreadId, Program] = {}  # of the monitors: what the rig has to know
+        for monitor, plans in zip(host.monitor_ids, host.monitors, strict=True):
+            self.programs[monitor] = self._monitor(plans)
+
     # -- the root task -------------------------------------------------------------------------------------------------
 
     def __call__(self, l4: L4) -> None:
         """The program of the root task."""
-        self.outcomes.clear()
         parties: dict[ThreadId, _Party] = {}
-        for monitor, plans in zip(self.programs, self.monitors, strict=True):
+        for monitor, plans in zip(self.host.monitor_ids, self.host.monitors, strict=True):
             _create(l4, monitor, MONITOR_PRIORITY)
             for plan in plans:
                 self._create_vm(l4, plan, monitor)
             names = [plan.name for plan in plans]
-            parties[monitor] = _Party(names, [self.cpus[name] for name in names], len(plans))
-        if any(plan.shares for plans in self.monitors for plan in plans):
+            parties[monitor] = _Party(names, [self.host.cpus[name] for name in names], len(plans))
+        if any(plan.shares for plans in self.host.monitors for plan in plans):
             _take(l4, SHARED, PAGE.bit_length() - 1)
         starts = {monitor: thread_start(0, 0) for monitor in parties}
-        for number, (id_, native) in enumerate(zip(self._native_ids, self.natives, strict=True)):
+        for number, (id_, native) in enumerate(zip(self.host.native_ids, self.host.natives, strict=True)):
             starts[id_] = _load(l4, PROGRAMS + (number << PROGRAM_LOG2), native)
             _create(l4, id_, GUEST_PRIORITY)
             parties[id_] = _Party([native.name], [[]], 1)
@@ -170,7 +181,7 @@ class Host:
         self._serve(l4, parties)
 
     def _create_vm(self, l4: L4, plan: VmPlan, monitor: ThreadId) -> None:
-        first, *further = self.cpus[plan.name]
+        first, *further = self.host.cpus[plan.name]
         vcpu = VirtualCpu.create(l4, first, GUEST_PRIORITY, plan.shadow_paging, monitor)
         for number, id_ in enumerate(further, start=1):
             vcpu.join(id_, number, monitor, GUEST_PRIORITY)
@@ -182,7 +193,7 @@ class Host:
     def _serve(self, l4: L4, parties: dict[ThreadId, _Party]) -> None:
         """Until all have ended."""
         console.listen(l4)
-        keyboard = self._keyboard = SharedKeyboard(list(self.places))
+        keyboard = self._keyboard = SharedKeyboard(list(self.host.places))
         to, reply = NIL_THREAD, None
         while True:
             until = TRY_AGAIN if keyboard.waiting else NEVER
@@ -210,7 +221,7 @@ class Host:
     def _pass_on(self, l4: L4, keyboard: SharedKeyboard) -> None:
         """What was typed goes to the monitors, as far as they listen."""
         for name, data in list(keyboard.waiting.items()):
-            monitor, number = self.places[name]
+            monitor, number = self.host.places[name]
             if _carry(l4, monitor, link_message(number, bytes(data[:MOST_BYTES])), LISTEN):
                 del data[:MOST_BYTES]
             if not data:
@@ -239,15 +250,15 @@ class Host:
         for id_ in party.threads[number]:
             l4.thread_control(id_, space=NIL_THREAD)
         party.threads[number] = []
-        if party.names[number] in self.places:
+        if party.names[number] in self.host.places:
             self._keyboard.forget(party.names[number])
         party.left = max(party.left - 1, 0)
 
     def _page(self, l4: L4, received: Received, party: _Party) -> Message | None:
         """A native program gets its own piece of memory; one that touches anything else ends."""
         address = received.untyped[0]
-        if received.sender in self._native_ids:
-            own = Fpage.at(PROGRAMS + (self._native_ids.index(received.sender) << PROGRAM_LOG2), PROGRAM_LOG2)
+        if received.sender in self.host.native_ids:
+            own = Fpage.at(PROGRAMS + (self.host.native_ids.index(received.sender) << PROGRAM_LOG2), PROGRAM_LOG2)
             if own.covers(address):
                 return Message().append_map(own, own.base)
         for byte in f"touched {address:#x}, where it has no memory\n".encode():
@@ -284,7 +295,7 @@ class Host:
             l4.send(ROOT_TASK, Message(PUT).append(number, byte))
 
         memory = GuestMemory.allocate(l4, plan.memory_size, window)
-        guest = Guest(l4, plan.name, memory, self.cpus[plan.name], put)
+        guest = Guest(l4, plan.name, memory, self.host.cpus[plan.name], put)
         if plan.shares:
             shared = window - SUPERPAGE
             l4.accept(Acceptor.of(Fpage.at(shared)))
@@ -323,8 +334,8 @@ class Host:
 
         together.listeners[ROOT_TASK] = typed
         for guest in guests:
-            if guest.name in self.peers:
-                monitor, line = self.places[self.peers[guest.name]]
+            if guest.name in self.host.peers:
+                monitor, line = self.host.places[self.host.peers[guest.name]]
                 lines[guest.name] = port(guest, monitor, line)
                 guest.pc.attach(lines[guest.name])
                 together.listeners[monitor] = listen

@@ -148,6 +148,7 @@ class L4:
         self.cpu = cpu
         self._regs = cpu.registers
         self._utcb = cpu.utcb
+        self._words, self._put = cpu.utcb.words, cpu.utcb.put  # every message reads and writes many
         self._mr0_address = cpu.registers[EDI]  # the kernel starts a thread with its UTCB's address in EDI
         self.trap = cpu.trap
         self.load = cpu.load
@@ -194,12 +195,12 @@ class L4:
 
         Raises IpcFailed when the kernel says so. What was received stays in the message registers as well.
         """
-        regs, utcb = self._regs, self._utcb
+        regs = self._regs
         if message is None:
-            regs[ESI] = utcb[_MR] = 0
+            regs[ESI] = self._utcb[_MR] = 0
         else:
             words = message.words() if isinstance(message, Message) else message
-            utcb.put(_MR, words)
+            self._put(_MR, words)
             regs[ESI] = words[0]
         regs[EAX], regs[ECX], regs[EDX], regs[EDI] = to, times, from_, self._mr0_address
         self.trap(IPC)
@@ -207,7 +208,7 @@ class L4:
         if tag & _ERROR:
             raise IpcFailed(IpcError.decode(self.tcr(u.ERROR_CODE)))
         count = 1 + (tag & 0x3F) + (tag >> 6 & 0x3F) if from_ else 1
-        return Received(ThreadId.decode(regs[EAX]), u.WORDS[count].unpack_from(utcb.words, u.MR0_FROM_LOCATION))
+        return Received(ThreadId.decode(regs[EAX]), u.WORDS[count].unpack_from(self._words, u.MR0_FROM_LOCATION))
 
     def send(self, to: int, message: Message | Sequence[int], timeout: int = NEVER) -> None:
         """Send only."""

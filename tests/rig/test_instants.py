@@ -42,13 +42,14 @@ def echo(l4: L4) -> None:
         console.say(l4, console.typed(l4).decode("latin-1"))
 
 
-def tinyos() -> Rig:
+def tinyos(paging: str = "nested") -> Rig:
     """A guest that computes, sleeps, and takes commands."""
-    return l4lab.boot("tinyos", interactive=True)
+    return l4lab.boot("tinyos", interactive=True, paging=paging)
 
 
 SYSTEMS: dict[str, tuple[Callable[[], Rig], int]] = {
     "tinyos": (tinyos, 560_000_000),
+    "tinyos under shadow paging": (lambda: tinyos("shadow"), 560_000_000),
     "timers": (lambda: Rig(timers, 16 << 20), 20_000_000),
 }
 SYSTEM = st.sampled_from(sorted(SYSTEMS))

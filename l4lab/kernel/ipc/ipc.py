@@ -282,7 +282,8 @@ def complete(k: State, receiver: Tcb, sender: Tcb, tag: int) -> None:
     """The message is in the receiver's message registers: load the three that travel in registers; let it run."""
     utcb, regs = receiver.utcb, receiver.regs
     assert utcb is not None, f"{receiver!r} has no UTCB"
-    regs[ESI], regs[EBX], regs[EBP] = tag, utcb[MR + 1], utcb[MR + 2]
+    words = utcb.words
+    regs[ESI], regs[EBX], regs[EBP] = tag, words[MR + 1], words[MR + 2]
     who = named_sender(k, sender, receiver) if tag & (PROPAGATED | REDIRECTED) else sender
     regs[EAX] = who.local_id if who.space is receiver.space and who.local_id else who.word
     receiver.state = RUNNING

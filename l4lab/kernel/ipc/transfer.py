@@ -36,7 +36,7 @@ def transfer(k: State, sender: Tcb, receiver: Tcb, words: tuple[int, ...]) -> in
     utcb.put(MR, words)
     if not tag & _TYPED or sender.outgoing is not None:
         return 0  # the kernel's own items are for the receiver to read
-    return apply_items(k, sender, receiver, words, Acceptor.decode(utcb[MR + u.BR0 // 4]))
+    return apply_items(k, sender, receiver, words, Acceptor.decode(utcb.words[MR + u.BR0 // 4]))
 
 
 def continue_items(k: State, copy: Copy) -> int:

@@ -288,9 +288,22 @@ class Monitor:
         self.pc.keyboard.press(bytes(codes))
 
 
+class GuestRun:
+    """One run of a guest's program, which the rig starts as a hosted thread: what running changes is here."""
+
+    def __init__(self, program: GuestProgram) -> None:
+        self.program = program
+        self.monitor: Monitor | None = None  # made anew at each reset of the guest
+        self.outcome: Outcome | None = None  # how the guest ended; None while it runs
+
+    def __call__(self, l4: L4) -> None:
+        """The program."""
+        self.program.run(l4, self)
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class GuestProgram:
-    """A program that runs a guest: what the rig starts as a hosted thread. Afterwards `outcome` says how it ended."""
+    """How to run a guest: plain data, from which any number of runs can be made."""
 
     def __init__(
         self,
@@ -299,14 +312,12 @@ class GuestProgram:
         memory_size: int,
         attach: Callable[[Monitor], None] | None = None,
     ) -> None:
-        """`attach` gives a monitor what this guest needs of it beyond the usual."""
+        """`attach` gives a monitor what this guest needs of it beyond the usual; data, too: see `realmode.LabBios`."""
         self.contents = contents
         self.start = start
         self.memory_size = memory_size
         self.attach = attach
         self.hardware = PLAIN  # of the guest's PC; may be changed before the program runs
-        self.monitor: Monitor | None = None  # made anew each time the program runs, and at each reset
-        self.outcome: Outcome | None = None  # how the guest ended; None while it runs
 
     @classmethod
     def going_on(cls, saved: SavedGuest, disk: Image | None = None) -> GuestProgram:
@@ -315,18 +326,17 @@ class GuestProgram:
         program.hardware = Hardware(saved.shadow_paging, disk)
         return program
 
-    def __call__(self, l4: L4) -> None:
-        """The program."""
-        self.outcome = None
+    def run(self, l4: L4, run: GuestRun) -> None:
+        """Run the guest until it ends."""
         disk = None if self.hardware.disk is None else Disk(self.hardware.disk)
         clock = self.start.clock if isinstance(self.start, SavedGuest) else None
-        monitor = self._run(self._monitor(l4, disk, clock=clock))
+        monitor = self._life(run, self._monitor(l4, disk, clock=clock))
         for _ in range(self.hardware.restarts):
             if monitor.outcome is None or not monitor.outcome.end.is_reset:
                 break
             l4.thread_control(monitor.vcpu.id, space=NIL_THREAD)  # deletes it, and the virtual machine with it
-            monitor = self._run(self._monitor(l4, disk, memory=monitor.memory))
-        self.outcome = monitor.outcome
+            monitor = self._life(run, self._monitor(l4, disk, memory=monitor.memory))
+        run.outcome = monitor.outcome
 
     def _monitor(
         self, l4: L4, disk: Disk | None, memory: GuestMemory | None = None, clock: int | None = None
@@ -334,9 +344,9 @@ class GuestProgram:
         shadow = self.hardware.shadow_paging
         return Monitor(l4, self.memory_size, shadow_paging=shadow, disk=disk, memory=memory, clock=clock)
 
-    def _run(self, monitor: Monitor) -> Monitor:
+    def _life(self, run: GuestRun, monitor: Monitor) -> Monitor:
         """One life of the guest, from power-on or reset on. What it does not load keeps what it holds, as RAM does."""
-        self.monitor = monitor
+        run.monitor = monitor
         monitor.load(self.contents)
         if self.attach is not None:
             self.attach(monitor)

@@ -10,6 +10,7 @@ machines nothing can be mapped so high, so the CPU begins in the lower copy, whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from l4lab.devices.disk import SECTOR, Disk, Image
@@ -30,13 +31,41 @@ RESET: Start = Start.real_mode(rom.SEGMENT, rom.RESET)
 CYLINDER: Final = 16 * 63 * SECTOR  # bytes, of a hard disk
 
 
+@dataclass(frozen=True, slots=True)
+class LabBios:
+    """The lab's BIOS for a guest: what a guest's program attaches to its monitor."""
+
+    loaded: Start | None = None  # what lies in memory is started with these registers; None: it boots from a disk
+    diskette: Image | None = None  # in the drive
+    hard_disk: Image | None = None  # boots: the PC's own, or one in front of it
+    goes_on: bool = False  # a saved guest's: its ROM is in its memory, if it had the lab's BIOS, and it has begun
+
+    def __call__(self, monitor: Monitor) -> None:
+        """Give it to the monitor."""
+        if self.goes_on and monitor.memory.read(rom.ROM_AT, rom.STUB_SIZE) != rom.STUB:
+            return
+        hard_disks = [] if monitor.disk is None else [monitor.disk]
+        if self.hard_disk is not None and not (hard_disks and hard_disks[0].image is self.hard_disk):
+            hard_disks.insert(0, Disk(self.hard_disk))
+        bios = Bios(monitor, self.loaded, BiosDisks(self._drives(), hard_disks))
+        if not self.goes_on:
+            bios.power_on()
+
+    def _drives(self) -> list[Diskette]:
+        if self.diskette is None:
+            return []
+        geometry = as_diskette(bytes(self.diskette[:SECTOR]), len(self.diskette), "the diskette")
+        return [Diskette(Disk(self.diskette, geometry.size), geometry)]
+
+
+GO_ON = LabBios(goes_on=True)  # a saved guest's; its diskette drive is empty
+
+
 def with_bios(pieces: Sequence[Piece], loaded: Start, memory_size: int) -> GuestProgram:
     """A monitor program for what lies in memory and is started by the lab's BIOS with these registers."""
 
-    def attach(monitor: Monitor) -> None:
-        Bios(monitor, loaded, BiosDisks((), _hard_disks(monitor))).power_on()
-
-    return GuestProgram([(piece.address, piece.data) for piece in pieces], RESET, memory_size, attach)
+    contents = [(piece.address, piece.data) for piece in pieces]
+    return GuestProgram(contents, RESET, memory_size, LabBios(loaded))
 
 
 def boot_sector(image: Image, name: str, memory_size: int) -> GuestProgram:
@@ -49,12 +78,7 @@ def boot_sector(image: Image, name: str, memory_size: int) -> GuestProgram:
     if len(image) < CYLINDER:
         image = bytes(image).ljust(CYLINDER, b"\0")
 
-    def attach(monitor: Monitor) -> None:
-        hard_disks = _hard_disks(monitor)
-        is_own = bool(hard_disks) and hard_disks[0].image is image
-        Bios(monitor, None, BiosDisks((), hard_disks if is_own else [Disk(image), *hard_disks])).power_on()
-
-    program = GuestProgram((), RESET, memory_size, attach)
+    program = GuestProgram((), RESET, memory_size, LabBios(hard_disk=image))
     program.hardware = Hardware(disk=image)
     return program
 
@@ -62,29 +86,14 @@ def boot_sector(image: Image, name: str, memory_size: int) -> GuestProgram:
 def diskette(image: Image, name: str, memory_size: int) -> GuestProgram:
     """A diskette that begins with a boot sector. What the image lacks of it is zeros."""
     _check_bootable(image, name, memory_size)
-    geometry = as_diskette(bytes(image[:SECTOR]), len(image), name)
-
-    def attach(monitor: Monitor) -> None:
-        in_drive = Diskette(Disk(image, geometry.size), geometry)
-        Bios(monitor, None, BiosDisks([in_drive], _hard_disks(monitor))).power_on()
-
-    return GuestProgram((), RESET, memory_size, attach)
-
-
-def go_on(monitor: Monitor) -> None:
-    """Give a saved guest its BIOS again, if it had the lab's: its ROM is in its memory. A diskette's drive is empty."""
-    if monitor.memory.read(rom.ROM_AT, rom.STUB_SIZE) == rom.STUB:
-        Bios(monitor, None, BiosDisks((), _hard_disks(monitor)))
+    as_diskette(bytes(image[:SECTOR]), len(image), name)
+    return GuestProgram((), RESET, memory_size, LabBios(diskette=image))
 
 
 def _check_bootable(image: Image, name: str, memory_size: int) -> None:
     check_memory(memory_size)
     if bytes(image[SECTOR - 2 : SECTOR]) != BOOT_SIGNATURE:
         raise LabError(f"{name} has no boot sector: bytes 510 and 511 are not 55 AA; give another --kind, or a kernel")
-
-
-def _hard_disks(monitor: Monitor) -> list[Disk]:
-    return [] if monitor.disk is None else [monitor.disk]
 
 
 def setup_code(image: bytes, name: str, initrd: bytes | None, cmdline: str, memory_size: int) -> GuestProgram:

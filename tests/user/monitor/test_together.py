@@ -17,7 +17,7 @@ from l4lab.user.asm import assemble
 from l4lab.user.guests import greeting, linked, misbehave, tinyos, twins
 from l4lab.user.guests.flat import COM1, ORIGIN, FlatGuest
 from l4lab.user.host import Host, NativePlan, VmPlan
-from l4lab.user.monitor.outcome import End
+from l4lab.user.monitor.outcome import End, Outcome
 from l4lab.user.monitor.together import START_PORT
 
 SECOND = 10**9
@@ -75,6 +75,12 @@ def run(host: Host, seconds: float = 5, check: bool = False) -> Rig:
     return rig
 
 
+def outcomes(rig: Rig) -> dict[str, Outcome]:
+    """How guests have ended, by name."""
+    assert rig.host is not None
+    return rig.host.outcomes
+
+
 def said(rig: Rig, name: str) -> list[str]:
     """The lines of one of them."""
     lines = bytes(rig.console).decode().split("\r\n")
@@ -102,7 +108,7 @@ def test_machines_and_a_native_program_run_side_by_side(shadow: bool, together: 
     assert greeting.expected_console("GenuineIntel").split("\r\n")[:-1] == said(rig, "hello")
     assert ["hello"] == said(rig, "native")
     assert {"os": End.POWERED_OFF, "twins": End.HALTED, "hello": End.HALTED} == {
-        name: outcome.end for name, outcome in host.outcomes.items()
+        name: outcome.end for name, outcome in outcomes(rig).items()
     }
 
 
@@ -239,9 +245,9 @@ def test_the_death_of_one_leaves_the_others_running(shadow: bool, together: bool
 
     assert tinyos.expected_console("GenuineIntel").split("\r\n")[:-1] == said(rig, "os")
     assert [End.TRIPLE_FAULT, End.TRIPLE_FAULT, End.POWERED_OFF] == [
-        host.outcomes[name].end for name in ("dying", "half", "os")
+        outcomes(rig)[name].end for name in ("dying", "half", "os")
     ]
-    assert "CPU 1" in host.outcomes["half"].why
+    assert "CPU 1" in outcomes(rig)["half"].why
 
 
 def test_what_has_ended_leaves_nothing_behind(shadow: bool) -> None:
@@ -306,7 +312,7 @@ def test_machines_that_use_up_the_kernels_frames_do_not_stop_others() -> None:
         available.append(rig.kernel.frames.available)
 
     assert 0 == min(available)
-    assert [End.HALTED] * 3 + [End.POWERED_OFF] == [host.outcomes[plan[0].name].end for plan in host.monitors]
+    assert [End.HALTED] * 3 + [End.POWERED_OFF] == [outcomes(rig)[plan[0].name].end for plan in host.monitors]
     assert tinyos.expected_console("GenuineIntel").split("\r\n")[:-1] == said(rig, "os")
 
 

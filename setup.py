@@ -35,9 +35,10 @@ COMPILED = [
                 f"objects/{name}"
                 for name in ("copying", "counters", "instants", "lines", "program", "space", "thread", "vcpu", "waits")
             ),
-            *("memory/mapping", "memory/mappingtree", "memory/ports", "parts", "scheduling/sched", "state"),
+            *("memory/mapping", "memory/mappingtree", "memory/ports", "parts", "state"),
+            *("scheduling/outside", "scheduling/priorities", "scheduling/timers"),
             *(f"ipc/{name}" for name in ("ctrlxfer", "faults", "ipc", "propagation", "strings", "transfer")),
-            *("processor/preemption", "virtual/shadowtables", "virtual/vm", "virtual/vtlb"),
+            *("processor/dispatch", "processor/preemption", "virtual/shadowtables", "virtual/vm", "virtual/vtlb"),
             *("calls/answers", "calls/control", "calls/hosted", "calls/traps", "kernel"),
         )
     ),

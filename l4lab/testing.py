@@ -21,10 +21,11 @@ from l4lab.abi.ids import NIL_THREAD, ROOT_TASK, SIGMA0, ThreadId, global_id
 from l4lab.abi.message import Acceptor, Message
 from l4lab.abi.protocols import any_page, is_page_fault, sigma0_request, thread_start
 from l4lab.kernel import events, invariants
-from l4lab.kernel.boot import KIP_AREA, UTCB_AREA, boot
+from l4lab.kernel.boot import KIP_AREA, THE_KERNELS_OWN, UTCB_AREA, boot
 from l4lab.kernel.calls.hosted import HostedCpu
 from l4lab.kernel.objects.program import HostedThread
 from l4lab.kernel.objects.thread import Tcb
+from l4lab.kernel.parts import Parts
 from l4lab.machine.board import Machine
 from l4lab.machine.mmu import USER, walk
 from l4lab.user import sigma0
@@ -192,7 +193,13 @@ class Root(L4):
 class System:
     """Machine, kernel, sigma0, and a root task that runs `main`."""
 
-    def __init__(self, main: Callable[[Root], None], memory: int = 32 << 20, check: bool = True) -> None:
+    def __init__(
+        self,
+        main: Callable[[Root], None],
+        memory: int = 32 << 20,
+        check: bool = True,
+        parts: Parts = THE_KERNELS_OWN,
+    ) -> None:
         """`check`: look at the invariants after each kernel entry."""
         self.console = bytearray()
         self.trace = Trace()
@@ -203,6 +210,7 @@ class System:
             self.trace,
             HostedThread(lambda cpu: sigma0.main(L4(cpu)), "sigma0"),
             HostedThread(lambda cpu: main(Root(cpu, self)), "root"),
+            parts=parts,
         )
         self._check = check
 

@@ -69,6 +69,18 @@ def test_both_write_the_same_trace(tmp_path: Path) -> None:
     assert len(files["python"].read_bytes()) > 10_000
 
 
+def test_a_part_of_ones_own_works_in_both(tmp_path: Path) -> None:
+    """A scheduler in Python leaves the same trace under the compiled kernel as under the other, and its own."""
+    run = "import runpy; runpy.run_path('tests/kernel/policies.py', run_name='__main__')"
+    traces = {}
+    for scheduler, kernel in (("Stride", "compiled"), ("Stride", "python"), ("Lists", "compiled")):
+        file = tmp_path / f"{scheduler}-{kernel}"
+        python(run, kernel, PACKAGE.parent, scheduler, str(file))
+        traces[scheduler, kernel] = file.read_bytes()
+
+    assert traces["Stride", "compiled"] == traces["Stride", "python"] != traces["Lists", "compiled"]
+
+
 ASSIGNMENTS = {
     "a function of a module": "ipc.send = print",
     "a class of a module": "space.Space = int",

@@ -26,6 +26,7 @@ from l4lab.kernel.objects.program import HostedThread
 from l4lab.kernel.objects.space import DESCRIPTORS, UTCB_SLOT
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import OWN_IPC
+from l4lab.kernel.parts import Parts
 from l4lab.kernel.state import EventSink
 from l4lab.machine.board import FREQUENCY_KHZ, Machine
 from l4lab.machine.guestmode import REGION_FRAMES
@@ -37,6 +38,7 @@ UTCB_AREA = Fpage.at(0xBF00_0000, log2=17)
 ROOT_PRIORITY = 255
 FEATURES = ("pagerexregs", "ctrlxfer", "x86-hvm")
 IO_FPAGES = "ioflexpages"  # the feature that programs look for before they ask for ports
+THE_KERNELS_OWN = Parts()
 
 
 class Io(Enum):
@@ -65,13 +67,15 @@ def boot(
     memory: Sequence[MemoryDescriptor] = (),
     boot_info: int = 0,
     io: Io = Io.FPAGES,
+    parts: Parts = THE_KERNELS_OWN,
 ) -> Kernel:
     """Set a kernel up on a machine and start sigma0 and the root task.
 
-    `memory` and `boot_info` are what a boot loader has to say of what it loaded; the KIP hands it on.
+    `memory` and `boot_info` are what a boot loader has to say of what it loaded; the KIP hands it on. `parts` takes the
+    place of parts of the kernel.
     """
     end = machine.memory.size - KERNEL_MEMORY
-    k = Kernel(machine, trace, end)
+    k = Kernel(machine, trace, end, parts)
     k.io_privileged = io is Io.IOPL3
     region = [k.frames.allocate() for _ in range(REGION_FRAMES)]
     assert region == list(range(region[0], region[0] + REGION_FRAMES * PAGE_SIZE, PAGE_SIZE)), "not contiguous"

@@ -16,6 +16,7 @@ from l4lab.kernel.ipc import ipc
 from l4lab.kernel.ipc.propagation import may_send_to
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.objects.waits import CONSOLE, OWN_IPC, START
+from l4lab.kernel.processor import preemption
 from l4lab.machine.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -99,16 +100,24 @@ def _state(k: Kernel, thread: Tcb) -> None:
     require(polling or thread.outgoing is None, f"{thread!r} has a message of the kernel's, but does not send")
     if thread.wait is not OWN_IPC:
         require(thread.state in (S.POLLING, S.WAITING), f"{thread!r} is in a call of the kernel's")
-    if thread.halting:
-        stopped = thread.slice_left <= 0 or thread.state is not S.RUNNING
-        require(stopped, f"{thread!r} was halted, and would run on")
-    if thread.slice_rest is None and thread.total_quantum < NEVER_ENDS:
-        ran = k.now - k.since if thread is k.current else 0  # in its present run, which is not accounted for yet
-        left = thread.slice_left - ran + thread.quantum_left
-        require(left <= thread.total_quantum, f"{thread!r} has more than its quantum")
+    require(
+        not thread.halting or thread is not k.current or thread.state is not S.RUNNING,
+        f"{thread!r} was halted, and runs",
+    )
+    _time(k, thread)
     require(thread.state is not S.INACTIVE or thread.vcpu is not None, f"{thread!r} sleeps, but has no guest")
     if thread.state is S.ABORTED:
         require(thread.utcb is None and not thread.senders, f"{thread!r} was never activated, but can be sent to")
+
+
+def _time(k: Kernel, thread: Tcb) -> None:
+    """Nobody has more time than its scheduler has given it; who competes with a lent priority has the processor."""
+    ran = k.now - k.since if thread is k.current else 0  # in its present run, which is not accounted for yet
+    if thread.total_quantum < NEVER_ENDS:
+        left = thread.quantum_left + preemption.own_slice(thread) - ran
+        require(left <= thread.total_quantum, f"{thread!r} has {left} cycles of a quantum of {thread.total_quantum}")
+    if thread.lent_priority >= 0:
+        require(thread is k.current or thread is k.handed, f"{thread!r} has a lent priority, and not the processor")
 
 
 def _partners(k: Kernel, thread: Tcb) -> None:
@@ -196,9 +205,9 @@ def _devices(k: Kernel) -> None:
 
 def _ready(k: Kernel) -> None:
     """Who can run is the current thread, or the next one, or stands in one ready queue, once."""
-    ready = k.sched.ready()
+    ready = k.sched.waiting()
     places = Counter(ready)
-    for thread in (k.current, k.next_to_run):
+    for thread in (k.current, k.handed):
         if thread is not None:
             places[thread] += 1
     for thread in k.threads.values():
@@ -207,12 +216,14 @@ def _ready(k: Kernel) -> None:
         else:
             require(places[thread] == (thread is k.current), f"{thread!r} stands in a ready queue")
     require(all(k.threads.get(thread.id.thread_no) is thread for thread in ready), "a deleted thread is ready")
-    require(k.sched.highest == max((thread.priority for thread in ready), default=-1), "the ready levels are wrong")
+    current = k.current
+    if current is not None and current.state is S.RUNNING and current.slice_left > 0 and not k.reconsider:
+        require(not k.sched.preempts(current), f"somebody goes before {current!r}, and nobody looks")
 
 
 def _timers(k: Kernel) -> None:
     """Who has a timer is blocked."""
-    for thread in k.sched.with_timers():
+    for thread in k.timers.sleepers():
         require(thread.state in (S.WAITING, S.POLLING), f"{thread!r} has a timer")
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel: its state, and the loop that decides who runs.
+"""The kernel: its state, and the main loop.
 
 This is the file to begin with. Everything that the kernel knows hangs on `Kernel`, and each entry into the kernel
-passes `_run_thread`. What an entry means, and the table of system calls, is `traps.py`.
+passes `_run_thread`. Who runs is decided in `processor/dispatch.py`; what an entry means, and the table of system
+calls, is `calls/traps.py`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Callable
 import greenlet
 
 from l4lab.abi.calls import SystemCall
+from l4lab.errors import PartFailed
 from l4lab.kernel import events
 from l4lab.kernel.calls import answers, traps
 from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
-from l4lab.kernel.events import Switched
 from l4lab.kernel.ipc import ipc
 from l4lab.kernel.objects.instants import Input
-from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
-from l4lab.kernel.processor import preemption
+from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb
+from l4lab.kernel.parts import Parts
+from l4lab.kernel.processor.dispatch import choose
 from l4lab.kernel.state import EventSink, State
 from l4lab.kernel.virtual import vm
 from l4lab.machine import engine as e
@@ -29,9 +31,7 @@ from l4lab.machine.board import Machine
 ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
 LONGEST_RUN = 1_000_000  # cycles after which the loop looks around, so that a stop request is heard
 TLB_EPOCH = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
-RUNNING, IPC = ThreadState.RUNNING, SystemCall.IPC
-
-
+IPC = SystemCall.IPC
 Enough = Callable[[], bool]
 
 
@@ -48,10 +48,11 @@ class _NoTrace:
 class Kernel(State):
     """An L4 kernel on a machine. `boot.py` makes one and starts the first threads."""
 
-    def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int) -> None:
+    def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int, parts: Parts) -> None:
         """`kernel_memory`: physical address from which on RAM is the kernel's own."""
-        super().__init__(machine, trace, kernel_memory)
+        super().__init__(machine, trace, kernel_memory, parts)
         self.after = answers.TABLE
+        self.broken: PartFailed | None = None  # a part failed, perhaps in the midst of a change
         self._next_epoch = TLB_EPOCH
         self._input_due = False
         self._moved = True  # has the machine come to another instant of its own since `enough` was asked?
@@ -84,6 +85,16 @@ class Kernel(State):
         (a thread did), "event" (with `one_entry`, after one), or "idle": nothing will ever happen again without
         input from outside. Wherever it comes back, the state is that of one instant (see `objects/instants.py`).
         """
+        if self.broken is not None:
+            raise PartFailed(f"The kernel has stopped for good. {self.broken}")
+        try:
+            return self._run(until, enough, watch, one_entry)
+        except PartFailed as failed:
+            self.broken = failed
+            raise
+
+    def _run(self, until: int, enough: Enough | None, watch: Enough | None, one_entry: bool) -> str:
+        """`run`, while no part fails."""
         halts = self.halts
         self.home = greenlet.getcurrent()
         self._horizon = 0
@@ -98,7 +109,7 @@ class Kernel(State):
                     return why
             elif asking is not None and asking():
                 return "enough"
-            chosen = self._choose()
+            chosen = choose(self)
             if self._input_due:
                 self._take_input()
             elif chosen is not None:
@@ -126,8 +137,8 @@ class Kernel(State):
         while self.unsettled:
             ipc.go_on(self, self.unsettled.popleft())
             now = self.now = self.clock.cycles
-        while (timer := self.sched.next_timer()) <= now:
-            ipc.expire(self, self.sched.expire())
+        while (timer := self.timers.next()) <= now:
+            ipc.expire(self, self.timers.expire())
         if now >= self._next_epoch:
             self.machine.engine.flush_tlb()
             self._next_epoch = (now // TLB_EPOCH + 1) * TLB_EPOCH
@@ -139,7 +150,7 @@ class Kernel(State):
 
     def _pass_time(self, until: int) -> bool:
         """Nobody can run: time passes up to whatever is next. False if nothing is."""
-        wake = min(self.sched.next_timer(), self._device_deadline, self.input.next_cycle(self.now))
+        wake = min(self.timers.next(), self._device_deadline, self.input.next_cycle(self.now))
         if wake >= NEVER_ENDS:
             return False
         self.now = self.machine.charge(max(min(wake, until) - self.now, 0))
@@ -150,86 +161,6 @@ class Kernel(State):
         """Ask a run to come back at its next kernel entry; also from a signal handler."""
         self.stop_requested = True
         self._horizon = 0
-
-    def _choose(self) -> Tcb | None:
-        """Who runs now; `current` becomes that thread, and every other that could run stands in a queue.
-
-        At equal priority the current thread stays; then comes the one that a message came for, if it has not used up
-        its time slice; then the queue.
-        """
-        previous, handed = self.current, self._next
-        self._next = None
-        if (
-            handed is not None
-            and handed.priority >= self.sched.highest
-            and (previous is None or previous.state is not RUNNING)
-        ):
-            if handed.slice_left > 0 or handed.priority > self.sched.highest:
-                return self._switch_to(handed)  # the usual way from a caller to the thread that it called
-            self.sched.add(handed)  # its slice ended with its call: others of its priority have their turn first
-            handed = None
-        chosen = previous if previous is not None and previous.state is RUNNING else None
-        why, asked = "priority", True  # is the preempted thread asked whether it has something against it?
-        if chosen is not None and chosen.slice_left <= 0:
-            yielded, asked = chosen.yielded, chosen.slice_rest is None and not chosen.yielded
-            self.unfavour(chosen)
-            self._next = handed
-            after = preemption.next_stretch(self, chosen)
-            if after is preemption.After.NOTHING:
-                return self._choose()
-            self._next = None
-            if after is preemption.After.NEW_SLICE:
-                why = "switch" if yielded else "slice"
-                self.sched.add(chosen)
-                chosen = None
-        level = self._level(chosen)
-        if handed is not None:
-            if self._level(handed) > level:
-                if chosen is not None:
-                    self.sched.add_first(chosen)
-                chosen, level = handed, self._level(handed)
-            else:
-                self.sched.add_first(handed)
-        if self.sched.highest > level:
-            if chosen is not None:
-                self.sched.add_first(chosen)
-            chosen = self.sched.pick()
-        if chosen is previous or chosen is None:
-            self.current = chosen
-            return chosen
-        if previous is not None and previous.state is RUNNING:
-            return self._preempt(previous, chosen, why, asked)
-        return self._switch_to(chosen)
-
-    def _level(self, thread: Tcb | None) -> int:
-        """The priority with which a thread competes; -1 for nobody."""
-        if thread is None:
-            return -1
-        return max(thread.priority, self._favour) if thread is self._favoured else thread.priority
-
-    def _preempt(self, previous: Tcb, chosen: Tcb, why: str, asked: bool) -> Tcb | None:
-        """`previous` could run on, and stands in a queue; `chosen` is in none. Who runs."""
-        if asked and preemption.postpones(previous, chosen.priority, why == "slice"):
-            self.sched.add_first(chosen)
-            self.sched.remove(previous)
-            self._favoured, self._favour = previous, previous.sensitive_priority
-            return previous
-        self.trace.append(events.Preempted(self.now, previous.word, why))
-        if why != "switch" and preemption.signals(self, previous):
-            self.sched.add_first(chosen)
-            return self._choose()
-        return self._switch_to(chosen)
-
-    def _switch_to(self, thread: Tcb) -> Tcb | None:
-        """The thread gets the processor: %gs:0 leads to its UTCB."""
-        if thread.slice_left <= 0 and preemption.next_stretch(self, thread) is preemption.After.NOTHING:
-            return self._choose()
-        self.trace.append(Switched(self.now, thread.word))
-        if self._favoured is not None and thread is not self._favoured:
-            self._favoured = None
-        self.machine.memory.set_word(self._utcb_slot, thread.local_id)
-        self.current = thread
-        return thread
 
     def _run_thread(self, thread: Tcb) -> None:
         """Let the thread run until it enters the kernel, and handle that entry; or until its slice ends, or it is time
@@ -251,14 +182,14 @@ class Kernel(State):
                 limit = self._horizon
             entered = vm.run(self, thread, limit) if thread.vcpu is not None else self._run_native(thread, limit)
             if not entered:
-                thread.slice_left -= self.now - start
+                _account(thread, self.now - start)
                 if self.now < limit:  # it has taken long
                     self._horizon = 0
                 return
         self.entries += 1
         self._moved = True
         self.now = self.entered = charge(ENTRY_CYCLES)
-        thread.slice_left -= self.now - start
+        _account(thread, self.now - start)
 
     def _run_native(self, thread: Tcb, limit: int) -> bool:
         """Run ring 3 until a trap or `limit`. True: it trapped, and the kernel has been entered."""
@@ -289,3 +220,9 @@ class Kernel(State):
         if self.readers:
             debugtraps.wake_readers(self)
         self._device_deadline = self.machine.device_deadline(self.lines.listens) or NEVER_ENDS
+
+
+def _account(thread: Tcb, cycles: int) -> None:
+    """The thread has run for so long."""
+    thread.slice_left -= cycles
+    thread.ran += cycles

@@ -8,11 +8,69 @@ it by these methods only. `boot(..., parts=Parts(...))` takes others in the plac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from enum import Enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple
 
 from mypy_extensions import mypyc_attr
+
+from l4lab.kernel.objects.thread import Tcb
+
+# -- the scheduler -----------------------------------------------------------------------------------------------------
+
+
+class Why(Enum):
+    """Why a thread has become ready."""
+
+    WOKE = auto()  # what it waited for is over; or it was started, or resumed
+    HANDED = auto()  # a message came for it, but the processor was not handed to it at once
+    PREEMPTED = auto()  # it had the processor or was to get it, and somebody else goes first: its turn is not over
+    SLICE = auto()  # it ran to the end of its time slice
+    YIELDED = auto()  # it gave up the rest of its slice, by ThreadSwitch
+    PRIORITY = auto()  # it was ready, and has another priority now
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Scheduler(ABC):
+    """Who is next. The scheduler holds all threads that are *ready*: that can run, and have not got the processor.
+
+    The kernel says who becomes ready and why, and asks who is next; when a time slice ends and what a message does it
+    finds out itself. Of a thread these matter: its `name`; its `priority`, from 0 to 255, the highest first; and the
+    cycles that it `ran` in all. What else a scheduler wants to know of a thread, it keeps in a dictionary by thread. No
+    method may change a thread, and answers depend on nothing but what was said: so equal runs schedule equally.
+
+    A thread can also get the processor directly, from who sends it a message or switches to it; the scheduler is only
+    asked whether somebody goes before it (`preempts`). So a thread may be new to the scheduler in any call of `ready`.
+    """
+
+    @abstractmethod
+    def ready(self, thread: Tcb, why: Why) -> None:
+        """The thread, which was not, is ready from now on."""
+
+    @abstractmethod
+    def gone(self, thread: Tcb) -> None:
+        """The thread is not ready any more: it was halted or deleted, or got the processor directly. It may not even
+        have been ready. What it has used should not be forgotten, since it may become ready again."""
+
+    @abstractmethod
+    def next(self) -> Tcb | None:
+        """Take out the thread that is next: it gets the processor. None if nobody is ready."""
+
+    @abstractmethod
+    def preempts(self, thread: Tcb) -> bool:
+        """Does somebody who is ready go before this thread, which has the processor, or is to get it?
+
+        The priority with which it competes is its `level`: its own, or for a while a higher one that it was lent. Of
+        the thread that runs, the question is asked when others have become ready, not at every moment.
+        """
+
+    def waiting(self) -> list[Tcb]:
+        """For pictures and tests: who is ready, in the order in which they would run as things are, if it can tell."""
+        return []
+
+
+# -- shadow page tables ------------------------------------------------------------------------------------------------
 
 
 class Miss(Enum):
@@ -111,3 +169,13 @@ class ShadowFill(ABC):
     @abstractmethod
     def fill(self, guest: GuestTables, linear: int, write: bool, user: bool) -> Fill | GuestFault:
         """The entry for a linear address of the guest, for an access that the CPU could not make."""
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What to make the parts of a kernel with; None: with the kernel's own."""
+
+    scheduler: Callable[[], Scheduler] | None = None

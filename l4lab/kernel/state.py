@@ -27,7 +27,10 @@ from l4lab.kernel.objects.lines import InterruptLines
 from l4lab.kernel.objects.program import Died, HostedThread
 from l4lab.kernel.objects.space import KernelArea, Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
-from l4lab.kernel.scheduling.sched import Scheduler, Sleeper
+from l4lab.kernel.parts import Parts, Scheduler, Why
+from l4lab.kernel.scheduling.outside import OutsideScheduler
+from l4lab.kernel.scheduling.priorities import Priorities
+from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import USER, PageFault, walk
@@ -61,8 +64,9 @@ class EventSink(Protocol):
 class State:
     """The state of an L4 kernel on a machine."""
 
-    def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int) -> None:
+    def __init__(self, machine: Machine, trace: EventSink, kernel_memory: int, parts: Parts) -> None:
         """`kernel_memory`: physical address from which on RAM is the kernel's own."""
+        self.parts = parts
         self.machine = machine
         self.clock = machine.clock
         self.now = machine.clock.cycles  # the address of this instant: when the kernel was entered
@@ -73,7 +77,9 @@ class State:
         self.register_frames = RegisterFrames(self.frames)
         self.area = KernelArea(machine.memory, self.frames)
         self.mappings = MappingDatabase(kernel_memory)
-        self.sched = Scheduler()
+        self._outside = OutsideScheduler(parts.scheduler) if parts.scheduler is not None else None
+        self.sched: Scheduler = self._outside if self._outside is not None else Priorities()
+        self.timers = Timers()
         self.lines = InterruptLines()
         self.threads: dict[int, Tcb] = {}  # by thread number
         self.spaces: list[Space] = []
@@ -84,7 +90,10 @@ class State:
         self.kip_frame = 0
         self.frames_of_boot: list[int] = []  # KIP and guest mode's region: they stay for ever
         self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
-        self.current: Tcb | None = None
+        self.current: Tcb | None = None  # who has the processor; once it does not run any more, who had it last
+        self.handed: Tcb | None = None  # who gets it directly, from who sent it a message or switched to it
+        self.gives_way = False  # the current thread lets another one go first, which need not be more important
+        self.reconsider = False  # somebody has become ready since the current thread was last compared with all of them
         self.counters = Counters()
         self.entries = 0  # kernel entries so far
         self.entered = self.now  # when the last of them was over
@@ -95,13 +104,15 @@ class State:
         self.deaths: list[tuple[Tcb, Died]] = []  # hosted programs that raised
         self._horizon = 0  # the cycle at which to look around again; 0: before anybody runs
         self._device_deadline = 0  # when to look at the devices again
-        self._next: Tcb | None = None  # a message came for it: it runs next, if nobody more important is ready
-        self._favoured: Tcb | None = None  # who runs, till its slice ends, with the priority of one who switched to it
-        self._favour = 0  # that priority
         self._utcb_slot = self.area.slot_frame >> 2
         self.unsettled: deque[Tcb | Copy] = deque()  # see `unsettle`
         self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
         self.after: list[Next] = []  # by a wait's number: what happens when it ends (`calls/answers.py` fills it)
+
+    @property
+    def part_at_work(self) -> bool:
+        """Is it somebody else's code that is at work, in the place of a part of the kernel?"""
+        return self._outside is not None and self._outside.asked
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -143,57 +154,68 @@ class State:
         for space, numbers in lost:
             self.trace.append(events.PortsUnmapped(self.now, space.name, min(numbers), len(numbers)))
 
-    def make_ready(self, thread: Tcb) -> None:
-        """The thread can run; it stands at the end of its queue."""
-        if thread is not self.current and thread is not self._next:
-            self.sched.add(thread)
+    # -- who can run. Who does run is decided in `processor/dispatch.py` --------------------------------------------
+
+    def make_ready(self, thread: Tcb, why: Why = Why.WOKE) -> None:
+        """The thread can run."""
+        if thread is not self.current and thread is not self.handed:
+            self.sched.ready(thread, why)
+            self.reconsider = True
+
+    def unready(self, thread: Tcb) -> None:
+        """The thread cannot run, whatever it could before."""
+        if thread is self.handed:
+            self.handed = None
+        self.sched.gone(thread)
 
     def hand_over(self, thread: Tcb) -> None:
-        """A message came for the thread: it runs next, unless somebody more important is ready."""
-        if thread is self.current:
-            return
-        if self._next is None:
-            self._next = thread
+        """A message came for the thread: it runs next, unless somebody more important is ready.
+
+        Of several in one kernel entry the first does; and none does that has used up its slice, with the call whose
+        answer this is: others have their turn.
+        """
+        if self.handed is None and thread is not self.current and thread.slice_left > 0:
+            self.handed = thread
         else:
-            self.sched.add(thread)
+            self.make_ready(thread)
 
     def go_first(self, thread: Tcb) -> None:
         """The current thread has let this one's send go through: the sender goes on, unless it is less important."""
         current = self.current
         if current is not None and current.state is RUNNING and thread.priority >= current.priority:
-            self.current = None
-            self.sched.add_first(current)
+            self.gives_way = True
             self.hand_over(thread)
         else:
             self.make_ready(thread)
 
-    def favour(self, thread: Tcb, by: Tcb) -> None:
-        """ThreadSwitch: `thread`, which stands in a ready queue, runs in the place of `by`, with its priority."""
-        self._favour = max(self._favour, by.priority) if by is self._favoured else by.priority
-        self._favoured = thread
-        self.sched.remove(thread)
+    def switch_to(self, thread: Tcb, priority: int) -> None:
+        """The thread, which is ready, runs next in the place of one of this priority."""
+        thread.lent_priority = priority
+        self.sched.gone(thread)
         self.hand_over(thread)
 
-    def unfavour(self, thread: Tcb) -> None:
-        """From now on the thread runs with its own priority."""
-        if thread is self._favoured:
-            self._favoured = None
+    def show_utcb(self, thread: Tcb) -> None:
+        """The thread is about to run: %gs:0 leads to its UTCB."""
+        self.machine.memory.set_word(self._utcb_slot, thread.local_id)
+
+    def set_priority(self, thread: Tcb, priority: int) -> None:
+        """Change a priority; a ready thread gets a place at the new one."""
+        ready = thread.state is RUNNING and thread is not self.current and thread is not self.handed
+        if ready:
+            self.sched.gone(thread)
+        thread.priority = priority
+        if ready:
+            self.make_ready(thread, Why.PRIORITY)
+        self.reconsider = True
 
     def halt(self, thread: Tcb, why: str) -> None:
         """The thread, which could run, does not run any more."""
         assert thread.state in (RUNNING, ThreadState.INACTIVE), f"{thread!r} cannot halt at once"
-        if self._next is thread:
-            self._next = None
-        self.sched.remove(thread)
+        self.unready(thread)
         self.halts += 1
         self._horizon = 0
         thread.state = ThreadState.HALTED
         self.trace.append(events.ThreadHalted(self.now, thread.word, why))
-
-    @property
-    def next_to_run(self) -> Tcb | None:
-        """Who runs next because a message came for it, if nobody more important is ready."""
-        return self._next
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +227,7 @@ class State:
 
     def wake_at(self, cycle: int, thread: Sleeper) -> None:
         """Wake the blocked thread, or end the transfer, at `cycle`."""
-        self.sched.wake_at(cycle, thread)
+        self.timers.wake_at(cycle, thread)
         if cycle < self._horizon:
             self._horizon = cycle
 

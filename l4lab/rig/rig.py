@@ -27,12 +27,13 @@ from l4lab.devices.keys import scan_codes
 from l4lab.devices.vga import TextPage
 from l4lab.errors import LabError
 from l4lab.kernel import events
-from l4lab.kernel.boot import KERNEL_MEMORY, Io, boot
+from l4lab.kernel.boot import KERNEL_MEMORY, THE_KERNELS_OWN, Io, boot
 from l4lab.kernel.calls.hosted import HostedCpu
 from l4lab.kernel.kernel import Enough
 from l4lab.kernel.objects.instants import BUTTON, DEVICES, KEYBOARD, SERIAL, Input, Instant
 from l4lab.kernel.objects.program import HostedThread
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.parts import Parts
 from l4lab.machine.board import Machine
 from l4lab.rig import counting, loader, savefile
 from l4lab.rig.inspect import look, take_snapshot
@@ -76,11 +77,12 @@ class Rig:
         trace: Trace | None = None,
         programs: Mapping[ThreadId, Program] | None = None,
         io: Io = Io.FPAGES,
+        parts: Parts = THE_KERNELS_OWN,
     ) -> None:
         """`memory`: bytes of RAM. The machine is on and the kernel booted; nothing has run yet.
 
         `programs`: what threads do that the root task is going to create, if they are hosted too. `io`: how all
-        programs come by I/O ports.
+        programs come by I/O ports. `parts`: what takes the place of parts of the kernel.
         """
         self.console = bytearray()  # all that left the machine's serial port
         self.carried = 0  # bytes of it that a restored guest brought along
@@ -108,13 +110,13 @@ class Rig:
         if isinstance(root, loader.BootPlan):
             for at, data in (*root.firmware, *root.pieces):
                 self.machine.memory.write(at, data)
-            self.kernel = boot(
-                self.machine, self.trace, root.sigma0 or first, root.root, root.descriptors, root.boot_info, io
-            )
+            loaded = root.sigma0 or first, root.root, root.descriptors, root.boot_info
+            self.kernel = boot(self.machine, self.trace, *loaded, io, parts)
         else:
             program = self.guest or self.host or root
             assert callable(program)
-            self.kernel = boot(self.machine, self.trace, first, HostedThread(_hosted(program), name), io=io)
+            hosted = HostedThread(_hosted(program), name)
+            self.kernel = boot(self.machine, self.trace, first, hosted, io=io, parts=parts)
         for thread, program in (programs or {}).items():
             self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
         self._has_screen = isinstance(root, loader.BootPlan)  # then the first MB is laid out as a PC has it
@@ -152,17 +154,19 @@ class Rig:
     # -- systems that are often wanted -------------------------------------------------------------------------------
 
     @classmethod
-    def for_flat_guest(cls, guest: FlatGuest, trace: Trace | None = None, hardware: Hardware = PLAIN) -> Rig:
+    def for_flat_guest(
+        cls, guest: FlatGuest, trace: Trace | None = None, hardware: Hardware = PLAIN, parts: Parts = THE_KERNELS_OWN
+    ) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
         program = flat.program(guest)
         program.hardware = hardware
-        return cls.for_guest(program, trace)
+        return cls.for_guest(program, trace, parts)
 
     @classmethod
-    def for_guest(cls, program: GuestProgram, trace: Trace | None = None) -> Rig:
+    def for_guest(cls, program: GuestProgram, trace: Trace | None = None, parts: Parts = THE_KERNELS_OWN) -> Rig:
         """A machine whose root task is this monitor; see `rig.booting` for one that boots an image."""
         guest_memory = -(-program.memory_size // SUPERPAGE) * SUPERPAGE
-        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace)
+        return cls(program, guest_memory + SPARE_MEMORY + KERNEL_MEMORY, "monitor", trace, parts=parts)
 
     @classmethod
     def for_linux(
@@ -175,6 +179,7 @@ class Rig:
         trace: Trace | None = None,
         hardware: Hardware = PLAIN,
         screen: bool = False,
+        parts: Parts = THE_KERNELS_OWN,
     ) -> Rig:
         """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB.
 
@@ -186,7 +191,7 @@ class Rig:
         options = Options(initrd, append, screen=screen)
         program = guest_program(image, name, Kind.LINUX, options, memory_mib << 20)
         program.hardware = hardware
-        return cls.for_guest(program, trace)
+        return cls.for_guest(program, trace, parts)
 
     @classmethod
     def restore(cls, path: Path | str, trace: Trace | None = None, disk: Image | None = None) -> Rig:
@@ -206,9 +211,9 @@ class Rig:
         return self.guest is not None and self.guest.monitor is not None and self.guest.monitor.serving
 
     @classmethod
-    def for_host(cls, host: Host, trace: Trace | None = None) -> Rig:
+    def for_host(cls, host: Host, trace: Trace | None = None, parts: Parts = THE_KERNELS_OWN) -> Rig:
         """A machine whose root task runs several virtual machines, and native programs beside them."""
-        return cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace)
+        return cls(host, host.memory_size + SPARE_MEMORY + KERNEL_MEMORY, "root", trace, parts=parts)
 
     @classmethod
     def for_program(
@@ -221,6 +226,7 @@ class Rig:
         trace: Trace | None = None,
         io: Io = Io.IOPL3,
         command_line: str | None = None,
+        parts: Parts = THE_KERNELS_OWN,
     ) -> Rig:
         """A machine whose root task is a native program, an ELF file; `sigma0` another one, and its name.
 
@@ -228,7 +234,8 @@ class Rig:
         ask for their ports run with it too. `command_line`: of the root task; without it, its name.
         """
         size = loader.memory_size(memory_mib)
-        return cls(loader.plan(image, name, size, sigma0, modules, command_line), size, trace=trace, io=io)
+        plan = loader.plan(image, name, size, sigma0, modules, command_line)
+        return cls(plan, size, trace=trace, io=io, parts=parts)
 
     # -- the end of it -----------------------------------------------------------------------------------------------
 
@@ -414,7 +421,7 @@ class Rig:
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C and the notebook's stop button ask for a stop: an exception in the midst of the kernel would break it.
 
-        A second one while a hosted program does not come back is raised in that program, and ends it.
+        A second one while a hosted program, or a part in the kernel's place, does not come back is raised there.
         """
         self._check_usable()
         self._check_standing()
@@ -434,7 +441,8 @@ class Rig:
         kernel = greenlet.getcurrent()  # hosted programs run in greenlets of their own
 
         def interrupt(number: int, frame: Any) -> None:
-            if self.kernel.stop_requested and greenlet.getcurrent() is not kernel:
+            others_code = greenlet.getcurrent() is not kernel or self.kernel.part_at_work
+            if self.kernel.stop_requested and others_code:
                 raise KeyboardInterrupt
             self.kernel.request_stop()
 

@@ -27,8 +27,9 @@ from l4lab.abi.protocols import PAGE_FAULT, sigma0_request, thread_start
 from l4lab.abi.time import NEVER, ZERO, period, timeouts
 from l4lab.abi.vm import ITEM_REGISTERS, ItemId
 from l4lab.kernel import boot, invariants
-from l4lab.kernel.boot import KIP_AREA, UTCB_AREA
+from l4lab.kernel.boot import KIP_AREA, THE_KERNELS_OWN, UTCB_AREA
 from l4lab.kernel.objects.program import HostedThread
+from l4lab.kernel.parts import Parts
 from l4lab.testing import PAGE, Root, System, ipc
 from l4lab.user.l4 import L4, CallRefused, IpcFailed
 
@@ -253,7 +254,7 @@ class Words:
 class Round:
     """One system under attack."""
 
-    def __init__(self, seed: int, privileged: bool) -> None:
+    def __init__(self, seed: int, privileged: bool, parts: Parts = THE_KERNELS_OWN) -> None:
         self.calls = 0
         self.served = 0  # how often an innocent was answered
         self.broken: list[int] = []  # what an innocent got that it should not
@@ -278,7 +279,7 @@ class Round:
         normal = boot.KERNEL_MEMORY
         boot.KERNEL_MEMORY = FEW_FRAMES if seed % 4 == 3 else normal
         try:
-            self.system = System(self._nurse, memory=16 << 20, check=False)
+            self.system = System(self._nurse, memory=16 << 20, check=False, parts=parts)
         finally:
             boot.KERNEL_MEMORY = normal
 

@@ -131,7 +131,7 @@ def left_over(r: Root) -> tuple[object, ...]:
         len(k.spaces),
         [(space.name, len(k.mappings.nodes(space)), len(space.ports)) for space in k.spaces],
         len(k.register_frames.out()),
-        [thread for thread in k.sched.with_timers() if thread is not r.system.thread(r.my_id)],
+        [thread for thread in k.timers.sleepers() if thread is not r.system.thread(r.my_id)],
     )
 
 

@@ -17,6 +17,7 @@ from l4lab.kernel.kernel import Kernel
 from l4lab.kernel.memory.mappingtree import Node
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import CONSOLE
+from l4lab.kernel.parts import Why
 from l4lab.testing import Root, System
 from l4lab.user.l4 import L4
 
@@ -84,7 +85,7 @@ def leave_queue(k: Kernel) -> None:
 
 
 def ready_twice(k: Kernel) -> None:
-    k.sched.add(thread(k, SPINNER))
+    k.sched.ready(thread(k, SPINNER), Why.WOKE)
 
 
 def lose_frame(k: Kernel) -> None:
@@ -148,7 +149,7 @@ def overhear(k: Kernel) -> None:
     """A character has arrived, and who waits for it is not told."""
     k.machine.uart.receive(b"x")
     spinner = thread(k, SPINNER)
-    k.sched.remove(spinner)
+    k.unready(spinner)
     spinner.state, spinner.wait, spinner.wait_for = ThreadState.WAITING, CONSOLE, NIL_THREAD
     k.current = None
 

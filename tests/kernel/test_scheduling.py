@@ -221,6 +221,34 @@ def test_a_yielded_slice_is_not_used() -> None:
     assert 10_000 - 60 < left[0][1] < 10_000
 
 
+def test_donated_time_is_not_kept() -> None:
+    """Does a thread that is given time and yields keep its total quantum, and no more than that?"""
+    left: list[int] = []
+
+    def root(r: Root) -> None:
+        def taker(l4: L4) -> None:
+            for _ in range(20):
+                l4.thread_switch()
+            l4.sleep(10**6)
+
+        def donor(l4: L4) -> None:
+            for _ in range(20):
+                l4.thread_switch(given)
+
+        given = r.hosted(taker, r.space(), start=False)
+        r.schedule(given, time=times(20, 500))
+        donors = r.hosted(donor, r.space())
+        r.schedule(donors, time=times(20_000))
+        r.send(given, thread_start(0, 0))
+        r.sleep(50_000)
+        r.schedule(given)
+        left.append(r.time_left[1])
+
+    run(root, 200 * MS)
+
+    assert 500 - 20 * 3 < left[0] < 500
+
+
 # -- delayed and signalled preemption
 
 

@@ -17,7 +17,6 @@ from l4lab.abi.vm import ITEM_REGISTERS, VM_FAULT_WORDS, ItemId
 from l4lab.errors import Refused
 from l4lab.kernel.ipc import ctrlxfer, ipc
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
-from l4lab.kernel.processor import preemption
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual import vm
 
@@ -100,7 +99,6 @@ def _halt(k: State, thread: Tcb) -> None:
         k.halt(thread, "by ExchangeRegisters")
     elif thread.state is not ThreadState.HALTED and not thread.halting:
         thread.halting = True
-        preemption.end_stretch(thread)
 
 
 def _resume(k: State, thread: Tcb) -> None:

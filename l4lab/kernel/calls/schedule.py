@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The system calls of scheduling: Schedule and ThreadSwitch.
 
-What lives here: arguments, refusals and results. Queues are `sched.py`; what happens when a thread's time is over is
-`preemption.py`. (X.2 manual, sections Schedule and ThreadSwitch; reference section 7.)
+What lives here: arguments, refusals and results. What a thread's time is, and what happens when it is over, is
+`processor/preemption.py`. (X.2 manual, sections Schedule and ThreadSwitch; reference section 7.)
 """
 
 from __future__ import annotations
@@ -44,17 +44,14 @@ def sys_schedule(k: State, caller: Tcb) -> None:
     quantum = preemption.remaining_quantum(dest)
     regs[EDX] = _shown(max(preemption.remaining_slice(dest), 0)) << 16 | _shown(quantum)
     if prio != UNCHANGED:
-        k.sched.set_priority(dest, priority)
+        k.set_priority(dest, priority)
     if delay != UNCHANGED:
         dest.sensitive_priority = sensitive
         dest.max_delay = PreemptionControl.decode(delay).max_delay * _CYCLES_PER_US
     if time != UNCHANGED:
-        dest.time_slice = dest.slice_left = max(_cycles(length_word), _CYCLES_PER_US)
-        dest.slice_rest = None
+        dest.time_slice = max(_cycles(length_word), _CYCLES_PER_US)
         dest.total_quantum = _cycles(quantum_word)
         preemption.set_quantum(dest, dest.total_quantum)
-        if dest.halting:
-            preemption.end_stretch(dest)
     dest.slice_left += ran
     regs[EAX] = _result(dest)
     caller.refuse(ErrorCode.OK)
@@ -98,15 +95,8 @@ def sys_thread_switch(k: State, caller: Tcb) -> None:
     keeps.
     """
     dest = k.find(caller.regs[EAX], caller)
-    ran = k.now - k.since
-    left = preemption.remaining_slice(caller) - ran
-    if caller.slice_rest is not None:
-        k.unfavour(caller)  # it ran on time donated to it, or delayed a preemption
-    caller.slice_left, caller.slice_rest, caller.yielded = ran, None, True
+    if dest is not None and (dest is caller or dest.state is not ThreadState.RUNNING or dest.halting):
+        dest = None
     preemption.clear_pending(caller)
-    if dest is not None and dest.state is ThreadState.RUNNING and dest is not caller and not dest.halting and left > 0:
-        dest.slice_rest = preemption.remaining_slice(dest)
-        dest.slice_left = left
-        k.favour(dest, caller)
-    else:
-        caller.quantum_left += left
+    if preemption.donate(caller, dest, k.now - k.since) and dest is not None:
+        k.switch_to(dest, caller.priority)

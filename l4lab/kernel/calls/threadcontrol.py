@@ -201,7 +201,7 @@ def activate(k: State, thread: Tcb, pager: ThreadId) -> None:
 def delete(k: State, thread: Tcb) -> None:
     """Take the thread out of everything, and its space too if it was the last one in it."""
     ipc.cancel(k, thread)
-    k.sched.remove(thread)
+    k.unready(thread)
     thread.state = ThreadState.ABORTED
     thread.wake_ticket += 1
     thread.wait = OWN_IPC

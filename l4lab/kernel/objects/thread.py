@@ -2,7 +2,7 @@
 """Threads as the kernel knows them.
 
 What lives here: the thread control block and the states a thread can be in. Creating and deleting threads is
-`threadcontrol.py`; what states mean for communication is `ipc.py`; who runs is `sched.py`.
+`threadcontrol.py`; what states mean for communication is `ipc.py`; who runs is `processor/dispatch.py`.
 """
 
 from __future__ import annotations
@@ -78,11 +78,14 @@ class Tcb:
         self.intended_receiver = 0  # redirection: for whom the message was that the redirector gets
         self.senders: deque[Tcb] = deque()  # who stands in my queue, oldest first
         self.wake_ticket = 0  # counts waits, at the beginning of each; a timer that holds an older number is stale
-        self.priority = priority  # written by sched.py and boot.py only
-        # written by schedule.py and preemption.py only; times are in cycles
+        # who runs; times are in cycles. Written by state.py, processor/ and calls/schedule.py only
+        self.priority = priority
+        self.lent_priority = -1  # of who switched to it, or its sensitive one while it delays a preemption; -1: none
+        self.ran = 0  # in all
         self.time_slice = TIME_SLICE
         self.slice_left = TIME_SLICE  # of the present stretch; not positive: ask preemption.py before it runs
         self.slice_rest: int | None = None  # of the slice beyond a stretch of donated or delayed time; None: no such
+        self.slice_own = TIME_SLICE  # of both, at most so much is its own; the rest was donated, and is spent first
         self.yielded = False  # by ThreadSwitch, since it ran last
         self.total_quantum = NEVER_ENDS
         self.quantum_left = NEVER_ENDS  # what has not been given out as slices
@@ -99,6 +102,11 @@ class Tcb:
 
     def __repr__(self) -> str:
         return f"<{self.name or self.id!r} {self.state.name.lower()}>"
+
+    @property
+    def level(self) -> int:
+        """The priority with which it competes for the processor while it has it."""
+        return max(self.priority, self.lent_priority)
 
     @property
     def kind(self) -> str:

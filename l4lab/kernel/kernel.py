@@ -16,7 +16,7 @@ from l4lab.kernel import events
 from l4lab.kernel.calls import answers, traps
 from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
-from l4lab.kernel.events import Switched
+from l4lab.kernel.events import Idle, KernelEntry, Switched
 from l4lab.kernel.ipc import ipc
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.processor import preemption
@@ -42,6 +42,7 @@ class Kernel(State):
         super().__init__(machine, trace, kernel_memory)
         self.after = answers.TABLE
         self._next_epoch = TLB_EPOCH
+        self._idle = False  # does the trace say that nobody runs?
 
     def close(self) -> None:
         """The machine is about to go: end the hosted programs, whose frames no garbage collector looks into."""
@@ -113,6 +114,9 @@ class Kernel(State):
 
     def _pass_time(self, until: int) -> bool:
         """Nobody can run: time passes up to whatever is next. False if nothing is."""
+        if not self._idle:
+            self._idle = True
+            self.trace.append(Idle(self.now))
         wake = min(self.sched.next_timer(), self._device_deadline)
         if wake >= NEVER_ENDS:
             return False
@@ -197,7 +201,8 @@ class Kernel(State):
         """The thread gets the processor: %gs:0 leads to its UTCB."""
         if thread.slice_left <= 0 and preemption.next_stretch(self, thread) is preemption.After.NOTHING:
             return self._choose()
-        self.trace.append(Switched(self.now, thread.word))
+        self._idle = False
+        self.note(Switched(self.now, thread.told))
         if self._favoured is not None and thread is not self._favoured:
             self._favoured = None
         self.machine.memory.set_word(self._utcb_slot, thread.local_id)
@@ -215,6 +220,7 @@ class Kernel(State):
             request = program.resume()
             self.now = self.clock.cycles
             if request is IPC:
+                self.function = "ipc.sys_ipc"
                 ipc.sys_ipc(self, thread)
             else:
                 traps.hosted_request(self, thread, request)
@@ -227,7 +233,9 @@ class Kernel(State):
                 thread.slice_left -= self.now - start
                 return
         self.entries += 1
+        stopped = self.now
         self.now = charge(ENTRY_CYCLES)
+        self.note(KernelEntry(self.now, thread.told, self.function, self.now - stopped))
         thread.slice_left -= self.now - start
 
     def _run_native(self, thread: Tcb, limit: int) -> bool:

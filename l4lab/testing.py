@@ -28,6 +28,7 @@ from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.parts import Parts
 from l4lab.machine.board import Machine
 from l4lab.machine.mmu import USER, walk
+from l4lab.rig.truth import Auditor
 from l4lab.user import sigma0
 from l4lab.user.asm import Program, assemble
 from l4lab.user.l4 import L4, Received
@@ -213,6 +214,8 @@ class System:
             parts=parts,
         )
         self._check = check
+        self._auditor = Auditor(self.kernel)
+        self._audited = 0  # events of the trace
 
     def run(self, cycles: int = 10 * SECOND) -> str:
         """Run for so many cycles, or until nothing can happen any more; a program that raises fails the test."""
@@ -221,10 +224,23 @@ class System:
             why = self.kernel.run(until, one_entry=self._check)
             if self._check:
                 invariants.check(self.kernel, honest=True)
+                self.audit()
             for thread, died in self.kernel.deaths:
                 raise AssertionError(f"the program of {thread.name} raised:\n{died.text}")
             if why not in ("event", "halted"):
                 return why
+
+    def audit(self) -> None:
+        """KernelPanic unless the trace tells all that the kernel's tables say."""
+        fresh = self.trace.events[self._audited :]
+        self._audited = len(self.trace.events)
+        self._auditor.audit(fresh)
+
+    def forget_events(self) -> None:
+        """Drop the events so far, all of which were audited."""
+        self.audit()
+        self.trace.events.clear()
+        self._audited = 0
 
     def words(self, address: int, count: int = 1) -> list[int]:
         """Words of the root task's memory, to be looked at after a run."""

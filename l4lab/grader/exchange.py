@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from l4lab.abi.frame import EIP
-from l4lab.abi.vm import ExitReason, IoAccess, ItemId, is_vm_fault
+from l4lab.abi.vm import ExitReason, IoAccess, ItemId
 from l4lab.kernel import events
+from l4lab.kernel.events import MessageKind
 from l4lab.rig.trace import Trace
 from l4lab.user.monitor.fault import Fault
 
@@ -62,7 +63,7 @@ def exchanges(trace: Trace) -> Iterator[Exchange]:
     for event in trace.select(events.Message, events.DeviceOutput):
         if isinstance(event, events.DeviceOutput):
             sent.append(event.byte)
-        elif isinstance(event, events.Message) and is_vm_fault(event.words[0] >> 16):
+        elif isinstance(event, events.Message) and event.kind is MessageKind.VM_EXIT:
             asked = event
             sent.clear()
         elif isinstance(event, events.Message) and asked is not None and event.receiver == asked.sender:

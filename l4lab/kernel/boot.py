@@ -84,7 +84,8 @@ def boot(
     machine.user.start(k.kernel_space.tables.cr3)
     interrupts.initialise(k)
     _make_kip(k, end, memory, boot_info, _region(sigma0), _region(root))
-    trace.append(events.Booted(machine.clock.cycles, machine.memory.size))
+    k.now = machine.clock.cycles
+    trace.append(events.Booted(k.now, machine.memory.size))
     first = start_server(k, SIGMA0, sigma0)
     first.space.is_sigma0 = True
     start_server(k, ROOT_TASK, root)
@@ -132,6 +133,7 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread | Loaded) -> Tc
     """Create one of the first threads in a space of its own, and start it in its pager's name."""
     space = k.new_space(program.name)
     space.configure(KIP_AREA, UTCB_AREA, k.kip_frame)
+    k.trace.append(events.SpaceConfigured(k.now, space.number, int(KIP_AREA), int(UTCB_AREA)))
     space.privileged = True
     thread = threadcontrol.create(k, id_, space)
     thread.scheduler = ROOT_TASK
@@ -144,6 +146,7 @@ def start_server(k: Kernel, id_: ThreadId, program: HostedThread | Loaded) -> Tc
     # Nobody is there yet to send the start message: the kernel starts its first threads itself.
     thread.wait = OWN_IPC
     thread.state = ThreadState.RUNNING
+    k.trace.append(events.Resumed(k.now, thread.word))
     region = _region(program)
     faults.started(k, thread, tuple(thread_start(region.ip, region.sp).words()), thread)
     k.make_ready(thread)

@@ -18,6 +18,7 @@ from l4lab.kernel import events
 from l4lab.kernel.calls import answers, traps
 from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
+from l4lab.kernel.events import KernelEntry
 from l4lab.kernel.ipc import ipc
 from l4lab.kernel.objects.instants import Input
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb
@@ -173,6 +174,7 @@ class Kernel(State):
             request = program.resume()
             self.now = self.clock.cycles
             if request is IPC:
+                self.function = "ipc.sys_ipc"
                 ipc.sys_ipc(self, thread)
             else:
                 traps.hosted_request(self, thread, request)
@@ -188,7 +190,9 @@ class Kernel(State):
                 return
         self.entries += 1
         self._moved = True
+        stopped = self.now
         self.now = self.entered = charge(ENTRY_CYCLES)
+        self.note(KernelEntry(self.now, thread.told, self.function, self.now - stopped))
         _account(thread, self.now - start)
 
     def _run_native(self, thread: Tcb, limit: int) -> bool:

@@ -17,8 +17,9 @@ from l4lab.abi.calls import SystemCall
 from l4lab.abi.frame import EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.kernel import events
-from l4lab.kernel.memory.mapping import MappingDatabase
-from l4lab.kernel.memory.ports import Lost, PortRights
+from l4lab.kernel.events import KERNEL_SPACE
+from l4lab.kernel.memory.mapping import ALL_RIGHTS, Change, HandedOn, MappingDatabase, Revoked
+from l4lab.kernel.memory.ports import Lost, PortRights, ranges
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.counters import Counters
 from l4lab.kernel.objects.frames import FrameAllocator, RegisterFrames
@@ -72,6 +73,7 @@ class State:
         self.now = machine.clock.cycles  # the address of this instant: when the kernel was entered
         self.since = self.now  # when the current thread's present run began: `slice_left` is as of then
         self.trace = trace
+        self.note = trace.append  # at hand for those who report in each kernel entry
         self.kernel_memory = kernel_memory
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
         self.register_frames = RegisterFrames(self.frames)
@@ -83,8 +85,10 @@ class State:
         self.lines = InterruptLines()
         self.threads: dict[int, Tcb] = {}  # by thread number
         self.spaces: list[Space] = []
+        self.last_space = KERNEL_SPACE  # the number of the space that was made last
         self.ports = PortRights(self.spaces)
-        self.kernel_space = Space("kernel", machine.memory, self.frames, self.area)  # interrupt threads; nothing mapped
+        # That of interrupt threads; nothing is mapped there.
+        self.kernel_space = Space(KERNEL_SPACE, "kernel", machine.memory, self.frames, self.area)
         self.programs: dict[int, HostedThread] = {}  # hosted programs that wait for their thread to be activated
         self.io_privileged = False  # do all programs run at I/O privilege level 3? Set at boot
         self.kip_frame = 0
@@ -92,12 +96,14 @@ class State:
         self.stub_returns: dict[int, SystemCall] = {}  # offset in the KIP -> which call traps there
         self.current: Tcb | None = None  # who has the processor; once it does not run any more, who had it last
         self.handed: Tcb | None = None  # who gets it directly, from who sent it a message or switched to it
+        self.idle = False  # does the trace say that nobody runs?
         self.gives_way = False  # the current thread lets another one go first, which need not be more important
         self.reconsider = False  # somebody has become ready since the current thread was last compared with all of them
         self.counters = Counters()
         self.entries = 0  # kernel entries so far
         self.entered = self.now  # when the last of them was over
         self.input = InputQueue()  # what will come from outside
+        self.function = ""  # of the kernel that does what the present entry asks for, as KernelEntry names it
         self.stop_requested = False  # from outside, also from a signal handler: come back at the next kernel entry
         self.halts = 0  # threads halted so far: whoever waits for an end need not look before this moves
         self.readers: list[Tcb] = []  # who waits for a character from the console, or did so a moment ago
@@ -136,23 +142,42 @@ class State:
 
     def new_space(self, name: str) -> Space:
         """A fresh, uninitialised address space."""
-        space = Space(name, self.machine.memory, self.frames, self.area)
+        self.last_space += 1
+        space = Space(self.last_space, name, self.machine.memory, self.frames, self.area)
         space.io_privileged = self.io_privileged
         self.spaces.append(space)
+        self.trace.append(events.SpaceCreated(self.now, space.number, name))
         return space
 
     def delete_space(self, space: Space) -> None:
         """The last thread is gone: take all mappings back, also from those who got them from here."""
-        self.mappings.forget(space)
+        self.report_taken(self.mappings.forget(space), ALL_RIGHTS)
         self.report_lost_ports(self.ports.forget(space))
         space.release()
         self.machine.user.forget_translations()  # the next space may get the same page directory
         self.spaces.remove(space)
+        self.trace.append(events.SpaceDeleted(self.now, space.number))
+
+    def report_taken(self, pages: Sequence[Revoked], rights: int) -> None:
+        """These rights to pages were taken from spaces."""
+        now, note = self.now, self.trace.append
+        for page in pages:
+            note(events.Unmapped(now, page.space.number, page.va, page.log2, rights))
+
+    def report_changes(self, giver: Space, taker: Space, changes: Sequence[Change], grant: bool) -> None:
+        """What a map or grant did. A grant from sigma0 is a map."""
+        now, note, granted = self.now, self.trace.append, grant and not giver.is_sigma0
+        for change in changes:
+            if isinstance(change, HandedOn):
+                origin, va, pa, log2, writable = change
+                note(events.Mapped(now, giver.number, origin, taker.number, va, pa, log2, writable, granted))
+            else:
+                note(events.Unmapped(now, change.space.number, change.va, change.log2, ALL_RIGHTS))
 
     def report_lost_ports(self, lost: Sequence[Lost]) -> None:
         """Ports were taken from spaces."""
         for space, numbers in lost:
-            self.trace.append(events.PortsUnmapped(self.now, space.name, min(numbers), len(numbers)))
+            self.trace.append(events.PortsUnmapped(self.now, space.number, ranges(numbers)))
 
     # -- who can run. Who does run is decided in `processor/dispatch.py` --------------------------------------------
 

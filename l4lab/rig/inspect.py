@@ -10,9 +10,10 @@ from l4lab.abi import utcb as u
 from l4lab.abi.describe import label_text
 from l4lab.abi.frame import EIP, REGISTER_NAMES
 from l4lab.abi.message import MsgTag
-from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, exit_name, is_vm_fault
+from l4lab.abi.vm import CrAccess, ExitReason, IoAccess, exit_name
 from l4lab.devices.vga import TextPage
 from l4lab.kernel import events
+from l4lab.kernel.events import MessageKind
 from l4lab.kernel.kernel import Kernel
 from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
@@ -57,7 +58,6 @@ def take_snapshot(
     """The system at this instant; registers and code of thread `of`, or of the one that runs."""
     current = of or k.current
     latest = trace.latest(LOOK_BACK)
-    ids = {id(space): number for number, space in enumerate(k.spaces)}
     counters = k.counters
     return Snapshot(
         cycle=k.machine.cycles,
@@ -69,9 +69,9 @@ def take_snapshot(
         registers=_registers(current),
         previous=previous,
         disassembly=tuple(_disassembly(k, current)),
-        threads=tuple(_thread(thread, ids) for thread in k.threads.values()),
-        spaces=tuple(_space(k, space, ids) for space in k.spaces),
-        ipc=tuple(_messages(k, latest)[-LATEST:]),
+        threads=tuple(_thread(thread) for thread in k.threads.values()),
+        spaces=tuple(_space(k, space) for space in k.spaces),
+        ipc=tuple(_messages(latest)[-LATEST:]),
         exits=tuple(_exit(event) for event in latest if isinstance(event, events.VmExit))[-LATEST:],
         exit_counts={exit_name(reason): count for reason, count in counters.vm_exits.items()},
         counters={
@@ -140,7 +140,7 @@ def _disassembly(k: Kernel, thread: Tcb | None) -> list[DisasmLine]:
     return [DisasmLine(at, data, text, at == eip) for at, data, text in disassemble(code, eip, bits)]
 
 
-def _thread(thread: Tcb, ids: dict[int, int]) -> ThreadView:
+def _thread(thread: Tcb) -> ThreadView:
     kind: ThreadKind = "vcpu" if thread.vcpu else "hosted" if thread.program else "native"
     partner = None
     if thread.state is ThreadState.WAITING:
@@ -153,7 +153,7 @@ def _thread(thread: Tcb, ids: dict[int, int]) -> ThreadView:
         kind=kind,
         state=thread.state.name,
         priority=thread.priority,
-        space=ids.get(id(thread.space), -1),
+        space=thread.space.number,
         partner=partner,
         pager=None if thread.utcb is None else thread.tcr(u.PAGER) or None,
         time_slice=_finite(thread.time_slice),
@@ -166,11 +166,11 @@ def _finite(cycles: int) -> int | None:
     return None if cycles >= NEVER_ENDS // 2 else cycles
 
 
-def _ports(space: Space, ids: dict[int, int]) -> list[Ports]:
+def _ports(space: Space) -> list[Ports]:
     """The ports of a space, neighbours from one giver together."""
     ranges: list[Ports] = []
     for port in sorted(space.ports):
-        parent = ids.get(id(space.ports[port]))
+        parent = space.ports[port].number
         last = ranges[-1] if ranges else None
         if last is not None and (last.first + last.count, last.parent) == (port, parent):
             ranges[-1] = Ports(last.first, last.count + 1, parent)
@@ -179,13 +179,13 @@ def _ports(space: Space, ids: dict[int, int]) -> list[Ports]:
     return ranges
 
 
-def _space(k: Kernel, space: Space, ids: dict[int, int]) -> SpaceView:
+def _space(k: Kernel, space: Space) -> SpaceView:
     regions: list[Region] = []
     for page in space.tables.entries():
         if page.va >= space.user_limit or space.is_reserved(page.va, 1):
             continue
         node = k.mappings.node(space, page.va)
-        parent = ids.get(id(node.parent.space)) if node is not None and node.parent is not None else None
+        parent = node.parent.space.number if node is not None and node.parent is not None else None
         rights = Rights.R | Rights.X | (Rights.W if page.writable else Rights.NONE)
         last = regions[-1] if regions else None
         if (
@@ -198,17 +198,29 @@ def _space(k: Kernel, space: Space, ids: dict[int, int]) -> SpaceView:
         else:
             regions.append(Region(page.va, 1 << page.log2, page.pa, rights, parent))
     return SpaceView(
-        id=ids[id(space)],
+        id=space.number,
         name=space.name,
         is_vm=space.is_vm,
         kip=Area(space.kip_area.base, space.kip_area.size) if space.initialised else None,
         utcbs=Area(space.utcb_area.base, space.utcb_area.size) if space.initialised else None,
         regions=tuple(regions),
-        ports=tuple(_ports(space, ids)),
+        ports=tuple(_ports(space)),
     )
 
 
-def _messages(k: Kernel, latest: list[events.AnyEvent]) -> list[IpcView]:
+# Kinds of messages as pictures tell them apart; what is not here the kernel has sent for a fault.
+_KINDS: dict[MessageKind, IpcKind] = {
+    MessageKind.SEND: "send",
+    MessageKind.CALL: "send",
+    MessageKind.START: "send",
+    MessageKind.REPLY: "reply",
+    MessageKind.ANSWER: "reply",
+    MessageKind.VM_EXIT: "exit",
+    MessageKind.INTERRUPT: "irq",
+}
+
+
+def _messages(latest: list[events.AnyEvent]) -> list[IpcView]:
     shown = []
     for event in latest:
         if isinstance(event, events.Message):
@@ -220,20 +232,10 @@ def _messages(k: Kernel, latest: list[events.AnyEvent]) -> list[IpcView]:
                     receiver=event.receiver,
                     label=label_text(tag.label),
                     words=tuple(event.words[1:]),
-                    kind=_kind(tag),
+                    kind=_KINDS.get(event.kind, "fault"),
                 )
             )
     return shown
-
-
-def _kind(tag: MsgTag) -> IpcKind:
-    if is_vm_fault(tag.label):
-        return "exit"
-    if 0xFFE0 <= tag.label <= 0xFFE7 or tag.label == 0xFFB0:
-        return "fault"
-    if tag.label == 0xFFF0:
-        return "irq"
-    return "reply" if tag.label in (0, 0xFFD4, 0xFFD5) else "send"
 
 
 def _exit(event: events.VmExit) -> ExitView:

@@ -12,7 +12,7 @@ from typing import Final
 from l4lab.kernel import events
 from l4lab.rig.trace import Trace
 
-LOOK_BACK: Final = 2000  # events, of which one fault takes about five
+LOOK_BACK: Final = 3000  # events, of which one fault takes about seven
 OFTEN: Final = 100  # so many times the same fault is no accident
 
 
@@ -26,7 +26,7 @@ class Watch:
 
     def look(self) -> str | None:
         """What to tell, once."""
-        length = len(self._trace) + self._trace.dropped
+        length = self._trace.total
         if self._told or length < self._next:
             return None
         self._next = length + LOOK_BACK
@@ -50,8 +50,8 @@ def endless_fault(latest: list[events.AnyEvent]) -> str | None:
             end = event.va + (1 << event.log2)
             _forget(runs, [t for t, run in runs.items() if _is_page(run[-1], event.va, end)])
         elif isinstance(event, events.PortsMapped):
-            end = event.port + event.count
-            _forget(runs, [t for t, run in runs.items() if _is_port(run[-1], event.port, end)])
+            for port, count in event.ranges:
+                _forget(runs, [t for t, run in runs.items() if _is_port(run[-1], port, port + count)])
     return next((_tell(run[-1]) for run in runs.values() if len(run) >= OFTEN), None)
 
 

@@ -300,7 +300,7 @@ class Round:
                 entries = k.entries + check_every
                 why = k.run(until, enough=lambda entries=entries: k.entries >= entries)  # type: ignore[misc]
             invariants.check(k)
-            system.trace.events.clear()
+            system.forget_events()
         return self.calls
 
     def stop(self) -> None:

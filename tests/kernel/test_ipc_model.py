@@ -380,7 +380,7 @@ class IpcMachine(RuleBasedStateMachine):
         for e in self.system.trace.of(events.Message):
             if e.sender in NUMBERS and e.receiver in NUMBERS:
                 self.messages.append((NUMBERS[e.sender], NUMBERS[e.receiver], e.words[1]))
-        self.system.trace.events.clear()
+        self.system.forget_events()
         assert self.model.messages == self.messages
 
     def teardown(self) -> None:

@@ -133,7 +133,7 @@ def test_sigma0_answers_port_faults_of_its_own_clients(kind: str) -> None:
     system = run(native if kind == "native" else root)
 
     assert [0x5A] == system.words(DATA)
-    assert [SCRATCH] == [e.port for e in system.trace.of(events.PortsMapped)]
+    assert [((SCRATCH, 1),)] == [e.ranges for e in system.trace.of(events.PortsMapped)]
 
 
 def test_an_unaligned_access_asks_port_by_port() -> None:
@@ -489,4 +489,4 @@ def test_sigma0_gives_ports_to_the_first_who_asks() -> None:
     system = run(root)
 
     assert [IoFpage.at(0x200, 4), IoFpage.at(0x200, 4), NILPAGE] == got
-    assert [16] == [e.count for e in system.trace.of(events.PortsMapped)][:1]
+    assert [((0x200, 16),)] == [e.ranges for e in system.trace.of(events.PortsMapped)][:1]

@@ -84,6 +84,7 @@ class Round:
             why = k.run(until, enough=lambda entries=entries: k.entries >= entries)  # type: ignore[misc]
             invariants.check(k)
             invariants.check_shadows(k)
+            self.system.audit()
             for thread, died in k.deaths:
                 raise AssertionError(f"the program of {thread.name} raised:\n{died.text}")
         self._look_around()

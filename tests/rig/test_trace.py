@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -125,6 +127,103 @@ def test_events_can_be_selected() -> None:
     assert everything[-3 * CHUNK :] == rig.trace.latest(3 * CHUNK)
 
 
+def test_each_event_has_its_number_and_its_instant() -> None:
+    """Does no event share an instant with another, do instants go on, and do they count the kernel's entries?"""
+    rig = Rig.for_flat_guest(tinyos.build())
+    rig.run(3_000_000)
+    trace, everything = rig.trace, list(rig.trace)
+    instants = [trace.instant_of(number) for number in range(len(everything))]
+
+    assert sorted(set(instants)) == instants
+    assert instants[-1].entries + isinstance(everything[-1], events.KernelEntry) == rig.kernel.entries > 100
+    for number in (0, 1, CHUNK - 1, CHUNK, trace.total // 2, trace.total - 1):
+        event, instant = everything[number], instants[number]
+        before = everything[:number]
+        entries = [n for n, e in enumerate(before) if isinstance(e, events.KernelEntry)]
+        assert event == trace.event(number)
+        assert (event.at, len(entries), number - (entries[-1] + 1 if entries else 0)) == instant
+        assert number >= trace.number_at(event.at)
+        assert event.at == trace.event(trace.number_at(event.at)).at
+    with pytest.raises(LabError, match=f"from 0 to {trace.total - 1}"):
+        trace.instant_of(trace.total)
+
+
+KINDS = (events.DeviceOutput, events.Message, events.Switched, events.KernelEntry)
+
+
+def made(kind: type[events.Event], at: int, thread: int) -> events.Event:
+    """An event of one of the kinds above."""
+    match kind:
+        case events.Message:
+            return events.Message(at, thread, thread + 1, (0,), events.MessageKind.CALL, thread + 1)
+        case events.KernelEntry:
+            return events.KernelEntry(at, thread, "ipc.sys_ipc", 200)
+        case events.Switched:
+            return events.Switched(at, thread)
+        case _:
+            return events.DeviceOutput(at, thread)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(1, 4)), min_size=1, max_size=60),
+    times=st.integers(1, 40),
+    limit=st.sampled_from([1 << 30, 9000, 3000]),
+    questions=st.lists(
+        st.tuples(
+            st.sets(st.sampled_from(KINDS), max_size=2),
+            st.none() | st.integers(1, 6),
+            st.floats(0, 1),
+            st.none() | st.floats(0, 1),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_any_question_is_answered_as_by_reading_all(
+    steps: list[tuple[type[events.Event], int, int]],
+    times: int,
+    limit: int,
+    questions: list[tuple[set[type[events.Event]], int | None, float, float | None]],
+) -> None:
+    """In chunks, dropped or fresh: do select, last, counts, between and instants agree with a plain search?"""
+    trace, whole, at = Trace(limit), [], 0
+    for turn in range(times):
+        for kind, more, thread in steps:
+            at += more
+            event = made(kind, at, thread)
+            whole.append(event)
+            trace.append(event)
+        if turn % 3 == 0:
+            trace.settle()
+    kept = list(enumerate(whole))[trace.dropped :]
+
+    assert trace.total == len(whole)
+    assert [event for _, event in kept] == list(trace)
+    assert Counter(type(event).__name__ for _, event in kept) == trace.counts()
+    for kinds, thread, since, until in questions:
+        begin, end = int(since * at), None if until is None else int(until * at)
+        found = [
+            (number, e)
+            for number, e in kept
+            if (not kinds or type(e) in kinds) and e.at >= begin and (end is None or e.at < end) and concerns(e, thread)
+        ]
+        assert found == list(trace.numbered(*kinds, thread=thread, since=begin, until=end))
+        latest = [e for _, e in kept if (not kinds or type(e) in kinds) and concerns(e, thread)]
+        assert (latest[-1] if latest else None) == trace.last(*kinds, thread=thread)
+        number = trace.dropped + int(since * (len(kept) - 1))
+        assert [e for n, e in kept if number <= n < number + 3] == trace.between(number, number + 3)
+        entries = [n for n, e in enumerate(whole[:number]) if type(e) is events.KernelEntry]
+        behind = entries[-1] + 1 if entries else 0
+        assert (whole[number].at, len(entries), number - behind) == trace.instant_of(number)
+
+
+def concerns(event: events.Event, thread: int | None) -> bool:
+    """Is the thread one of those that the event names?"""
+    names = {getattr(event, name, None) for name in ("thread", "sender", "receiver")}
+    return thread is None or thread in names
+
+
 def test_a_full_trace_drops_the_oldest_and_says_how_many(tmp_path: Path) -> None:
     """With room for a part only: are the latest events there, whole, and is every other one counted?"""
     whole, bounded = Trace(), Trace(limit=50_000)
@@ -143,11 +242,28 @@ def test_a_full_trace_drops_the_oldest_and_says_how_many(tmp_path: Path) -> None
     assert (list(bounded), bounded.dropped) == (list(loaded), loaded.dropped)
 
 
+def test_a_trace_that_was_read_back_has_the_same_instants(tmp_path: Path) -> None:
+    """Also where the beginning is gone: are kernel entries counted from the run's, not from the file's?"""
+    rig = Rig.for_flat_guest(tinyos.build(), trace=Trace(limit=60_000))
+    rig.run(20_000_000)
+    rig.trace.save(tmp_path / "trace")
+    loaded = Trace.load(tmp_path / "trace")
+    numbers = (loaded.dropped, loaded.dropped + CHUNK + 7, loaded.total - 1)
+
+    assert loaded.dropped > 0
+    assert [rig.trace.instant_of(n) for n in numbers] == [loaded.instant_of(n) for n in numbers]
+    assert rig.kernel.entries == loaded.instant_of(loaded.total - 1).entries + isinstance(
+        loaded.event(loaded.total - 1), events.KernelEntry
+    )
+
+
 def anything(kind: type[events.Event]) -> st.SearchStrategy[events.Event]:
     """Events of a kind with any values that their types allow."""
-    numbers = st.integers(-(1 << 63), (1 << 64) - 1)
+    numbers, cycles = st.integers(-(1 << 63), (1 << 64) - 1), st.integers(0, (1 << 64) - 1)
     of = {int: numbers, str: st.text(), bool: st.booleans(), tuple[int, ...]: st.lists(numbers).map(tuple)}
-    return st.builds(kind, **{field.name: of[field.type] for field in msgspec.structs.fields(kind)})
+    fields = msgspec.structs.fields(kind)
+    of |= {field.type: st.integers(0, max(events.MessageKind)) for field in fields if field.name == "how"}
+    return st.builds(kind, **{field.name: of[field.type] for field in fields if field.name != "at"}, at=cycles)
 
 
 @given(st.data())
@@ -156,9 +272,10 @@ def test_whatever_a_trace_tells_can_be_counted(tmp_path: Path, data: st.DataObje
     """Is a trace with any numbers in it refused in words, or counted, exit reasons that nobody has by their number?"""
     kinds = (events.VmExit, events.KernelExit, events.VcpuCreated, events.VcpuDeleted, events.VtlbFill, events.Message)
     trace = Trace()
-    for event in data.draw(st.lists(st.one_of(*map(anything, kinds)), max_size=8)):
+    told = data.draw(st.lists(st.one_of(*map(anything, kinds)), max_size=8))
+    told.append(msgspec.structs.replace(data.draw(anything(events.VmExit)), reason=NOBODYS))
+    for event in sorted(told, key=attrgetter("at")):  # a clock that goes back is refused
         trace.append(event)
-    trace.append(msgspec.structs.replace(data.draw(anything(events.VmExit)), reason=NOBODYS))
     trace.save(tmp_path / "trace")
     found = machines(recount(Trace.load(tmp_path / "trace")))
 
@@ -184,5 +301,10 @@ def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
         bad.write_bytes(damaged)
         with pytest.raises(LabError, match="damaged"):
             Trace.load(bad)
+    bad.write_bytes(data.replace(b"l4lab trace 2", b"l4lab trace 1", 1))
+    with pytest.raises(LabError, match="older"):
+        Trace.load(bad)
+    with pytest.raises(LabError, match="not a file"):
+        Trace.load("/dev/zero")
     with pytest.raises(LabError, match="cannot write"):
         rig.trace.save(tmp_path / "none" / "trace")

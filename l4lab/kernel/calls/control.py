@@ -15,9 +15,9 @@ from l4lab.abi.kip import API_FLAGS, API_VERSION, KERNEL_DESC_POINTER
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
 from l4lab.kernel.calls.schedule import PROCESSORS
-from l4lab.kernel.events import Unmapped
+from l4lab.kernel.events import SpaceBecameVm, SpaceConfigured
 from l4lab.kernel.ipc import ipc
-from l4lab.kernel.memory.mapping import ALL_RIGHTS
+from l4lab.kernel.memory.mapping import ALL_RIGHTS, RIGHT_W
 from l4lab.kernel.objects.space import USER_LIMIT, Space
 from l4lab.kernel.objects.thread import MR, Tcb
 from l4lab.kernel.objects.waits import START
@@ -59,6 +59,7 @@ def sys_space_control(k: State, caller: Tcb) -> None:
     k.frames.require(MIN_FRAMES + len(space.threads) * vm.FRAMES)
     if becomes_vm:
         space.become_vm(bool(control & SHADOW))
+        k.trace.append(SpaceBecameVm(k.now, space.number, space.name, space.shadow_paging))
         for member in space.threads:
             if member.wait is not START:  # as when it moves there: what it has under way is a program's, not a guest's
                 ipc.cancel(k, member)
@@ -67,6 +68,7 @@ def sys_space_control(k: State, caller: Tcb) -> None:
         for area in (kip_area, utcb_area):
             _revoke(k, space, area, ALL_RIGHTS, True)
         space.configure(kip_area, utcb_area, k.kip_frame)
+        k.trace.append(SpaceConfigured(k.now, space.number, int(kip_area), int(utcb_area)))
     if not redirector.is_nil:
         space.redirector = NIL_THREAD if redirector == ANY_THREAD else redirector
         ipc.confine(k)
@@ -105,9 +107,7 @@ def sys_unmap(k: State, caller: Tcb) -> None:
 def _revoke(k: State, space: Space, fpage: Fpage, rights: int, flush: bool) -> int:
     """Take these rights to an fpage away, as Unmap does; the status found."""
     found = k.mappings.unmap(space, fpage.base, fpage.log2, rights, flush)
-    now, note = k.now, k.trace.append
-    for page in found.pages:
-        note(Unmapped(now, page.space.name, page.va, page.log2, int(rights)))
+    k.report_taken(found.pages, ALL_RIGHTS if rights == ALL_RIGHTS else RIGHT_W)
     return found.status
 
 

@@ -15,6 +15,7 @@ from l4lab.abi.protocols import FAULT_IDS
 from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.abi.vm import ITEM_REGISTERS, VM_FAULT_WORDS, ItemId
 from l4lab.errors import Refused
+from l4lab.kernel.events import Resumed
 from l4lab.kernel.ipc import ctrlxfer, ipc
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
 from l4lab.kernel.state import State
@@ -105,6 +106,7 @@ def _resume(k: State, thread: Tcb) -> None:
     thread.halting = False
     if thread.state is ThreadState.HALTED:
         thread.state = ThreadState.RUNNING
+        k.trace.append(Resumed(k.now, thread.word))
         k.make_ready(thread)
 
 

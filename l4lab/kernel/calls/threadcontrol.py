@@ -172,7 +172,7 @@ def create(k: State, id_: ThreadId, space: Space) -> Tcb:
     thread = Tcb(id_, space, frame, regs)
     k.threads[id_.thread_no] = thread
     space.threads.append(thread)
-    k.trace.append(events.ThreadCreated(k.now, id_, space.name, "vcpu" if space.is_vm else "thread"))
+    k.trace.append(events.ThreadCreated(k.now, thread.word, space.number, "vcpu" if space.is_vm else "thread"))
     return thread
 
 
@@ -196,6 +196,7 @@ def activate(k: State, thread: Tcb, pager: ThreadId) -> None:
     thread.wait = START
     thread.wait_for = pager
     thread.state = ThreadState.WAITING
+    k.trace.append(events.ThreadActivated(k.now, thread.word, pager, thread.name, program is not None))
 
 
 def delete(k: State, thread: Tcb) -> None:
@@ -228,6 +229,7 @@ def _migrate(k: State, thread: Tcb, space: Space) -> None:
     old.threads.remove(thread)
     space.threads.append(thread)
     thread.space = space
+    k.trace.append(events.ThreadMoved(k.now, thread.word, space.number))
     if thread.utcb is not None:
         if thread.wait is not START:  # whom its pager has not started yet waits on
             ipc.cancel(k, thread)

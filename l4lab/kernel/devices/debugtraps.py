@@ -21,6 +21,7 @@ from itertools import islice
 
 from l4lab.abi.frame import EAX, EIP
 from l4lab.abi.ids import NIL_THREAD
+from l4lab.kernel.events import Blocked, Resumed
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import CONSOLE, OWN_IPC
 from l4lab.kernel.state import State
@@ -87,6 +88,7 @@ def wake_readers(k: State) -> None:
         if thread.wait is CONSOLE:
             thread.wait = OWN_IPC
             thread.state = ThreadState.RUNNING
+            k.trace.append(Resumed(k.now, thread.word))
             k.make_ready(thread)
     k.readers.clear()
 
@@ -105,6 +107,7 @@ def _wait(k: State, thread: Tcb) -> None:
         k.readers.append(thread)
     thread.wake_ticket += 1
     thread.state = ThreadState.WAITING
+    k.trace.append(Blocked(k.now, thread.word, "WAITING", NIL_THREAD, CONSOLE.name))
 
 
 def _read(k: State) -> int | None:

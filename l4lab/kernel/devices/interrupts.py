@@ -51,7 +51,7 @@ def associate(k: State, line: ThreadId, handler: ThreadId) -> None:
     thread.name = f"irq {number}"
     k.lines.threads[number] = thread
     k.threads[number] = thread
-    k.trace.append(events.ThreadCreated(k.now, line, k.kernel_space.name, "interrupt"))
+    k.trace.append(events.ThreadCreated(k.now, thread.word, k.kernel_space.number, "interrupt"))
     k.lines.handlers[number] = handler
     _set_mask(k, number, False)
 
@@ -117,6 +117,7 @@ def _detach(k: State, number: int) -> None:
         ipc.drop_senders(k, thread)
         del k.threads[number]
         k.register_frames.free(thread.frame)
+        k.trace.append(events.ThreadDeleted(k.now, thread.word))
 
 
 def _set_mask(k: State, number: int, masked: bool) -> None:

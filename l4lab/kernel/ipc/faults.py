@@ -13,6 +13,7 @@ from l4lab.abi.frame import EFLAGS, EIP, ESP, USER_EFLAGS_MASK
 from l4lab.abi.message import ACCEPT_NOTHING, Acceptor, IpcErrorCode, MsgTag
 from l4lab.abi.protocols import ARCH_EXCEPTION, EXCEPTION_FRAME, IO_PAGE_FAULT, PAGE_FAULT, FaultId
 from l4lab.kernel import events
+from l4lab.kernel.events import KERNEL_SPACE
 from l4lab.kernel.ipc import ctrlxfer, ipc
 from l4lab.kernel.ipc.ctrlxfer import GPREGS_HEADER, ONLY_GPREGS
 from l4lab.kernel.ipc.transfer import EVERYTHING, apply_items
@@ -38,7 +39,10 @@ def ask_pager(k: State, thread: Tcb, address: int, ip: int | None, write: bool, 
     k.counters.page_faults += 1
     if thread.space.is_sigma0:
         if address < k.kernel_memory:
-            k.mappings.own_page(thread.space, address)
+            page = k.mappings.own_page(thread.space, address)
+            space = thread.space.number
+            note = events.Mapped(k.now, KERNEL_SPACE, page.va, space, page.va, page.pa, page.log2, True, False)
+            k.trace.append(note)
             return False
         k.halt(thread, f"sigma0 touched {address:#x}, which is not its memory")
         return True

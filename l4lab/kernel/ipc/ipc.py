@@ -18,13 +18,15 @@ Source: X.2 manual, section IPC; reference section 5.
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDX, ESI
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD
 from l4lab.abi.message import IpcErrorCode
 from l4lab.abi.time import ZERO
 from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, PAGER, WORDS
 from l4lab.kernel import events
-from l4lab.kernel.events import Message
+from l4lab.kernel.events import Blocked, Message, MessageKind, Transferred
 from l4lab.kernel.ipc import strings
 from l4lab.kernel.ipc.propagation import address, may_send_to, named_sender
 from l4lab.kernel.ipc.strings import SUSPENDED
@@ -42,6 +44,11 @@ _BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags
 RUNNING, WAITING, POLLING, ABORTED = (
     *(ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING, ThreadState.ABORTED),
 )
+OWN_SEND: Final = int(MessageKind.SEND)
+CALL: Final = int(MessageKind.CALL)
+REPLY: Final = int(MessageKind.REPLY)
+START_MESSAGE: Final = int(MessageKind.START)
+ANSWER: Final = int(MessageKind.ANSWER)
 MR1 = MR0_FROM_LOCATION + 4
 
 
@@ -78,7 +85,8 @@ def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout:
     if receiver is None or receiver.state is ABORTED:
         fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
     elif receiver.state is WAITING and accepts(receiver, sender):
-        if not deliver(k, sender, receiver):
+        then = receiver.word if from_ == to else from_
+        if not deliver(k, sender, receiver, then):
             if sender.copying is not None:
                 sender.copying.then_receive = from_, then_timeout
             return
@@ -88,7 +96,7 @@ def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout:
             sender.wait_for = receiver.word
             sender.state = WAITING
         elif from_:
-            receive(k, sender, from_, then_timeout)
+            receive(k, sender, from_, then_timeout, then)
         else:
             _done(sender)
     elif timeout == ZERO:
@@ -98,14 +106,16 @@ def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout:
         sender.state = POLLING
         sender.send_to = receiver
         receiver.senders.append(sender)  # at the tail: priority does not reorder senders
+        k.note(Blocked(k.now, sender.word, "POLLING", receiver.word, sender.wait.name))
         _set_timer(k, sender, timeout)
 
 
-def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
+def receive(k: State, receiver: Tcb, from_: int, timeout: int, told: int = 0) -> None:
     """Receive phase: take the message of somebody who waits to send, or wait.
 
     Whose message was taken goes on to its own receive phase, where somebody may stand in its queue in turn: a loop,
-    since such a chain can be of any length.
+    since such a chain can be of any length. `told`: from whom it receives, as the trace has it from the message that it
+    has just sent.
     """
     while True:
         if from_ not in (ANY_THREAD, ANY_LOCAL_THREAD):
@@ -120,7 +130,8 @@ def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
             break
         receiver.state = WAITING
         _leave_queue(sender)
-        if not deliver(k, sender, receiver):
+        told = _then(sender)
+        if not deliver(k, sender, receiver, told):
             return
         receiver = sender
         from_, timeout = _sent(receiver)
@@ -132,7 +143,15 @@ def receive(k: State, receiver: Tcb, from_: int, timeout: int) -> None:
         fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
         return
     receiver.state = WAITING
+    if from_ != told:
+        k.note(Blocked(k.now, receiver.word, "WAITING", from_, receiver.wait.name))
     _set_timer(k, receiver, timeout)
+
+
+def _then(sender: Tcb) -> int:
+    """From whom a thread receives that has to wait for its send phase; 0: from nobody."""
+    assert sender.then_receive is not None, f"{sender!r} was in nobody's queue"
+    return sender.then_receive[0]
 
 
 def _sent(sender: Tcb) -> tuple[int, int]:
@@ -144,11 +163,11 @@ def _sent(sender: Tcb) -> tuple[int, int]:
     return then
 
 
-def _go_on(k: State, sender: Tcb) -> None:
+def _go_on(k: State, sender: Tcb, told: int) -> None:
     """The message of a thread that had to wait is sent: its receive phase follows, or it is done."""
     from_, timeout = _sent(sender)
     if from_:
-        receive(k, sender, from_, timeout)
+        receive(k, sender, from_, timeout, told)
     else:
         _done(sender)
         k.go_first(sender)
@@ -174,8 +193,9 @@ def meet(k: State, thread: Tcb) -> None:
         sender = thread if receiver.state is WAITING and accepts(receiver, thread) else None
     if sender is not None and receiver is not None:
         _leave_queue(sender)
-        if deliver(k, sender, receiver):
-            _go_on(k, sender)
+        then = _then(sender)
+        if deliver(k, sender, receiver, then):
+            _go_on(k, sender, then)
 
 
 def set_pager(k: State, thread: Tcb, pager: int) -> None:
@@ -183,6 +203,7 @@ def set_pager(k: State, thread: Tcb, pager: int) -> None:
     thread.set_tcr(PAGER, pager)
     if thread.wait is START:
         thread.wait_for = k.global_id(pager, thread)
+        k.note(Blocked(k.now, thread.word, "WAITING", thread.wait_for, START.name))
         k.unsettle(thread)
 
 
@@ -197,16 +218,27 @@ def accepts(receiver: Tcb, sender: Tcb) -> bool:
     )
 
 
-def deliver(k: State, sender: Tcb, receiver: Tcb) -> bool:
-    """Both are ready: move the message, and let the receiver go on. False: not now; see `copying`, or it failed."""
-    words = sender.outgoing
+def deliver(k: State, sender: Tcb, receiver: Tcb, then: int) -> bool:
+    """Both are ready: move the message, and let the receiver go on. False: not now; see `copying`, or it failed.
+
+    `then`: from whom the sender receives afterwards.
+    """
+    words, wait = sender.outgoing, receiver.wait
     if words is None:
         words = message_of(sender)
     elif sender.vcpu is not None:
         sender.vcpu.counters.messages += 1
-    k.trace.append(Message(k.now, sender.word, receiver.word, words))
+    if sender.outgoing is not None:
+        kind = sender.wait.kind
+    elif wait is not OWN_IPC:
+        kind = START_MESSAGE if wait is START else ANSWER
+    elif then == receiver.word:
+        kind = CALL
+    else:
+        kind = REPLY if receiver.wait_for == sender.word else OWN_SEND
+    told = receiver.told if then == receiver.word else then
+    k.note(Message(k.now, sender.told, receiver.told, words, kind, told))
     k.counters.ipc_messages += 1
-    wait = receiver.wait
     if wait is OWN_IPC:
         error = transfer(k, sender, receiver, words)
         if error or (sender.copying is not None and sender.outgoing is None):
@@ -258,7 +290,9 @@ def continue_transfer(k: State, copy: Copy) -> None:
     """A pager has answered in the midst of a message: copy on."""
     sender, receiver = copy.sender, copy.receiver
     if sender.copying is copy and end_of_transfer(k, sender, receiver, continue_items(k, copy)):
-        _go_on(k, sender)
+        then = _then(sender)
+        k.trace.append(Transferred(k.now, sender.word, receiver.word, then))
+        _go_on(k, sender, then)
 
 
 def abort_transfer(k: State, copy: Copy, code: int) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import ESI
 from l4lab.abi.ids import NIL_THREAD
+from l4lab.kernel.events import Blocked
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import OWN_IPC
 from l4lab.kernel.state import State
@@ -87,5 +88,6 @@ def named_sender(k: State, sender: Tcb, receiver: Tcb) -> Tcb:
     receiver.set_tcr(u.ACTUAL_SENDER, sender.word)
     if virtual.state is ThreadState.WAITING and virtual.wait_for == sender.word and virtual.wait is OWN_IPC:
         virtual.wait_for = receiver.word
+        k.note(Blocked(k.now, virtual.word, "WAITING", receiver.word, OWN_IPC.name))
         k.unsettle(virtual)
     return virtual

@@ -16,6 +16,7 @@ from l4lab.abi import utcb as u
 from l4lab.abi.message import IpcErrorCode, ItemType, StringItem
 from l4lab.abi.time import NEVER, ZERO, instant, microseconds
 from l4lab.abi.utcb import BUFFER_REGISTERS
+from l4lab.kernel.events import Suspended
 from l4lab.kernel.objects.copying import Copy, Piece
 from l4lab.kernel.objects.space import USER_LIMIT
 from l4lab.kernel.objects.thread import MR, NEVER_ENDS, Tcb, ThreadState
@@ -137,6 +138,8 @@ def _fault(k: State, copy: Copy, thread: Tcb, address: int) -> int:
     states = copy.sender.state, copy.receiver.state
     copy.sender.state = copy.receiver.state = ThreadState.TRANSFERRING
     thread.state = ThreadState.RUNNING
+    if not (thread.space.is_sigma0 and address < k.kernel_memory):  # it has what it touches
+        k.trace.append(Suspended(k.now, copy.sender.word, copy.receiver.word))
     is_write = thread is copy.receiver
     if not faults.ask_pager(k, thread, address, TUNNELLED_IP if is_write else None, is_write, STRING_PAGE):
         copy.sender.state, copy.receiver.state = states

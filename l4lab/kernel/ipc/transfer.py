@@ -18,6 +18,8 @@ from l4lab.abi.utcb import MESSAGE_REGISTERS
 from l4lab.errors import Refused
 from l4lab.kernel import events
 from l4lab.kernel.ipc import ctrlxfer, strings
+from l4lab.kernel.memory.mapping import Change
+from l4lab.kernel.memory.ports import ranges
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.thread import MR, Tcb
 from l4lab.kernel.state import State
@@ -84,16 +86,20 @@ def hand_over(k: State, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage,
     if fpage.is_io:
         moved = k.ports.map(sender.space, receiver.space, IoFpage(fpage), isinstance(item, GrantItem))
         if moved:
-            names = sender.space.name, receiver.space.name
-            k.trace.append(events.PortsMapped(k.now, *names, moved[0], len(moved)))
+            granted = isinstance(item, GrantItem) and not sender.space.is_sigma0
+            numbers = sender.space.number, receiver.space.number
+            k.trace.append(events.PortsMapped(k.now, *numbers, ranges(moved), granted))
         return
     grant = isinstance(item, GrantItem)
-    installed = k.mappings.map(
-        sender.space, fpage.base, fpage.log2, item.base, fpage.rights, receiver.space, window.base, window.log2, grant
-    )
-    now = k.now
-    for page in installed:
-        k.trace.append(events.Mapped(now, sender.space.name, receiver.space.name, page.va, page.pa, page.log2))
+    giver, taker = sender.space, receiver.space
+    changes: list[Change] = []
+    try:
+        k.mappings.map(
+            *(giver, fpage.base, fpage.log2, item.base, fpage.rights),
+            *(taker, window.base, window.log2, grant, changes),
+        )
+    finally:
+        k.report_changes(giver, taker, changes, grant)
 
 
 EVERYTHING = Acceptor.of(COMPLETE_ADDRESS_SPACE, ctrlxfer=True)  # what the kernel accepts for a thread that faulted

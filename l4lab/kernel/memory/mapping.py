@@ -38,6 +38,16 @@ class Installed(NamedTuple):
     log2: int
 
 
+class HandedOn(NamedTuple):
+    """The same, and where it came from: what a map or grant did, for who keeps track of it."""
+
+    origin: int  # its address in the giver's space
+    va: int
+    pa: int
+    log2: int
+    writable: bool
+
+
 class Revoked(NamedTuple):
     """A page that an unmap took out of a page table, or made read-only there."""
 
@@ -45,6 +55,9 @@ class Revoked(NamedTuple):
     va: int
     pa: int
     log2: int
+
+
+Change = HandedOn | Revoked
 
 
 class Unmapped(NamedTuple):
@@ -131,6 +144,7 @@ class MappingDatabase:
         win_base: int,
         win_log2: int,
         grant: bool = False,
+        changes: list[Change] | None = None,
     ) -> list[Installed]:
         """Map or grant the send fpage of `src` into the receive window of `dst`; holes are skipped silently.
 
@@ -139,7 +153,11 @@ class MappingDatabase:
         flushed first, except that a 4 MB page stands: nothing smaller goes into it. A granted page takes its children
         along; granting pieces of a 4 MB page costs the granter all of it. Sigma0 owns everything by nature: it is
         never a target, and a grant from it is a map.
+
+        `changes` is told what was handed on and what was taken, in this order, also if frames for tables run out in
+        the midst of it.
         """
+        changes = [] if changes is None else changes
         start, target, log2 = send_window(src_base, src_log2, send_base, win_base, win_log2)
         if log2 < PAGE_LOG2 or dst.is_sigma0:
             return []
@@ -148,16 +166,16 @@ class MappingDatabase:
         broken: dict[Node, None] = {}  # large pages of which pieces were granted
         for piece in self._pieces(src, start, start + (1 << log2)):
             for part, va in _parts(piece, dst, target + piece.va - start):
-                if not self._hand_over(part, dst, va, bool(rights & RIGHT_W), grant):
+                if not self._hand_over(part, dst, va, bool(rights & RIGHT_W), grant, changes):
                     continue
                 installed.append(Installed(va, part.pa, part.log2))
                 if grant and not part.is_whole:
                     broken[part.node] = None
         for node in broken:
             if self._is_alive(node, src):
-                self._revoke(node, ALL_RIGHTS, [])
+                self._take(node, changes)
         if grant and src_log2 > win_log2:
-            self.unmap(src, src_base, src_log2, ALL_RIGHTS, flush=True)
+            changes.extend(self.unmap(src, src_base, src_log2, ALL_RIGHTS, flush=True).pages)
         return installed
 
     def _pieces(self, src: Space, lo: int, hi: int) -> Iterator[_Piece]:
@@ -183,7 +201,7 @@ class MappingDatabase:
     def _is_sigma0s(self, sigma0: Space, va: int, size: int) -> bool:
         return va + size <= self._sigma0_end and not sigma0.is_reserved(va, size)
 
-    def _hand_over(self, part: _Piece, dst: Space, va: int, writable: bool, grant: bool) -> bool:
+    def _hand_over(self, part: _Piece, dst: Space, va: int, writable: bool, grant: bool, changes: list[Change]) -> bool:
         """Put one page into `dst` at `va`. False: nothing was changed."""
         node, parent = part.node, part.node
         existing = self.node(dst, va)
@@ -200,13 +218,14 @@ class MappingDatabase:
             if not grant:
                 if extended:
                     dst.tables.protect(va, True)
+                    changes.append(HandedOn(part.va, va, part.pa, part.log2, True))
                 return extended
             writable = writable or _is_writable(existing)
             self._splice(existing)
         else:
             for old in self._nodes_in(dst, va, va + (1 << part.log2)):
                 if self._is_alive(old, dst):
-                    self._revoke(old, ALL_RIGHTS, [])
+                    self._take(old, changes)
 
         dst.tables.map(va, part.pa, part.log2, writable)
         if grant and part.is_whole:
@@ -216,7 +235,14 @@ class MappingDatabase:
             node = Node(dst, va, part.pa, part.log2, None)
             parent.adopt(node)
         self._nodes.setdefault(dst, {})[va] = node
+        changes.append(HandedOn(part.va, va, part.pa, part.log2, writable))
         return True
+
+    def _take(self, node: Node, changes: list[Change]) -> None:
+        """Take the page and all that was derived from it, because something else comes there."""
+        pages: list[Revoked] = []
+        self._revoke(node, ALL_RIGHTS, pages)
+        changes.extend(pages)
 
     # Unmap and flush
 

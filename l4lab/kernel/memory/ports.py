@@ -9,9 +9,11 @@ instructions, which are `portio.py`. (X.2 manual, appendix IA-32, section I/O fp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from l4lab.abi.fpage import IoFpage
+from l4lab.kernel.events import Ranges
 from l4lab.kernel.objects.space import Space
 
 PORTS = 1 << 16
@@ -54,18 +56,20 @@ class PortRights:
     def map(self, src: Space, dst: Space, fpage: IoFpage, grant: bool) -> list[int]:
         """Give `dst` those ports of the fpage that `src` has. What it has already it keeps, from whom it had it.
 
-        The ports that were handed over.
+        The ports that were handed over; of those that are mapped, the ones that `dst` did not have.
         """
         if dst.is_sigma0 or dst is src or fpage.log2 > 16:
             return []
         wanted = _range(fpage)
         moved = list(wanted) if src.is_sigma0 else [port for port in wanted if port in src.ports]
-        for port in moved:
-            if grant and not src.is_sigma0:
+        if grant and not src.is_sigma0:
+            for port in moved:
                 self._grant(src, dst, port)
-            else:
-                dst.ports.setdefault(port, src)
-        return moved
+            return moved
+        new = [port for port in moved if port not in dst.ports]
+        for port in new:
+            dst.ports[port] = src
+        return new
 
     def _grant(self, src: Space, dst: Space, port: int) -> None:
         """The port moves: `dst` takes the place of `src` in its tree."""
@@ -106,6 +110,20 @@ class PortRights:
             for port in mine:
                 del space.ports[port]
             lost.append(Lost(space, mine))
+
+
+def ranges(ports: Iterable[int]) -> Ranges:
+    """Ports as ranges, by ascending number: the first of each, and how many."""
+    found: list[tuple[int, int]] = []
+    first = count = 0
+    for port in sorted(ports):
+        if count and port == first + count:
+            count += 1
+        else:
+            if count:
+                found.append((first, count))
+            first, count = port, 1
+    return (*found, (first, count)) if count else ()
 
 
 def _range(fpage: IoFpage) -> range:

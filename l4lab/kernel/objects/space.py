@@ -62,7 +62,8 @@ class Space:
     user_limit = USER_LIMIT
     large_pages = True  # also under a guest: guestmode.py keeps the real CR4.PSE set, on which the engine's walk relies
 
-    def __init__(self, name: str, memory: Memory, frames: FrameAllocator, area: KernelArea) -> None:
+    def __init__(self, number: int, name: str, memory: Memory, frames: FrameAllocator, area: KernelArea) -> None:
+        self.number = number  # by which the trace knows it; never used again in a run
         self.name = name
         self._memory = memory
         self._frames = frames

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from l4lab.abi import utcb as u
 from l4lab.abi.ids import NIL_THREAD, ThreadId
@@ -55,6 +55,7 @@ class Tcb:
     ) -> None:
         self.id = id  # number and version; a reused number gets a new version
         self.word = int(id)  # the same as a plain integer: the trace packs it without asking what it is
+        self.told: Any = self.word  # the same as an object that is there already: an event needs no new one
         self.space = space
         self.frame = frame  # physical address of its register frame
         self.regs = regs  # the same: ten words, in the order of the GPREGS item
@@ -99,6 +100,7 @@ class Tcb:
         """The thread's identifier is this one from now on."""
         self.id = identifier
         self.word = int(identifier)
+        self.told = self.word
 
     def __repr__(self) -> str:
         return f"<{self.name or self.id!r} {self.state.name.lower()}>"

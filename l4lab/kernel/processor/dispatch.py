@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Final
 
 from l4lab.kernel import events
-from l4lab.kernel.events import Switched
+from l4lab.kernel.events import Idle, Switched
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.parts import Why
 from l4lab.kernel.processor import preemption
@@ -42,6 +42,7 @@ def choose(k: State) -> Tcb | None:
         if thread is None or thread.state is not RUNNING:
             chosen = _successor(k, thread)
             if chosen is None:
+                _report_idle(k)
                 return None  # the processor is nobody's
         elif thread.slice_left <= 0 or thread.halting:
             may_delay = thread.slice_rest is None
@@ -122,6 +123,14 @@ def _starts(k: State, thread: Tcb) -> bool:
     over = thread.slice_left <= 0 or thread.halting
     if over and preemption.next_stretch(k, thread) is After.NOTHING:
         return False
-    k.trace.append(Switched(k.now, thread.word))
+    k.note(Switched(k.now, thread.told))
+    k.idle = False
     k.show_utcb(thread)
     return True
+
+
+def _report_idle(k: State) -> None:
+    """Nobody runs from here on: the trace has it once."""
+    if not k.idle:
+        k.idle = True
+        k.note(Idle(k.now))

@@ -37,9 +37,11 @@ from l4lab.abi.vm import (
 )
 from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel.events import (
+    Blocked,
     EntryRefused,
     Injected,
     KernelExit,
+    Resumed,
     VcpuCreated,
     VcpuDeleted,
     VmEntry,
@@ -53,7 +55,7 @@ from l4lab.kernel.ipc.transfer import apply_items
 from l4lab.kernel.objects.counters import VcpuCounters
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
 from l4lab.kernel.objects.vcpu import Vcpu
-from l4lab.kernel.objects.waits import MONITOR
+from l4lab.kernel.objects.waits import MONITOR, OWN_IPC
 from l4lab.kernel.parts import Miss, ShadowPaging
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual.shadowtables import RESERVE
@@ -142,6 +144,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
     vcpu = thread.vcpu
     assert vcpu is not None
     vmcs = vcpu.vmcs
+    k.function = "vm.fault"
     if (vmcs.entry_info & EVENT_VALID or vmcs.unchecked) and not _prepare(k, thread, vmcs):
         return True
     if vcpu.vtlb is not None:
@@ -169,7 +172,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
                 own = first
             else:
                 counters.injections += 1
-                k.trace.append(Injected(delivered, thread.word, event))
+                k.note(Injected(delivered, thread.word, event))
         if not touched:
             break
         # A page was used, or written to, for the first time since Unmap asked: the CPU's own affair, in no time.
@@ -183,6 +186,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
         elif vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
             _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
         counters.nested_faults += 1
+        k.function = "faults.page_fault"
         page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & EPT_WRITE))
     else:
         fault(k, thread, vmcs, reason)
@@ -211,7 +215,9 @@ def _prepare(k: State, thread: Tcb, vmcs: Vmcs) -> bool:
         if vmcs.activity != ACTIVE:
             if vmcs.activity == HALTED and vmcs.cpu_controls & WINDOW and flags & FLAG_IF:
                 return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
+            k.function = "vm.run"
             thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
+            k.trace.append(Blocked(k.now, thread.word, "INACTIVE", 0, OWN_IPC.name))
             return False
     vmcs.accepted()
     vmcs.activity = ACTIVE
@@ -245,6 +251,7 @@ def wake(k: State, thread: Tcb) -> None:
     """Registers of a virtual CPU that sleeps were written: it looks whether it goes on."""
     if thread.state is ThreadState.INACTIVE:
         thread.state = ThreadState.RUNNING
+        k.trace.append(Resumed(k.now, thread.word))
         k.make_ready(thread)
 
 
@@ -271,7 +278,7 @@ def _run_shadowed(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, deadlin
                 own = first
             else:
                 counters.injections += 1
-                k.trace.append(Injected(delivered, thread.word, event))
+                k.note(Injected(delivered, thread.word, event))
         if reason is None:
             if vmcs.paging_changed:
                 continue
@@ -311,7 +318,7 @@ def _shadow_fault(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, first: 
         elif vmcs.idt_info & EVENT_VALID:
             told = not _keep_event(thread, vcpu, _FAULT_ID[reason], first)
         counters.vtlb_fills += 1
-        k.trace.append(VtlbFill(k.now, thread.word, linear, told))
+        k.note(VtlbFill(k.now, thread.word, linear, told))
         if told:
             fault(k, thread, vmcs, reason, _INTERNAL)
         else:
@@ -323,6 +330,7 @@ def _shadow_fault(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, first: 
         elif vmcs.idt_info & EVENT_VALID:
             _keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
         counters.nested_faults += 1
+        k.function = "faults.page_fault"
         page_fault(k, thread, vtlb.missing, vtlb.missing_write)
         return True
     k.machine.guest.is_guest_fault(vmcs, vtlb.error_code)
@@ -395,13 +403,13 @@ def _count(counts: dict[int, int], reason: ExitReason) -> None:
 def _ended_here(k: State, thread: Tcb, vcpu: Vcpu, reason: ExitReason) -> None:
     """An exit of which nobody else hears."""
     _count(vcpu.counters.kernel_exits, reason)
-    k.trace.append(KernelExit(k.now, thread.word, reason, vcpu.vmcs.exit_qualification, thread.regs[EIP]))
+    k.note(KernelExit(k.now, thread.word, reason, vcpu.vmcs.exit_qualification, thread.regs[EIP]))
 
 
 def _flushed(k: State, thread: Tcb, vcpu: Vcpu, dropped: int, page: int | None = None) -> None:
     """The shadow tables were flushed: of what was no longer true, that is."""
     vcpu.counters.vtlb_flushes += 1
-    k.trace.append(VtlbFlush(k.now, thread.word, vcpu.vmcs.control_register(3), dropped, page))
+    k.note(VtlbFlush(k.now, thread.word, vcpu.vmcs.control_register(3), dropped, page))
 
 
 def _follow(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, generation: int) -> None:
@@ -442,7 +450,7 @@ def fault(k: State, thread: Tcb, vmcs: Vmcs, reason: ExitReason, internal: int =
     counters = thread.vcpu.counters
     _count(counters.exits, reason)
     qualification, length = vmcs.exit_qualification, vmcs.exit_length
-    k.trace.append(VmExit(k.now, thread.word, reason, qualification, length, thread.regs[EIP], counters.instructions))
+    k.note(VmExit(k.now, thread.told, reason, qualification, length, thread.regs[EIP], counters.instructions))
     additional = _ADDITIONAL.get(reason)
     information = additional(vmcs) if additional else 0
     items = items_for(thread, _FAULT_ID[reason])
@@ -457,5 +465,5 @@ def resumed(k: State, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
     vcpu = thread.vcpu
     if vcpu is not None:
         info = vcpu.vmcs.entry_info
-        k.trace.append(VmEntry(k.now, thread.word, info if info & EVENT_VALID else 0))
+        k.note(VmEntry(k.now, thread.told, info if info & EVENT_VALID else 0))
     return error

@@ -30,7 +30,7 @@ from l4lab.errors import LabError
 
 SEEDS = Path(__file__).with_name("seeds.txt")
 ROUNDS_PER_PROCESS = 20
-SILENCE = 300  # seconds after which a round has hung: the longest takes some ten
+SILENCE = 900  # seconds after which a round has hung: the longest takes some ten, where nothing else runs
 REPORT_EVERY = 10  # seconds
 
 
@@ -72,7 +72,7 @@ def play_vm(seed: int, amount: int, every: int) -> Played:
 
 
 KINDS: dict[str, Callable[[int, int, int], Played]] = {"kernel": play_kernel, "vm": play_vm}
-AMOUNT = 5000  # calls or exits in a round
+AMOUNT = 2000  # calls or exits in a round
 progress = Counter[str]()  # how far the last round of each kind came
 
 

@@ -270,3 +270,29 @@ def test_a_handler_that_gets_another_name_goes_on_handling(listens: bool) -> Non
     System(root).run()
 
     assert [interrupt_id(9)] * 2 == heard
+
+
+def test_who_waits_for_a_line_that_is_detached_waits_no_more() -> None:
+    """Is the wait of a driver cancelled when its line is detached, and the call of a line whose handler is that one?"""
+    log: list[str] = []
+
+    def drive(l4: L4) -> None:
+        with pytest.raises(IpcFailed, match="cancelled"):
+            l4.receive(interrupt_id(4))
+        log.append("cancelled")
+
+    def root(r: Root) -> None:
+        r.thread_control(interrupt_id(4), interrupt_id(4), pager=r.my_id)
+        r.thread_control(interrupt_id(9), interrupt_id(9), pager=interrupt_id(4))
+        r.hosted(drive)
+        r.system.machine.press_button()
+        r.system.kernel.look_at_devices()
+        r.sleep(1000)
+        assert r.system.kernel.threads[9].send_to is r.system.kernel.threads[4]
+        r.thread_control(interrupt_id(4), interrupt_id(4), pager=interrupt_id(4))
+        r.sleep(1000)
+        log.append(r.system.kernel.threads[9].state.name)
+
+    System(root).run()
+
+    assert ["cancelled", "HALTED"] == log

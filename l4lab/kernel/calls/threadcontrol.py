@@ -138,15 +138,8 @@ def _rename(k: State, thread: Tcb, dest: ThreadId) -> None:
         thread.set_tcr(u.MY_GLOBAL_ID, dest)
     interrupts.rename(k, old, dest)
     ipc.drop_senders(k, thread)
-    _wait_in_vain(k, old)
+    ipc.wait_in_vain(k, old)
     k.unsettle(thread)  # a new thread may wait to be started by one of this name
-
-
-def _wait_in_vain(k: State, gone: ThreadId) -> None:
-    """Nobody is called `gone` any more: abort who waits for it in particular; but a new thread's pager may yet come."""
-    for other in k.threads.values():
-        if other.state is ThreadState.WAITING and other.wait_for == gone and other.wait is not START:
-            ipc.cancel(k, other)
 
 
 def _space_of(k: State, space_id: ThreadId) -> Space:
@@ -209,7 +202,7 @@ def delete(k: State, thread: Tcb) -> None:
     thread.outgoing = None
     del k.threads[thread.id.thread_no]
     ipc.drop_senders(k, thread)
-    _wait_in_vain(k, thread.id)
+    ipc.wait_in_vain(k, thread.id)
     interrupts.forget(k, thread)
     if thread.program is not None:
         thread.program.stop()

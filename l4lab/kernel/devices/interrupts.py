@@ -40,6 +40,7 @@ def associate(k: State, line: ThreadId, handler: ThreadId) -> None:
         raise Refused(ErrorCode.INVALID_THREAD)
     if handler == line:
         _detach(k, number)
+        ipc.wait_in_vain(k, line)
         return
     if k.find(handler, None) is None:
         raise Refused(ErrorCode.INVALID_THREAD)
@@ -114,8 +115,8 @@ def _detach(k: State, number: int) -> None:
     thread = k.lines.threads.pop(number, None)
     if thread is not None:
         ipc.cancel(k, thread)
-        ipc.drop_senders(k, thread)
         del k.threads[number]
+        ipc.drop_senders(k, thread)
         k.register_frames.free(thread.frame)
         k.trace.append(events.ThreadDeleted(k.now, thread.word))
 

@@ -410,6 +410,13 @@ def drop_senders(k: State, receiver: Tcb) -> None:
             fail(k, sender, IpcErrorCode.NO_PARTNER, SEND)
 
 
+def wait_in_vain(k: State, gone: int) -> None:
+    """Nobody is called `gone` any more: abort who waits for it in particular; but a new thread's pager may yet come."""
+    for other in k.threads.values():
+        if other.state is WAITING and other.wait_for == gone and other.wait is not START:
+            cancel(k, other)
+
+
 def _leave_queue(sender: Tcb) -> None:
     assert sender.send_to is not None, f"{sender!r} is polling nobody"
     sender.send_to.senders.remove(sender)

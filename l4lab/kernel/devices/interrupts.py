@@ -70,8 +70,10 @@ def rename(k: State, old: ThreadId, new: ThreadId) -> None:
         thread = k.lines.threads[number]
         if thread.state is ThreadState.POLLING:
             thread.then_receive = int(new), NEVER
+            k.note(events.Blocked(k.now, thread.word, "POLLING", int(new), thread.wait.name))
         elif thread.state is ThreadState.WAITING:
             thread.wait_for = int(new)
+            k.note(events.Blocked(k.now, thread.word, "WAITING", int(new), thread.wait.name))
             k.unsettle(thread)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from mypy_extensions import mypyc_attr
 
+from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import Tcb
 
 # -- the scheduler -----------------------------------------------------------------------------------------------------
@@ -174,8 +175,59 @@ class ShadowFill(ABC):
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
+# -- who gave which page to whom ---------------------------------------------------------------------------------------
+
+
+class PageHooks(ABC):
+    """What a tree of pages may do to page tables. All addresses are those of pages of 4 KB; a status is made of the
+    rights bits of an fpage: 5 (read, execute) if the page was used, 6 (read, write) if it was written to."""
+
+    @abstractmethod
+    def install(self, space: Space, va: int, pa: int, writable: bool) -> None:
+        """Put the page at machine-physical `pa` into a space; if it is there already, with these rights now."""
+
+    @abstractmethod
+    def remove(self, space: Space, va: int) -> int:
+        """Take the page out of a space. Its status."""
+
+    @abstractmethod
+    def writable(self, space: Space, va: int) -> bool:
+        """May the space write to its page? sigma0 may write to all of its own."""
+
+    @abstractmethod
+    def take_write(self, space: Space, va: int) -> None:
+        """Make the page read-only."""
+
+    @abstractmethod
+    def take_status(self, space: Space, va: int) -> int:
+        """The status of the page, which is clear from now on."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class PageTree(ABC):
+    """Who gave which page to whom, in pages of 4 KB. It is made with the `PageHooks` by which it changes page tables;
+    flexpages, receive windows, reserved areas and ports are not its affair."""
+
+    @abstractmethod
+    def own(self, space: Space, va: int, pa: int) -> None:
+        """The space, sigma0, has this page by nature: a root. It may be said again."""
+
+    @abstractmethod
+    def map(self, src: Space, src_va: int, dst: Space, dst_va: int, writable: bool, grant: bool) -> bool:
+        """Give `dst` the page that `src` has at `src_va`, if it has one; with `grant`, `src` has it no more, and who
+        got it from there keeps it. What else was at `dst_va` goes first. Did anything change?"""
+
+    @abstractmethod
+    def unmap(self, space: Space, va: int, rights: int, flush: bool) -> int:
+        """Take rights from everybody who has the page from `space`, directly or over others; with `flush`, from `space`
+        too. Rights 7: the page goes; with 2 among them: it becomes read-only; 0: nothing. The status, which is told
+        once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What to make the parts of a kernel with; None: with the kernel's own."""
 
     scheduler: Callable[[], Scheduler] | None = None
+    mappings: Callable[[PageHooks], PageTree] | None = None
+    shadow: Callable[[], ShadowFill] | None = None

@@ -18,17 +18,19 @@ from l4lab.abi.frame import EIP
 from l4lab.abi.ids import LOCAL_BITS, ThreadId
 from l4lab.kernel import events
 from l4lab.kernel.events import KERNEL_SPACE
-from l4lab.kernel.memory.mapping import ALL_RIGHTS, Change, HandedOn, MappingDatabase, Revoked
+from l4lab.kernel.memory.mapping import ALL_RIGHTS, Change, HandedOn, MappingDatabase, Mappings, Revoked
 from l4lab.kernel.memory.ports import Lost, PortRights, ranges
+from l4lab.kernel.memory.smallpages import Hooks, SmallPages
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.counters import Counters
 from l4lab.kernel.objects.frames import FrameAllocator, RegisterFrames
 from l4lab.kernel.objects.instants import InputQueue
 from l4lab.kernel.objects.lines import InterruptLines
+from l4lab.kernel.objects.outside import OutsidePart
 from l4lab.kernel.objects.program import Died, HostedThread
 from l4lab.kernel.objects.space import KernelArea, Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
-from l4lab.kernel.parts import Parts, Scheduler, Why
+from l4lab.kernel.parts import PageTree, Parts, Scheduler, Why
 from l4lab.kernel.scheduling.outside import OutsideScheduler
 from l4lab.kernel.scheduling.priorities import Priorities
 from l4lab.kernel.scheduling.timers import Sleeper, Timers
@@ -78,9 +80,9 @@ class State:
         self.frames = FrameAllocator(machine.memory, kernel_memory, machine.memory.size - kernel_memory)
         self.register_frames = RegisterFrames(self.frames)
         self.area = KernelArea(machine.memory, self.frames)
-        self.mappings = MappingDatabase(kernel_memory)
-        self._outside = OutsideScheduler(parts.scheduler) if parts.scheduler is not None else None
-        self.sched: Scheduler = self._outside if self._outside is not None else Priorities()
+        self.outside: list[OutsidePart] = []  # parts that somebody else wrote
+        self.mappings = self._mapping_database(parts)
+        self.sched = self._scheduler(parts)
         self.timers = Timers()
         self.lines = InterruptLines()
         self.threads: dict[int, Tcb] = {}  # by thread number
@@ -115,10 +117,27 @@ class State:
         self.home = greenlet.getcurrent()  # where hosted programs come back to: whoever runs the main loop
         self.after: list[Next] = []  # by a wait's number: what happens when it ends (`calls/answers.py` fills it)
 
+    # -- parts that somebody else wrote, in the place of the kernel's own ------------------------------------------
+
+    def _scheduler(self, parts: Parts) -> Scheduler:
+        if parts.scheduler is None:
+            return Priorities()
+        part = OutsidePart(Scheduler, ("ready", "gone", "next", "preempts"), parts.scheduler)
+        self.outside.append(part)
+        return OutsideScheduler(part)
+
+    def _mapping_database(self, parts: Parts) -> Mappings:
+        if parts.mappings is None:
+            return MappingDatabase(self.kernel_memory)
+        hooks = Hooks(self.kernel_memory)
+        part = OutsidePart(PageTree, ("own", "map", "unmap"), parts.mappings, hooks)
+        self.outside.append(part)
+        return SmallPages(part, hooks)
+
     @property
     def part_at_work(self) -> bool:
         """Is it somebody else's code that is at work, in the place of a part of the kernel?"""
-        return self._outside is not None and self._outside.asked
+        return any(part.asked for part in self.outside)
 
     # -- threads ---------------------------------------------------------------------------------------------------
 

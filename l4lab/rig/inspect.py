@@ -184,8 +184,8 @@ def _space(k: Kernel, space: Space) -> SpaceView:
     for page in space.tables.entries():
         if page.va >= space.user_limit or space.is_reserved(page.va, 1):
             continue
-        node = k.mappings.node(space, page.va)
-        parent = node.parent.space.number if node is not None and node.parent is not None else None
+        giver = k.mappings.giver(space, page.va)
+        parent = giver.number if giver is not None else None
         rights = Rights.R | Rights.X | (Rights.W if page.writable else Rights.NONE)
         last = regions[-1] if regions else None
         if (

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from l4lab.errors import KernelPanic
 from l4lab.kernel.events import KERNEL_SPACE, Event
 from l4lab.kernel.kernel import Kernel
+from l4lab.kernel.memory.mapping import MappingDatabase
+from l4lab.kernel.memory.mappingtree import Node
 from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.rig.ledger import Ledger
@@ -64,7 +66,7 @@ def differences(ledger: Ledger, k: Kernel) -> Iterator[str]:
         ports = {port: giver.number for port, giver in space.ports.items()}
         if ports != found.ports:
             yield _first_difference(f"port of {space!r}", found.ports, ports)
-        for node in k.mappings.nodes(space) if not space.is_sigma0 else ():
+        for node in _nodes(k, space):
             page, parent = found.pages[node.va], node.parent
             assert parent is not None, "only sigma0 has roots"
             giver = None if parent.space.is_sigma0 else (parent.space.number, parent.va)
@@ -79,7 +81,7 @@ def _kind(thread: Tcb) -> str:
 def _pages(k: Kernel, space: Space) -> Iterator[tuple[int, tuple[int, int, bool]]]:
     """What a space's page table maps for its programs, KIP and UTCBs left out. That the mapping database has the same
     pages is an invariant of the kernel's; only sigma0 has others, those that it touched."""
-    if space.is_sigma0:
+    if space.is_sigma0 or not isinstance(k.mappings, MappingDatabase):
         for page in space.tables.entries():
             if page.va < space.user_limit and not space.is_reserved(page.va, 1 << page.log2):
                 yield page.va, (page.pa, page.log2, page.writable)
@@ -87,6 +89,11 @@ def _pages(k: Kernel, space: Space) -> Iterator[tuple[int, tuple[int, int, bool]
     for node in k.mappings.nodes(space):
         found = space.tables.lookup(node.va)
         yield node.va, (node.pa, node.log2, found is not None and found.writable)
+
+
+def _nodes(k: Kernel, space: Space) -> list[Node]:
+    """What the kernel's own mapping database has; somebody else's has no nodes to compare."""
+    return [] if space.is_sigma0 or not isinstance(k.mappings, MappingDatabase) else k.mappings.nodes(space)
 
 
 def _first_difference(what: str, told: Mapping[int, object], real: Mapping[int, object]) -> str:

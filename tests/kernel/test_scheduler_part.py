@@ -250,7 +250,7 @@ class Loops(Lists):
         (Divides, r"Divides\.ready\(<.*>, SLICE\) raised ZeroDivisionError"),
         (Writes, r"Writes\.ready\(<.*>, \w+\) raised AttributeError.*no_such"),
         (Unfinished, r"Unfinished has no method next\(\)"),
-        (Duck, r"Duck is no scheduler\. Derive it from"),
+        (Duck, r"Duck is no Scheduler\. Derive it from"),
         (Loops, r"Loops\.next\(\) did not come back"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

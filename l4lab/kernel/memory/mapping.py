@@ -15,6 +15,7 @@ pages (they have no node, so no one can map, grant or unmap them).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -96,7 +97,43 @@ def send_window(src_base: int, src_log2: int, send_base: int, win_base: int, win
     return source + (send_base % (1 << src_log2) >> win_log2 << win_log2), target, win_log2
 
 
-class MappingDatabase:
+class Mappings(ABC):
+    """What the kernel asks of whoever keeps track of mappings."""
+
+    @abstractmethod
+    def giver(self, space: Space, va: int) -> Space | None:
+        """From whom the space has the page at `va`; None if from nobody, or if it has none."""
+
+    @abstractmethod
+    def own_page(self, sigma0: Space, va: int) -> Installed:
+        """Answer a page fault of sigma0: it has whatever it touches, at virtual address = physical address."""
+
+    @abstractmethod
+    def map(
+        self,
+        src: Space,
+        src_base: int,
+        src_log2: int,
+        send_base: int,
+        rights: int,
+        dst: Space,
+        win_base: int,
+        win_log2: int,
+        grant: bool = False,
+        changes: list[Change] | None = None,
+    ) -> list[Installed]:
+        """Map or grant the send fpage of `src` into the receive window of `dst`; `changes` is told what was done."""
+
+    @abstractmethod
+    def unmap(self, space: Space, base: int, log2: int, rights: int, flush: bool) -> Unmapped:
+        """Take `rights` away from everything derived from the fpage of `space`; with `flush`, from `space` as well."""
+
+    @abstractmethod
+    def forget(self, space: Space) -> list[Revoked]:
+        """Take all pages of `space` out, with all that was derived from them: it is about to be deleted."""
+
+
+class MappingDatabase(Mappings):
     """All nodes, by space and address. Work is proportional to the pages concerned, not to the pages there are."""
 
     def __init__(self, sigma0_end: int = 1 << 32) -> None:
@@ -116,6 +153,10 @@ class MappingDatabase:
                 return None
         return node
 
+    def giver(self, space: Space, va: int) -> Space | None:
+        node = self.node(space, va)
+        return node.parent.space if node is not None and node.parent is not None else None
+
     def nodes(self, space: Space) -> list[Node]:
         """All nodes of a space, by rising address. Sigma0's are the roots."""
         return [node for _, node in sorted(self._nodes.get(space, {}).items())]
@@ -127,7 +168,6 @@ class MappingDatabase:
     # Map and grant
 
     def own_page(self, sigma0: Space, va: int) -> Installed:
-        """Answer a page fault of sigma0: it has whatever it touches, at virtual address = physical address."""
         assert sigma0.is_sigma0, f"{sigma0.name} owns nothing by nature"
         page = va >> PAGE_LOG2 << PAGE_LOG2
         sigma0.tables.map(page, page, PAGE_LOG2, writable=True)
@@ -274,7 +314,6 @@ class MappingDatabase:
         return Unmapped(status, pages)
 
     def forget(self, space: Space) -> list[Revoked]:
-        """Take all pages of `space` out, with all that was derived from them: it is about to be deleted."""
         assert not space.is_sigma0, "sigma0 stays: all mappings are derived from it"
         pages: list[Revoked] = []
         for node in self.nodes(space):
@@ -298,7 +337,7 @@ class MappingDatabase:
             if rights == ALL_RIGHTS:
                 status |= node.remembered | self._drop(node)
             else:
-                status |= node.remembered | _status(node.space.tables.clear_reference_bits(node.va))
+                status |= node.remembered | status_of(node.space.tables.clear_reference_bits(node.va))
                 node.remembered = 0
                 node.gone = None
                 reduced = bool(rights & RIGHT_W) and _is_writable(node)
@@ -324,7 +363,7 @@ class MappingDatabase:
         for page in [page for page in tables.entries() if lo <= page.va < hi and page.va < sigma0.user_limit]:
             if sigma0.is_reserved(page.va, 1 << page.log2):
                 continue
-            status |= _status(tables.clear_reference_bits(page.va))
+            status |= status_of(tables.clear_reference_bits(page.va))
             if rights == ALL_RIGHTS:
                 tables.unmap(page.va, page.log2)
             elif rights & RIGHT_W and page.writable:
@@ -361,7 +400,7 @@ class MappingDatabase:
 
     def _drop(self, node: Node) -> int:
         """Take the page out of its page table and the node out of its space, but not out of its tree; its status."""
-        status = _status(node.space.tables.unmap(node.va, node.log2))
+        status = status_of(node.space.tables.unmap(node.va, node.log2))
         del self._nodes[node.space][node.va]
         return status
 
@@ -395,6 +434,6 @@ def _is_writable(node: Node) -> bool:
     return page.writable
 
 
-def _status(bits: int) -> int:
+def status_of(bits: int) -> int:
     """A and D bits of an entry as rights."""
     return (ACCESSED if bits & A else 0) | (DIRTY if bits & D else 0)

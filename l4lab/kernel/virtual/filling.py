@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from l4lab.errors import PartFailed
 from l4lab.kernel.objects.frames import FrameAllocator
-from l4lab.kernel.parts import Fill, GuestFault, GuestTables, Miss, ShadowFill, ShadowPaging
+from l4lab.kernel.objects.outside import OutsidePart, Passing
+from l4lab.kernel.parts import Fill, GuestFault, GuestTables, Miss, ShadowPaging
 from l4lab.kernel.virtual.shadowtables import OutOfFrames, ShadowFrames
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import FRAME, LARGE_FRAME, PS, RW, US, USER, WRITE, A, D, P
@@ -22,7 +22,7 @@ from l4lab.machine.vmcs import CR0_PG, CR0_WP, Vmcs
 MOST_REPEATS: Final = 50  # times that the same miss may come again before the fill is called stuck
 
 
-class _Missing(Exception):
+class _Missing(Passing):
     """Guest-physical memory that the pager has to bring."""
 
     def __init__(self, address: int, write: bool) -> None:
@@ -70,7 +70,7 @@ class Tables(GuestTables):
 class FilledTables(ShadowPaging):
     """The shadow tables of one virtual CPU, of which each entry comes from a `ShadowFill`."""
 
-    def __init__(self, memory: Memory, frames: FrameAllocator, vmcs: Vmcs, host: int, fill: ShadowFill) -> None:
+    def __init__(self, memory: Memory, frames: FrameAllocator, vmcs: Vmcs, host: int, fill: OutsidePart) -> None:
         super().__init__()
         self._memory = memory
         self._u32 = memory.u32
@@ -119,7 +119,7 @@ class FilledTables(ShadowPaging):
         write = bool(error & WRITE)
         try:
             if self._vmcs.control_register(0) & CR0_PG:
-                filled = self._fill.fill(guest, linear, write, bool(error & USER))
+                filled = self._fill.ask("fill", guest, linear, write, bool(error & USER))
             else:
                 filled = Fill(*guest.host(linear, write), user=True)
         except _Missing as missing:
@@ -138,21 +138,20 @@ class FilledTables(ShadowPaging):
         self._last = miss
         if self._repeats > MOST_REPEATS:
             access = "write" if error & WRITE else "read"
-            raise PartFailed(
-                f"{type(self._fill).__name__}.fill is stuck: the CPU's {access} of {linear:#x} misses for the "
-                f"{self._repeats}th time. Look at what it returns there: does the entry allow that access?"
+            raise self._fill.failed(
+                f".fill() is stuck: the CPU's {access} of {linear:#x} misses for the {self._repeats}th time. Look at "
+                "what it returns there: does the entry allow that access?"
             )
 
     def _checked(self, filled: object) -> Fill:
         """A fill can return anything; what the CPU walks must stay inside RAM."""
-        name = f"{type(self._fill).__name__}.fill"
         if not isinstance(filled, Fill):
-            raise PartFailed(f"{name} returned {filled!r}. Return a Fill or a GuestFault.")
+            raise self._fill.failed(f".fill() returned {filled!r}, which is neither a Fill nor a GuestFault.")
         frame = filled.frame
+        shown = f"{frame:#x}" if isinstance(frame, int) else repr(frame)
         if not isinstance(frame, int) or frame % PAGE_SIZE or not 0 <= frame < self._memory.size:
-            raise PartFailed(
-                f"{name} returned frame {frame!r}, which is no page of the machine. "
-                "Return the address that guest.host() gives, which ends in three zeros."
+            raise self._fill.failed(
+                f".fill() returned frame {shown}, which is no page of the machine: guest.host() gives its address."
             )
         return filled
 

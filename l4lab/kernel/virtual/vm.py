@@ -53,11 +53,13 @@ from l4lab.kernel.ipc import ipc
 from l4lab.kernel.ipc.faults import items_for, page_fault
 from l4lab.kernel.ipc.transfer import apply_items
 from l4lab.kernel.objects.counters import VcpuCounters
+from l4lab.kernel.objects.outside import OutsidePart
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
 from l4lab.kernel.objects.vcpu import Vcpu
 from l4lab.kernel.objects.waits import MONITOR, OWN_IPC
-from l4lab.kernel.parts import Miss, ShadowPaging
+from l4lab.kernel.parts import Miss, ShadowFill, ShadowPaging
 from l4lab.kernel.state import State
+from l4lab.kernel.virtual.filling import FilledTables
 from l4lab.kernel.virtual.shadowtables import RESERVE
 from l4lab.kernel.virtual.vtlb import Vtlb
 from l4lab.machine import entrycheck
@@ -98,7 +100,7 @@ def create(k: State, thread: Tcb) -> None:
     vtlb: ShadowPaging | None = None
     if thread.space.shadow_paging:
         vmcs.shadow_paging()
-        vtlb = Vtlb(k.machine.memory, k.frames, vmcs, directory)
+        vtlb = _shadow_tables(k, vmcs, directory)
     thread.vcpu = Vcpu(vmcs, block, vtlb, _counters(k, thread))
     vmcs.pin_controls, vmcs.cpu_controls, vmcs.exception_bitmap = INITIAL_STATE[ItemId.EXECCTRL]
     # Real CR0 and CR4 as after reset, since nested paging lets the CPU run real mode; masks and shadows as the table.
@@ -112,6 +114,15 @@ def create(k: State, thread: Tcb) -> None:
     vmcs.set_table("gdtr", *INITIAL_STATE[ItemId.GDTR])
     vmcs.set_table("idtr", *INITIAL_STATE[ItemId.IDTR])
     thread.regs[EFLAGS] = 2
+
+
+def _shadow_tables(k: State, vmcs: Vmcs, directory: int) -> ShadowPaging:
+    """The kernel's own, or simple ones that a part fills."""
+    if k.parts.shadow is None:
+        return Vtlb(k.machine.memory, k.frames, vmcs, directory)
+    part = OutsidePart(ShadowFill, ("fill",), k.parts.shadow)
+    k.outside.append(part)
+    return FilledTables(k.machine.memory, k.frames, vmcs, directory, part)
 
 
 def _counters(k: State, thread: Tcb) -> VcpuCounters:

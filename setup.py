@@ -33,12 +33,30 @@ COMPILED = [
         for name in (
             *(
                 f"objects/{name}"
-                for name in ("copying", "counters", "instants", "lines", "program", "space", "thread", "vcpu", "waits")
+                for name in (
+                    "copying",
+                    "counters",
+                    "instants",
+                    "lines",
+                    "outside",
+                    "program",
+                    "space",
+                    "thread",
+                    "vcpu",
+                    "waits",
+                )
             ),
-            *("memory/mapping", "memory/mappingtree", "memory/ports", "parts", "state"),
+            *("memory/mapping", "memory/mappingtree", "memory/ports", "memory/smallpages", "parts", "state"),
             *("scheduling/outside", "scheduling/priorities", "scheduling/timers"),
             *(f"ipc/{name}" for name in ("ctrlxfer", "faults", "ipc", "propagation", "strings", "transfer")),
-            *("processor/dispatch", "processor/preemption", "virtual/shadowtables", "virtual/vm", "virtual/vtlb"),
+            *(
+                "processor/dispatch",
+                "processor/preemption",
+                "virtual/filling",
+                "virtual/shadowtables",
+                "virtual/vm",
+                "virtual/vtlb",
+            ),
             *("calls/answers", "calls/control", "calls/hosted", "calls/traps", "kernel"),
         )
     ),

@@ -24,7 +24,7 @@ from l4lab.user.monitor.flat import start_of
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.state import FAULT_ITEMS
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 MEMORY, CONSOLE, SUM_PORT, SUM_ADDRESS = 4 << 20, 0x3F8, 0x300, 0xFEC0_0000
 SOURCE = """
@@ -64,7 +64,7 @@ def monitor(l4: L4) -> None:
     """The monitor: gives the guest memory, and does for it what it cannot do by itself."""
     guest = FlatGuest.of(assemble(SOURCE, 0x101000), "Adds two numbers.")
     memory = GuestMemory.allocate(l4, MEMORY)
-    vcpu = VirtualCpu.create(l4, global_id(l4.my_id.thread_no + 1))
+    vcpu = GuestCpu.create(l4, global_id(l4.my_id.thread_no + 1))
     devices = (Sum(), DebugPort(lambda byte: l4.port_out(CONSOLE, 1, byte)))
     io = PortIo(PortBus(devices), vcpu, memory)
     emulator = Emulator(MemoryBus(devices), memory, vcpu)

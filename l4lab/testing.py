@@ -40,7 +40,7 @@ SECOND = 1_000_000_000  # cycles
 PAGE = 4096
 
 
-class Trace:
+class EventList:
     """All events of a run."""
 
     def __init__(self) -> None:
@@ -203,7 +203,7 @@ class System:
     ) -> None:
         """`check`: look at the invariants after each kernel entry."""
         self.console = bytearray()
-        self.trace = Trace()
+        self.trace = EventList()
         self.areas: dict[int, Fpage] = {}  # space -> its UTCB area
         self.machine = Machine(memory, self.console.append)
         self.kernel = boot(

@@ -67,6 +67,17 @@ def test_the_kernels_reading_order_is_that_of_its_levels(project: dict[str, Any]
     assert sorted(number for number, _ in listed) == [number for number, _ in listed]
 
 
+def test_no_class_has_the_name_of_another() -> None:
+    """One name, one meaning: no two classes of l4lab are called the same."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "l4lab").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+
+    assert {} == {name: files for name, files in homes.items() if len(files) > 1}
+
+
 def test_the_contract_has_the_levels_of_the_architecture(project: dict[str, Any]) -> None:
     """What lint-imports holds is what ARCHITECTURE.md says."""
     held = levels(project, "l4lab")

@@ -184,7 +184,7 @@ class IpcErrorCode(IntEnum):
     ABORTED = 7
 
 
-class IpcError(Word):
+class IpcErrorWord(Word):
     """The UTCB's ErrorCode after an IPC whose tag has the error bit (X.2 manual, section IPC)."""
 
     offset = bits(31, 4)  # bytes of strings that did arrive; codes 4 to 7 only
@@ -206,7 +206,7 @@ _IPC_ERROR_TEXT: Final[dict[IpcErrorCode, str]] = {
 
 def describe_error(error: int) -> str:
     """The ErrorCode of a failed IPC in words."""
-    word = IpcError.decode(error)
+    word = IpcErrorWord.decode(error)
     if word.code is IpcErrorCode.NONE:
         return _IPC_ERROR_TEXT[word.code]
     phase = "receive" if word.in_receive else "send"

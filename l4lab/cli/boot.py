@@ -94,7 +94,7 @@ def boot(
     if image is not None and restore is None:
         _unpack_ahead(image)
     # The engine and all that is above it; help and completion do without.
-    from l4lab.cli.terminal import Terminal
+    from l4lab.cli.terminal import Tty
     from l4lab.guests.guest import LINUX_APPEND, LINUX_SCREEN_APPEND, drivers_of
     from l4lab.images import bzimage, kinds
     from l4lab.rig.booting import Options, disk_program, guest_program
@@ -110,7 +110,7 @@ def boot(
         if any(given is not None for given in (image, initrd, append, module, load)):
             raise LabError("a saved guest has its image in its memory; give --restore without image and its options")
         rig = Rig.restore(restore, disk=on_disk)
-        at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
+        at_console(rig, script, Tty(), "the guest", Records(stats, trace, started))
     source = image or disk
     if source is None:
         raise LabError(
@@ -140,7 +140,7 @@ def boot(
     in_pc = program.hardware.disk if image is None or on_disk is None else on_disk
     program.hardware = Hardware(paging == SHADOW, in_pc, max(restarts, 0))
     rig = Rig.for_guest(program)
-    at_console(rig, script, Terminal(), "the guest", Records(stats, trace, started))
+    at_console(rig, script, Tty(), "the guest", Records(stats, trace, started))
 
 
 def _unpack_ahead(image: Path) -> None:

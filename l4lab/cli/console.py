@@ -26,7 +26,7 @@ from l4lab.cli.streams import UNUSABLE, say
 from l4lab.errors import LabError
 
 if TYPE_CHECKING:
-    from l4lab.cli.terminal import Terminal
+    from l4lab.cli.terminal import Tty
     from l4lab.rig.loader import Module
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script, Session
@@ -45,7 +45,7 @@ class Records:
     started: float  # when the command began, by the monotonic clock
 
 
-def at_console(rig: Rig, script: Script, terminal: Terminal, who: str, records: Records) -> NoReturn:
+def at_console(rig: Rig, script: Script, terminal: Tty, who: str, records: Records) -> NoReturn:
     """Run the session to its end; say how it ended, and exit with its status. `who` is said to have ended or died."""
     from l4lab.cli.terminal import HOW_TO_LEAVE
     from l4lab.rig.session import Session, Status

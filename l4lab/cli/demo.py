@@ -49,7 +49,7 @@ def _os() -> None:
     """A small operating system, and what of it stopped for its monitor."""
     from l4lab.abi.vm import ExitReason
     from l4lab.cli.console import EXIT_STATUS, ended_by_signals, where
-    from l4lab.cli.terminal import HOW_TO_LEAVE, Terminal
+    from l4lab.cli.terminal import HOW_TO_LEAVE, Tty
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script, Session, Status
     from l4lab.user.guests import tinyos
@@ -57,7 +57,7 @@ def _os() -> None:
 
     guest = tinyos.build()
     rig = Rig.for_flat_guest(guest)
-    terminal = Terminal()
+    terminal = Tty()
     typer.echo(f"{guest.description}\nIt runs as a virtual machine, and this is its serial port:\n")
     if terminal.person:
         typer.echo(f"({HOW_TO_LEAVE.format(who='the guest')})\n")
@@ -98,12 +98,12 @@ def _story(rig: Rig, reason: ExitReason) -> Iterator[tuple[str, ...]]:
     from l4lab.words import hex32
 
     first = next(e for e in rig.trace.select(events.VmExit) if isinstance(e, events.VmExit) and e.reason == reason)
-    kinds = (events.VmExit, events.Message, events.VmEntry)
+    kinds = (events.VmExit, events.MessageSent, events.VmEntry)
     for event in islice(rig.trace.select(*kinds, thread=first.vcpu, since=first.at), 4):
         match event:
             case events.VmExit():
                 told = ("guest → kernel", f"{reason.name} at {hex32(event.ip)} {exit_detail(event)}".rstrip())
-            case events.Message():
+            case events.MessageSent():
                 tag, from_guest = MsgTag.decode(event.words[0]), event.sender == first.vcpu
                 told = (
                     "kernel → monitor" if from_guest else "monitor → kernel",

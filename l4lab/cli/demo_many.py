@@ -50,8 +50,8 @@ def _carried(rig: Rig, host: Host) -> Iterator[tuple[str, ...]]:
     from l4lab.views.text import grouped
 
     names = {int(monitor): name for name, (monitor, _) in host.places.items()}
-    for event in rig.trace.select(events.Message):
-        if isinstance(event, events.Message) and event.words[0] >> 16 == LINK_LABEL:
+    for event in rig.trace.select(events.MessageSent):
+        if isinstance(event, events.MessageSent) and event.words[0] >> 16 == LINK_LABEL:
             _, data = link_bytes(event.words[1:])
             way = f"{names[event.sender]} → {names[event.receiver]}"
             yield f"cycle {grouped(event.at)}", way, repr(data.decode("ascii", "replace"))

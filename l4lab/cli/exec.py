@@ -72,7 +72,7 @@ def exec_(
     if io not in IO:
         raise LabError(f"there is no way {io!r} to come by I/O ports; give --io {' or --io '.join(IO)}")
     # The engine and all that is above it; help and completion do without.
-    from l4lab.cli.terminal import Terminal
+    from l4lab.cli.terminal import Tty
     from l4lab.kernel.boot import Io
     from l4lab.rig.rig import Rig
     from l4lab.rig.session import Script
@@ -88,4 +88,4 @@ def exec_(
         io=Io(io),
         command_line=None if append is None else f"{root.name} {append}",
     )
-    at_console(rig, script, Terminal(newlines=True), "the program", Records(stats, trace, started))
+    at_console(rig, script, Tty(newlines=True), "the program", Records(stats, trace, started))

@@ -39,7 +39,7 @@ def _painted(page: TextPage, row: int) -> str:
     return painted
 
 
-class Terminal:
+class Tty:
     """Standard input and output, in raw mode within `with` if it is a person's."""
 
     def __init__(self, newlines: bool = False) -> None:
@@ -54,7 +54,7 @@ class Terminal:
         self._drawn: TextPage | None = None
         self._before: list[object] | None = None
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Tty:
         if self.person:
             self._before = termios.tcgetattr(self._input)
             tty.setraw(self._input)

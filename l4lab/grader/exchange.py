@@ -58,15 +58,15 @@ class Exchange:
 
 def exchanges(trace: Trace) -> Iterator[Exchange]:
     """The answered exits of a system with one virtual CPU, oldest first."""
-    asked: events.Message | None = None
+    asked: events.MessageSent | None = None
     sent = bytearray()
-    for event in trace.select(events.Message, events.DeviceOutput):
+    for event in trace.select(events.MessageSent, events.DeviceOutput):
         if isinstance(event, events.DeviceOutput):
             sent.append(event.byte)
-        elif isinstance(event, events.Message) and event.kind is MessageKind.VM_EXIT:
+        elif isinstance(event, events.MessageSent) and event.kind is MessageKind.VM_EXIT:
             asked = event
             sent.clear()
-        elif isinstance(event, events.Message) and asked is not None and event.receiver == asked.sender:
+        elif isinstance(event, events.MessageSent) and asked is not None and event.receiver == asked.sender:
             registers = Fault(event.words).items.get(ItemId.GPREGS, {})  # an answer's items look like a fault's
             yield Exchange(Fault(asked.words), dict(registers), bytes(sent))
             asked = None

@@ -28,7 +28,7 @@ class RegionKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class E820Region:
     """One line of the memory map."""
 
     begin: PAddr
@@ -38,7 +38,7 @@ class Region:
 
 def build(
     setup_header: bytes,
-    memory_map: list[Region],
+    memory_map: list[E820Region],
     command_line: PAddr,
     ramdisk: PAddr,
     ramdisk_size: int,

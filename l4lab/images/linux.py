@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from l4lab.errors import LabError
 from l4lab.images import boot_params, elf
-from l4lab.images.boot_params import Region, RegionKind
+from l4lab.images.boot_params import E820Region, RegionKind
 from l4lab.images.bzimage import LinuxKernel
 from l4lab.images.loader_area import FLAT_CODE, FLAT_DATA
 from l4lab.images.pieces import (
@@ -45,11 +45,11 @@ EFLAGS_RESERVED = 0x2  # the bit that is always 1; interrupts are off
 
 
 @dataclass(frozen=True, slots=True)
-class BootPlan:
+class LinuxPlan:
     """Everything that has to be so when the guest executes its first instruction. No two pieces overlap."""
 
     pieces: tuple[Piece, ...]
-    memory_map: tuple[Region, ...]
+    memory_map: tuple[E820Region, ...]
     entry: PAddr  # EIP
     boot_params: PAddr  # ESI
     gdt: PAddr
@@ -62,7 +62,7 @@ class BootPlan:
         return {"eip": self.entry, "esi": self.boot_params, "cs": CODE_SELECTOR} | data | control
 
 
-def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, screen: bool = False) -> BootPlan:
+def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, screen: bool = False) -> LinuxPlan:
     """How this kernel starts on a guest with so many bytes of memory; `screen`: is it told of a VGA?"""
     memory_map = _memory_map(memory)
     program = elf.load(kernel.unpack(), f"the kernel in {kernel.name}")
@@ -83,7 +83,7 @@ def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, s
         Piece(BOOT_PARAMS_AT, zero_page, "boot_params"),
         Piece(GDT_AT, gdt, "GDT"),
     ]
-    return BootPlan(
+    return LinuxPlan(
         pieces=tuple(sorted(pieces, key=lambda piece: piece.address)),
         memory_map=tuple(memory_map),
         entry=PAddr(program.entry),  # for vmlinux a physical address, though its segments are linked to high ones
@@ -93,12 +93,12 @@ def plan(kernel: LinuxKernel, initrd: bytes | None, cmdline: str, memory: int, s
     )
 
 
-def _memory_map(memory: int) -> list[Region]:
+def _memory_map(memory: int) -> list[E820Region]:
     check_memory(memory)
     return [
-        Region(PAddr(0), LOW_RAM_END, RegionKind.RAM),
-        Region(LOW_RAM_END, HIGH_RAM, RegionKind.RESERVED),
-        Region(HIGH_RAM, PAddr(memory), RegionKind.RAM),
+        E820Region(PAddr(0), LOW_RAM_END, RegionKind.RAM),
+        E820Region(LOW_RAM_END, HIGH_RAM, RegionKind.RESERVED),
+        E820Region(HIGH_RAM, PAddr(memory), RegionKind.RAM),
     ]
 
 

@@ -20,7 +20,7 @@ _AVAILABLE = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class MultibootModule:
     """A file in memory, and the text that came with it."""
 
     start: int
@@ -28,7 +28,9 @@ class Module:
     text: str
 
 
-def build_info(address: int, memory_end: int, modules: Sequence[Module], command_line: str | None = None) -> bytes:
+def build_info(
+    address: int, memory_end: int, modules: Sequence[MultibootModule], command_line: str | None = None
+) -> bytes:
     """The structure and all that it points to, to be put at `address`; RAM is what a PC has of it up to an end."""
     flags = _MEMORY | _MODULES | _MEMORY_MAP | _NAME
     memory_map = b"".join(

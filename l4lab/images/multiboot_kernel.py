@@ -21,7 +21,7 @@ from typing import Final
 from l4lab.errors import LabError
 from l4lab.images import elf
 from l4lab.images.loader_area import LoaderArea, loader_area, low_or_high
-from l4lab.images.multiboot import Module, build_info
+from l4lab.images.multiboot import MultibootModule, build_info
 from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece, check_command_line, check_fits, check_memory, gap_above
 from l4lab.words import PAddr
 
@@ -123,7 +123,7 @@ def plan(
         at = gap_above(max(HIGH_RAM, *(end for _, end in taken)), len(data), ())
         check_fits(f"{name} with its modules", at + len(data), memory)
         pieces.append(Piece(PAddr(at), data, "module"))
-        loaded.append(Module(at, at + len(data), string))
+        loaded.append(MultibootModule(at, at + len(data), string))
         taken.append((at, at + len(data)))
 
     line = text[:-1].decode("ascii")

@@ -185,7 +185,7 @@ class SystemCalled(Event, frozen=True, tag=7):
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-class Message(Event, frozen=True, tag=8):
+class MessageSent(Event, frozen=True, tag=8):
     """A message was transferred. The receiver can run; the sender goes on to its receive phase, if there is one."""
 
     sender: int
@@ -214,7 +214,7 @@ class Transferred(Event, frozen=True, tag=48):
 
     sender: int
     receiver: int
-    then: int  # as in the Message
+    then: int  # as in the MessageSent
 
 
 class IpcError(Event, frozen=True, tag=9):
@@ -447,7 +447,7 @@ AnyEvent = (
     | Idle
     | KernelEntry
     | SystemCalled
-    | Message
+    | MessageSent
     | Suspended
     | Transferred
     | IpcError

@@ -36,7 +36,7 @@ from l4lab.kernel.scheduling.priorities import Priorities
 from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine
 from l4lab.machine.memory import PAGE_SIZE
-from l4lab.machine.mmu import USER, PageFault, walk
+from l4lab.machine.mmu import USER, WalkFault, walk
 
 RUNNING = ThreadState.RUNNING
 
@@ -284,7 +284,7 @@ class State:
             at = thread.regs[EIP] + len(code) & 0xFFFFFFFF
             try:
                 pa = walk(memory, cr3, at, USER, set_ad=False)
-            except PageFault:
+            except WalkFault:
                 break
             code += bytes(memory.u8[pa : pa + min(length - len(code), PAGE_SIZE - at % PAGE_SIZE)])
         return code

@@ -20,7 +20,7 @@ from l4lab.devices.uart16550 import Uart16550
 from l4lab.devices.vga import Vga
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestmode import GuestMode
-from l4lab.machine.identity import Msrs
+from l4lab.machine.identity import IdentityMsrs
 from l4lab.machine.memory import Memory
 from l4lab.machine.usermode import UserMode
 from l4lab.machine.vmcs import Vmcs
@@ -47,7 +47,7 @@ class Machine:
         self.user: UserMode
         self.guest: GuestMode
         self._loaded: _World
-        self.msrs = Msrs(self._now)
+        self.msrs = IdentityMsrs(self._now)
         self.pics = I8259Pair()
         self.pit = I8254(self._now, self._line(TIMER_LINE))
         self.pics.settle = self.pit.settle  # the only one whose line also falls as time goes by

@@ -12,7 +12,7 @@ from l4lab.abi.vm import ExitReason
 from l4lab.machine import engine as e
 from l4lab.machine import svm
 from l4lab.machine.decode import Instruction
-from l4lab.machine.ending import Ending
+from l4lab.machine.ending import InstructionEnd
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import Memory
 from l4lab.machine.ring0 import RingZero
@@ -22,7 +22,7 @@ from l4lab.machine.vmcs import CR0_ET, CR0_PE, CR0_PG, CR4_EXISTING, Vmcs
 class ControlRegisters:
     """MOV to and from CR, CLTS, LMSW, SMSW."""
 
-    def __init__(self, memory: Memory, view: GuestView, ring0: RingZero, ending: Ending) -> None:
+    def __init__(self, memory: Memory, view: GuestView, ring0: RingZero, ending: InstructionEnd) -> None:
         self._u32 = memory.u32
         self._view = view
         self._ring0 = ring0

@@ -16,7 +16,7 @@ from l4lab.machine import breakpoints as bp
 from l4lab.machine import engine as e
 from l4lab.machine import svm
 from l4lab.machine.decode import MAX_LENGTH, Instruction
-from l4lab.machine.ending import Ending
+from l4lab.machine.ending import InstructionEnd
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import Memory
@@ -32,7 +32,7 @@ _DEBUG_EVENT: Final = e.VM_EXIT + svm.EXCEPTION + DEBUG
 class Debugging:
     """Watches the guest that is loaded."""
 
-    def __init__(self, memory: Memory, engine: Engine, view: GuestView, ending: Ending) -> None:
+    def __init__(self, memory: Memory, engine: Engine, view: GuestView, ending: InstructionEnd) -> None:
         self._u32 = memory.u32
         self._engine = engine
         self._view = view

@@ -45,8 +45,8 @@ from l4lab.abi.vm import EVENT_HAS_ERROR_CODE, EVENT_VALID
 from l4lab.machine import engine as e
 from l4lab.machine import svm
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import NestedPageFault, PageFault
-from l4lab.machine.ring0 import PRESENT, Fault, RingZero, base_of, limit_of
+from l4lab.machine.mmu import NestedPageFault, WalkFault
+from l4lab.machine.ring0 import PRESENT, Ring0Fault, RingZero, base_of, limit_of
 from l4lab.machine.vmcs import CR0_PE
 
 _SERIOUS = CONTRIBUTORY | {PAGE_FAULT, DOUBLE_FAULT}  # in whose delivery another exception is not as usual
@@ -64,7 +64,7 @@ _ES, _CS, _SS, _DS, _FS, _GS = range(6)
 _ESP = 4  # in the engine's order of general registers
 
 
-class Kind(Enum):
+class EventKind(Enum):
     """Where an event comes from; the values are the control block's types of events."""
 
     EXTERNAL = 0  # no error code, no privilege check
@@ -73,15 +73,20 @@ class Kind(Enum):
     SOFTWARE = 4  # INT n, INT3, INTO: the gate's DPL decides who may
 
 
-KINDS = (Kind.EXTERNAL, Kind.EXCEPTION, Kind.SOFTWARE, Kind.NMI)  # as the engine's cores number them
+KINDS = (
+    EventKind.EXTERNAL,
+    EventKind.EXCEPTION,
+    EventKind.SOFTWARE,
+    EventKind.NMI,
+)  # as the engine's cores number them
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class GuestEvent:
     """Something to deliver. `at` is where EIP stands if it comes to nothing, `back` the address that is pushed."""
 
     vector: int
-    kind: Kind
+    kind: EventKind
     error_code: int
     at: int
     back: int
@@ -96,7 +101,7 @@ class Exit:
     error_code: int = 0
 
 
-class TaskSwitch(Exception):
+class TaskSwitchNeeded(Exception):
     """The gate is a task gate to this TSS."""
 
     def __init__(self, selector: int) -> None:
@@ -104,7 +109,7 @@ class TaskSwitch(Exception):
         self.selector = selector
 
 
-_PROBLEMS = (NestedPageFault, PageFault, Fault, TaskSwitch)  # what may prevent a delivery
+_PROBLEMS = (NestedPageFault, WalkFault, Ring0Fault, TaskSwitchNeeded)  # what may prevent a delivery
 
 
 class Delivery:
@@ -117,10 +122,10 @@ class Delivery:
         self.attempts = 0
         self.exiting = 0  # the exceptions that end the guest's run, a bit for each
 
-    def deliver(self, event: Event) -> Exit | None:
+    def deliver(self, event: GuestEvent) -> Exit | None:
         """Deliver `event` or whatever comes of it; None when the guest stands at the first instruction of a handler."""
         env = self._env
-        serious = event.kind is Kind.EXCEPTION and event.vector in _SERIOUS
+        serious = event.kind is EventKind.EXCEPTION and event.vector in _SERIOUS
         env[e.ENV_OLD_EXCEPTION >> 2] = event.vector if serious else _NONE
         while True:
             try:
@@ -135,7 +140,7 @@ class Delivery:
                 env[e.ENV_OLD_EXCEPTION >> 2] = _NONE
                 return None
 
-    def attempt(self, event: Event) -> None:
+    def attempt(self, event: GuestEvent) -> None:
         """Deliver just this event. What prevents it is raised, and the guest is where it was."""
         env = self._env
         self.attempts += 1
@@ -157,7 +162,7 @@ class Delivery:
         self.attempts -= 1
         self._memory.set_word(self._block(svm.B_EVENT), 0)
 
-    def note_page_fault(self, fault: PageFault, exiting: int) -> None:
+    def note_page_fault(self, fault: WalkFault, exiting: int) -> None:
         """The address goes to CR2, or into the control block where the exception ends the guest's run."""
         if exiting >> PAGE_FAULT & 1:
             self._memory.set_word(self._block(svm.B_EXIT_INFO_2), fault.address)
@@ -174,26 +179,26 @@ class Delivery:
 
     # -- what a failed delivery becomes --------------------------------------------------------------------------------
 
-    def _after(self, problem: Exception, event: Event) -> Event | Exit:
-        if isinstance(problem, TaskSwitch):
+    def _after(self, problem: Exception, event: GuestEvent) -> GuestEvent | Exit:
+        if isinstance(problem, TaskSwitchNeeded):
             self._memory.set_word(self._block(svm.B_EXIT_INFO_1), problem.selector)
             return Exit(svm.TASK_SWITCH)
         if isinstance(problem, NestedPageFault):
             return self.exit_for(problem)
         intercepted = self.exiting
-        if isinstance(problem, PageFault):
+        if isinstance(problem, WalkFault):
             vector, error_code = PAGE_FAULT, problem.error_code
             self.note_page_fault(problem, intercepted)
         else:
-            assert isinstance(problem, Fault)
+            assert isinstance(problem, Ring0Fault)
             vector, error_code = problem.vector, problem.error_code
-            if event.kind is not Kind.SOFTWARE:
+            if event.kind is not EventKind.SOFTWARE:
                 error_code |= _EXTERNAL  # it was no INT n of the program that met it
         if intercepted >> vector & 1:
             return Exit(svm.EXCEPTION + vector, error_code)
         return self._escalate(vector, error_code, event.at)
 
-    def _escalate(self, second: int, error_code: int, at: int) -> Event | Exit:
+    def _escalate(self, second: int, error_code: int, at: int) -> GuestEvent | Exit:
         """An exception while `old_exception` is delivered."""
         vector = escalated(self._env[e.ENV_OLD_EXCEPTION >> 2], second)
         if vector == SHUTDOWN:
@@ -204,19 +209,19 @@ class Delivery:
                 return Exit(svm.EXCEPTION + vector)
         if vector in _SERIOUS:
             self._env[e.ENV_OLD_EXCEPTION >> 2] = vector
-        return Event(vector, Kind.EXCEPTION, error_code, at, at)
+        return GuestEvent(vector, EventKind.EXCEPTION, error_code, at, at)
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: GuestEvent) -> None:
         """The control block names the event in delivery: what an exit half-way has interrupted."""
         note = event.vector | event.kind.value << 8 | EVENT_VALID
-        if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE and self._env[e.ENV_CR >> 2] & CR0_PE:
+        if event.kind is EventKind.EXCEPTION and event.vector in WITH_ERROR_CODE and self._env[e.ENV_CR >> 2] & CR0_PE:
             note |= EVENT_HAS_ERROR_CODE
             self._memory.set_word(self._block(svm.B_EVENT_ERROR), event.error_code)
         self._memory.set_word(self._block(svm.B_EVENT), note)
 
     # -- protected mode (SDM, "Exception or Interrupt Procedures" and "Error Code") ------------------------------------
 
-    def _protected_mode(self, event: Event) -> None:
+    def _protected_mode(self, event: GuestEvent) -> None:
         env = self._env
         gate_error = event.vector * 8 | _IN_IDT
         low, high = self._gate(event.vector, gate_error)
@@ -224,14 +229,14 @@ class Delivery:
         from_v8086 = bool(env[e.ENV_EFLAGS >> 2] & FLAG_VM)
         cpl = env[e.ENV_HFLAGS >> 2] & e.HF_CPL
         if kind not in (_TASK_GATE, _INTERRUPT_16, _TRAP_16, _INTERRUPT_32, _TRAP_32):
-            raise Fault(GENERAL_PROTECTION, gate_error)
-        if event.kind is Kind.SOFTWARE and high >> 13 & 3 < cpl:
-            raise Fault(GENERAL_PROTECTION, gate_error)
+            raise Ring0Fault(GENERAL_PROTECTION, gate_error)
+        if event.kind is EventKind.SOFTWARE and high >> 13 & 3 < cpl:
+            raise Ring0Fault(GENERAL_PROTECTION, gate_error)
         if not high & PRESENT:
-            raise Fault(NOT_PRESENT, gate_error)
+            raise Ring0Fault(NOT_PRESENT, gate_error)
         if kind == _TASK_GATE:
             self.ring0.check_task(low >> 16)
-            raise TaskSwitch(low >> 16)
+            raise TaskSwitchNeeded(low >> 16)
 
         selector, offset = low >> 16, high & 0xFFFF0000 | low & 0xFFFF
         code = self._code_segment(selector, cpl)
@@ -242,7 +247,7 @@ class Delivery:
             stack_base, stack_flags = base_of(stack), stack[1]
         else:
             if from_v8086:  # a handler for it must run in ring 0
-                raise Fault(GENERAL_PROTECTION, selector & 0xFFFC)
+                raise Ring0Fault(GENERAL_PROTECTION, selector & 0xFFFC)
             stack = None
             esp = env[_ESP * 2]
             stack_base, stack_flags = env[_segment(_SS) + 2], env[_segment(_SS) + 5]
@@ -270,18 +275,18 @@ class Delivery:
     def _gate(self, vector: int, error_code: int) -> tuple[int, int]:
         table = e.ENV_IDT >> 2
         if vector * 8 + 7 > self._env[table + 4]:
-            raise Fault(GENERAL_PROTECTION, error_code)
+            raise Ring0Fault(GENERAL_PROTECTION, error_code)
         at = self._env[table + 2] + vector * 8
         return self.ring0.read(at, 4), self.ring0.read(at + 4, 4)
 
     def _code_segment(self, selector: int, cpl: int) -> tuple[int, int]:
         if selector & 0xFFFC == 0:
-            raise Fault(GENERAL_PROTECTION, 0)
+            raise Ring0Fault(GENERAL_PROTECTION, 0)
         found = self.ring0.descriptor(selector)
         if found is None or not found[1] & _SEGMENT or not found[1] & _CODE or found[1] >> 13 & 3 > cpl:
-            raise Fault(GENERAL_PROTECTION, selector & 0xFFFC)
+            raise Ring0Fault(GENERAL_PROTECTION, selector & 0xFFFC)
         if not found[1] & PRESENT:
-            raise Fault(NOT_PRESENT, selector & 0xFFFC)
+            raise Ring0Fault(NOT_PRESENT, selector & 0xFFFC)
         return found
 
     def _stack_from_tss(self, privilege: int) -> tuple[int, int]:
@@ -291,7 +296,7 @@ class Delivery:
         wide = env[at + 5] >> 11 & 1
         entry = privilege * 4 + 2 << wide
         if entry + (4 << wide) - 1 > env[at + 4]:
-            raise Fault(INVALID_TSS, env[at] & 0xFFFC)
+            raise Ring0Fault(INVALID_TSS, env[at] & 0xFFFC)
         base = env[at + 2]
         if wide:
             esp = self.ring0.read(base + entry, 4)
@@ -300,7 +305,7 @@ class Delivery:
         return self.ring0.read(base + entry + 2, 2), esp
 
     def _stack_segment(self, selector: int, privilege: int) -> tuple[int, int]:
-        error = Fault(INVALID_TSS, selector & 0xFFFC)
+        error = Ring0Fault(INVALID_TSS, selector & 0xFFFC)
         if selector & 0xFFFC == 0 or selector & 3 != privilege:
             raise error
         found = self.ring0.descriptor(selector)
@@ -309,10 +314,10 @@ class Delivery:
         if found[1] & (_SEGMENT | _CODE | _WRITABLE) != _SEGMENT | _WRITABLE:
             raise error
         if not found[1] & PRESENT:
-            raise Fault(STACK_FAULT, selector & 0xFFFC)
+            raise Ring0Fault(STACK_FAULT, selector & 0xFFFC)
         return found
 
-    def _frame(self, event: Event, new_stack: bool, from_v8086: bool) -> list[int]:
+    def _frame(self, event: GuestEvent, new_stack: bool, from_v8086: bool) -> list[int]:
         """The words to push, first one first."""
         env = self._env
         words: list[int] = []
@@ -322,21 +327,21 @@ class Delivery:
             words.append(env[_ESP * 2])
         eflags = env[e.ENV_EFLAGS >> 2]
         if not event.injected:
-            restarts = event.kind is Kind.EXCEPTION and event.vector not in NOT_RESTARTED
+            restarts = event.kind is EventKind.EXCEPTION and event.vector not in NOT_RESTARTED
             eflags = eflags | FLAG_RF if restarts else eflags & ~FLAG_RF
         words += [eflags, env[_segment(_CS)], event.back]
-        if event.kind is Kind.EXCEPTION and event.vector in WITH_ERROR_CODE:
+        if event.kind is EventKind.EXCEPTION and event.vector in WITH_ERROR_CODE:
             words.append(event.error_code)
         return words
 
     # -- real mode (SDM, "Interrupt and Exception Handling" of 8086 emulation) -----------------------------------------
 
-    def _real_mode(self, event: Event) -> None:
+    def _real_mode(self, event: GuestEvent) -> None:
         """Offset and segment come from the table of vectors; FLAGS, CS and IP are pushed, never an error code."""
         env = self._env
         table = e.ENV_IDT >> 2
         if event.vector * 4 + 3 > env[table + 4]:
-            raise Fault(GENERAL_PROTECTION, event.vector * 8 | _IN_IDT)
+            raise Ring0Fault(GENERAL_PROTECTION, event.vector * 8 | _IN_IDT)
         at = env[table + 2] + event.vector * 4
         offset, selector = self.ring0.read(at, 2), self.ring0.read(at + 2, 2)
         esp, base = env[_ESP * 2], env[_segment(_SS) + 2]

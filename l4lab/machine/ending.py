@@ -19,7 +19,7 @@ from l4lab.machine.vmcs import CR0_PE, DR7_GENERAL_DETECT, Vmcs
 from l4lab.machine.vtx import HARDWARE_EXCEPTION
 
 
-class Ending:
+class InstructionEnd:
     """Ends the instruction at the EIP of the guest that is loaded. None: the guest may simply go on."""
 
     def __init__(self, memory: Memory, engine: Engine, view: GuestView) -> None:

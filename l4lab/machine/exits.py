@@ -27,13 +27,13 @@ from l4lab.machine import svm
 from l4lab.machine.controlregs import ControlRegisters
 from l4lab.machine.debugging import Debugging
 from l4lab.machine.decode import MAX_LENGTH, Instruction
-from l4lab.machine.delivery import KINDS, Delivery, Event
-from l4lab.machine.ending import Ending
+from l4lab.machine.delivery import KINDS, Delivery, GuestEvent
+from l4lab.machine.ending import InstructionEnd
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.instructions import Instructions
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import NestedPageFault, PageFault
+from l4lab.machine.mmu import NestedPageFault, WalkFault
 from l4lab.machine.portexits import PortExits
 from l4lab.machine.ring0 import RingZero
 from l4lab.machine.vmcs import CR0_PE, Vmcs
@@ -51,10 +51,12 @@ _ENV_ESP: Final = 8  # a word of the engine's CPU state
 _GATE: Final = 3 << 30  # source of a task switch
 
 
-class Exits:
+class ExitTranslator:
     """Translates for the guest that is loaded. None: the guest may simply go on."""
 
-    def __init__(self, memory: Memory, engine: Engine, view: GuestView, ending: Ending, debugging: Debugging) -> None:
+    def __init__(
+        self, memory: Memory, engine: Engine, view: GuestView, ending: InstructionEnd, debugging: Debugging
+    ) -> None:
         self._u32 = memory.u32
         self._engine = engine
         self._view = view
@@ -84,7 +86,7 @@ class Exits:
         if event == e.EVENT_BEFORE:
             try:
                 return self._instructions.before(vmcs)
-            except (PageFault, NestedPageFault) as problem:
+            except (WalkFault, NestedPageFault) as problem:
                 return self._operand_missing(vmcs, problem)
         if event == e.EVENT_SYSENTER:
             return self._instructions.sysenter(vmcs)
@@ -117,7 +119,7 @@ class Exits:
                 return self._debugging.access(vmcs, self._view.instruction(vmcs))
             try:
                 return self._control.access(vmcs, code)
-            except (PageFault, NestedPageFault) as problem:
+            except (WalkFault, NestedPageFault) as problem:
                 return self._operand_missing(vmcs, problem)
         if code == svm.TASK_SWITCH:
             vmcs.exit_qualification = self._u32[vmcs.block + svm.B_EXIT_INFO_1 >> 2] & 0xFFFF | _GATE
@@ -139,7 +141,7 @@ class Exits:
             return self._ending.fault(vmcs, UNDEFINED_OPCODE)
         raise RuntimeError(f"AMD exit code {code:#x} was not asked for")
 
-    def _operand_missing(self, vmcs: Vmcs, problem: PageFault | NestedPageFault) -> ExitReason | None:
+    def _operand_missing(self, vmcs: Vmcs, problem: WalkFault | NestedPageFault) -> ExitReason | None:
         """An instruction that is done here faults on its memory operand, as it would have done in the engine."""
         vmcs.exit_length = vmcs.exit_qualification = 0
         self._engine.info[e.INFO_ERROR_CODE] = problem.error_code
@@ -152,7 +154,7 @@ class Exits:
         """An event whose delivery is not simple: it goes through a task gate, or something faults on its way."""
         info, env, delivery = self._engine.info, self._engine.env32, self._delivery
         eip, kind = env[e.ENV_EIP >> 2], KINDS[info[e.INFO_KIND]]
-        event = Event(
+        event = GuestEvent(
             info[e.INFO_VECTOR], kind, info[e.INFO_ERROR_CODE], eip, info[e.INFO_BACK], bool(info[e.INFO_INJECTED])
         )
         delivery.exiting = vmcs.exceptions_that_exit

@@ -29,9 +29,9 @@ from l4lab.abi.vm import CR3_LOAD_EXITING, CR3_STORE_EXITING, EVENT_HAS_ERROR_CO
 from l4lab.machine import engine as e
 from l4lab.machine import svm
 from l4lab.machine.debugging import Debugging
-from l4lab.machine.ending import Ending
+from l4lab.machine.ending import InstructionEnd
 from l4lab.machine.engine import Engine
-from l4lab.machine.exits import Exits
+from l4lab.machine.exits import ExitTranslator
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.vmcs import DR7_GENERAL_DETECT, Vmcs
@@ -96,9 +96,9 @@ class GuestMode:
         self._region = region
         self._template: bytes | None = None
         self.view = GuestView(memory, engine)
-        self._ending = Ending(memory, engine, self.view)
+        self._ending = InstructionEnd(memory, engine, self.view)
         self._debugging = Debugging(memory, engine, self.view, self._ending)
-        self._exits = Exits(memory, engine, self.view, self._ending, self._debugging)
+        self._exits = ExitTranslator(memory, engine, self.view, self._ending, self._debugging)
         self._set = (-1, 0)  # controls and time offset as the engine was told last
         memory.fill(region + svm.MSR_MAP * PAGE_SIZE, 2 * PAGE_SIZE, 0xFF)  # every MSR access exits
 

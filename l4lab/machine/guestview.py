@@ -14,7 +14,7 @@ from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, Instruction, decode
 from l4lab.machine.engine import Engine
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import READ, NestedPageFault, PageFault, host_walk, walk_nested
+from l4lab.machine.mmu import READ, NestedPageFault, WalkFault, host_walk, walk_nested
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE, Vmcs
 
 _HFLAGS, _CODE_IS_32_BITS_WIDE = e.ENV_HFLAGS >> 2, 1 << 4
@@ -31,7 +31,7 @@ class GuestView:
         self._engine = engine
 
     def translate(self, vmcs: Vmcs, linear: int, access: int = READ) -> int:
-        """Physical address behind a guest-linear address; PageFault or NestedPageFault. Leaves A and D alone."""
+        """Physical address behind a guest-linear address; WalkFault or NestedPageFault. Leaves A and D alone."""
         nested = vmcs.state[e.ENV_NESTED_CR3 >> 2]  # under shadow paging too: it leads to the same memory
         cr0 = vmcs.control_register(0)
         if not cr0 & CR0_PG:
@@ -56,7 +56,7 @@ class GuestView:
             size = min(length - len(data), PAGE_SIZE - at % PAGE_SIZE)
             try:
                 physical = self.translate(vmcs, at)
-            except (PageFault, NestedPageFault):
+            except (WalkFault, NestedPageFault):
                 break
             piece = bytes(self._memory.u8[physical : physical + size])
             if not piece:  # a device's address, which nobody executes

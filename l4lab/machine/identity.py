@@ -27,7 +27,7 @@ _ALL_ONES: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Msr:
+class IdentityMsr:
     """A register that has a value."""
 
     name: str
@@ -46,35 +46,36 @@ _EXIT_REQUIRED: Final = 0x0003_6DFF
 _ENTRY_REQUIRED: Final = 0x0000_11FF
 _CR4: Final = CR4_FIXED | CR4_WRITABLE | 0x2D  # and VME PVI TSD DE, MCE not
 
-MSRS: Final[dict[int, Msr]] = {
-    0x17: Msr("IA32_PLATFORM_ID"),
-    0x1B: Msr("IA32_APIC_BASE"),
-    0x3A: Msr("IA32_FEATURE_CONTROL", 5),  # locked, VMX on
-    0x79: Msr("IA32_BIOS_UPDT_TRIG"),
-    0x8B: Msr("IA32_BIOS_SIGN_ID", writable=True),  # no microcode update
-    0xFE: Msr("IA32_MTRRCAP"),
-    0x174: Msr("IA32_SYSENTER_CS", writable=True),  # no more than a place to keep it: the kernel has no such entry
-    0x175: Msr("IA32_SYSENTER_ESP", writable=True),
-    0x176: Msr("IA32_SYSENTER_EIP", writable=True),
-    0x1A0: Msr("IA32_MISC_ENABLE", 1, writable=True),  # fast strings
-    0x1D9: Msr("IA32_DEBUGCTL", writable=True),
-    0x277: Msr("IA32_PAT", 0x0007_0406_0007_0406, writable=True),
-    0x480: Msr("IA32_VMX_BASIC", _WRITE_BACK << 50 | _VMCS_SIZE << 32 | _VMCS_REVISION),
-    0x481: Msr("IA32_VMX_PINBASED_CTLS", _controls(PIN_REQUIRED, sum(PinControls))),
-    0x482: Msr("IA32_VMX_PROCBASED_CTLS", _controls(CPU_REQUIRED, _POSSIBLE)),
-    0x483: Msr("IA32_VMX_EXIT_CTLS", _controls(_EXIT_REQUIRED, 0)),
-    0x484: Msr("IA32_VMX_ENTRY_CTLS", _controls(_ENTRY_REQUIRED, 0)),
-    0x485: Msr("IA32_VMX_MISC", 1 << 6),  # a virtual CPU may be inactive: halted
-    0x486: Msr("IA32_VMX_CR0_FIXED0", CR0_FIXED),
-    0x487: Msr("IA32_VMX_CR0_FIXED1", _ALL_ONES),
-    0x488: Msr("IA32_VMX_CR4_FIXED0", CR4_FIXED),
-    0x489: Msr("IA32_VMX_CR4_FIXED1", _CR4),
-    0x48A: Msr("IA32_VMX_VMCS_ENUM", 0x16 << 1),
-    0xC000_0080: Msr("IA32_EFER"),
+MSRS: Final[dict[int, IdentityMsr]] = {
+    0x17: IdentityMsr("IA32_PLATFORM_ID"),
+    0x1B: IdentityMsr("IA32_APIC_BASE"),
+    0x3A: IdentityMsr("IA32_FEATURE_CONTROL", 5),  # locked, VMX on
+    0x79: IdentityMsr("IA32_BIOS_UPDT_TRIG"),
+    0x8B: IdentityMsr("IA32_BIOS_SIGN_ID", writable=True),  # no microcode update
+    0xFE: IdentityMsr("IA32_MTRRCAP"),
+    # No more than places to keep values: the kernel has no such entry.
+    0x174: IdentityMsr("IA32_SYSENTER_CS", writable=True),
+    0x175: IdentityMsr("IA32_SYSENTER_ESP", writable=True),
+    0x176: IdentityMsr("IA32_SYSENTER_EIP", writable=True),
+    0x1A0: IdentityMsr("IA32_MISC_ENABLE", 1, writable=True),  # fast strings
+    0x1D9: IdentityMsr("IA32_DEBUGCTL", writable=True),
+    0x277: IdentityMsr("IA32_PAT", 0x0007_0406_0007_0406, writable=True),
+    0x480: IdentityMsr("IA32_VMX_BASIC", _WRITE_BACK << 50 | _VMCS_SIZE << 32 | _VMCS_REVISION),
+    0x481: IdentityMsr("IA32_VMX_PINBASED_CTLS", _controls(PIN_REQUIRED, sum(PinControls))),
+    0x482: IdentityMsr("IA32_VMX_PROCBASED_CTLS", _controls(CPU_REQUIRED, _POSSIBLE)),
+    0x483: IdentityMsr("IA32_VMX_EXIT_CTLS", _controls(_EXIT_REQUIRED, 0)),
+    0x484: IdentityMsr("IA32_VMX_ENTRY_CTLS", _controls(_ENTRY_REQUIRED, 0)),
+    0x485: IdentityMsr("IA32_VMX_MISC", 1 << 6),  # a virtual CPU may be inactive: halted
+    0x486: IdentityMsr("IA32_VMX_CR0_FIXED0", CR0_FIXED),
+    0x487: IdentityMsr("IA32_VMX_CR0_FIXED1", _ALL_ONES),
+    0x488: IdentityMsr("IA32_VMX_CR4_FIXED0", CR4_FIXED),
+    0x489: IdentityMsr("IA32_VMX_CR4_FIXED1", _CR4),
+    0x48A: IdentityMsr("IA32_VMX_VMCS_ENUM", 0x16 << 1),
+    0xC000_0080: IdentityMsr("IA32_EFER"),
 }
 
 
-class Msrs:
+class IdentityMsrs:
     """The machine's model-specific registers.
 
     Others than those in the table, such as the performance counters of some model, read as 0 and can be written without

@@ -14,13 +14,13 @@ from l4lab.abi.frame import EAX, ECX, EDX, EFLAGS, EIP, ESP, FLAG_IF, FLAG_IOPL,
 from l4lab.abi.vm import EVENT_VALID, ExitReason
 from l4lab.machine import engine as e
 from l4lab.machine.decode import MAX_LENGTH, Instruction
-from l4lab.machine.ending import Ending
+from l4lab.machine.ending import InstructionEnd
 from l4lab.machine.engine import Engine
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import NestedPageFault, PageFault
+from l4lab.machine.mmu import NestedPageFault, WalkFault
 from l4lab.machine.portexits import PortExits
-from l4lab.machine.ring0 import Fault, RingZero
+from l4lab.machine.ring0 import Ring0Fault, RingZero
 from l4lab.machine.vmcs import CR0_PE, Vmcs
 from l4lab.machine.vmxinfo import vmx_instruction
 from l4lab.machine.vtx import MONITOR_EXITING, MWAIT_EXITING, PRIVILEGED_SOFTWARE, TSC_OFFSETTING
@@ -35,7 +35,7 @@ class Instructions:
     """Does them, or makes the exit of them that the monitor asked for."""
 
     def __init__(
-        self, memory: Memory, engine: Engine, view: GuestView, ring0: RingZero, ending: Ending, ports: PortExits
+        self, memory: Memory, engine: Engine, view: GuestView, ring0: RingZero, ending: InstructionEnd, ports: PortExits
     ) -> None:
         self._u32 = memory.u32
         self._engine = engine
@@ -47,7 +47,7 @@ class Instructions:
     def before(self, vmcs: Vmcs) -> ExitReason | None:
         """The guest is about to execute INS, PUSHFD in virtual-8086 mode, or what may be a task switch.
 
-        PageFault or NestedPageFault: where the stack of PUSHFD is missing.
+        WalkFault or NestedPageFault: where the stack of PUSHFD is missing.
         """
         instruction = self._view.instruction(vmcs)
         opcode = instruction.opcode[0]
@@ -63,9 +63,9 @@ class Instructions:
             return self._push_flags(vmcs)
         try:
             switch = self._task_switch(vmcs, instruction)
-        except Fault as fault:
+        except Ring0Fault as fault:
             return self._ending.fault(vmcs, fault.vector, fault.error_code)
-        except (PageFault, NestedPageFault):
+        except (WalkFault, NestedPageFault):
             switch = None  # as the engine is about to find out, too
         if switch is None:
             self._engine.go_on()
@@ -95,10 +95,10 @@ class Instructions:
             return None
         cpl, dpl = vmcs.state[_HFLAGS] & e.HF_CPL, found[1] >> 13 & 3
         if dpl < cpl or dpl < selector & 3:
-            raise Fault(GENERAL_PROTECTION, selector & 0xFFFC)
+            raise Ring0Fault(GENERAL_PROTECTION, selector & 0xFFFC)
         if found[1] >> 8 & 0x1F == 5:
             if not found[1] & 1 << 15:
-                raise Fault(NOT_PRESENT, selector & 0xFFFC)
+                raise Ring0Fault(NOT_PRESENT, selector & 0xFFFC)
             selector = found[0] >> 16
         ring0.check_task(selector)
         return selector | source

@@ -60,7 +60,7 @@ def used(entry: int, write: bool) -> int:
     return entry | A | US | D | RW if entry & WRITABLE else entry
 
 
-class PageFault(Exception):
+class WalkFault(Exception):
     """#PF: what the CPU would put into CR2, and the error code it would push."""
 
     def __init__(self, address: int, error_code: int) -> None:
@@ -103,10 +103,10 @@ def walk(
     slot = (cr3 >> 12 << 10) + (va >> 22)
     entry = rights = u32[slot]
     if not entry & P:
-        raise PageFault(va, access)
+        raise WalkFault(va, access)
     if entry & PS and pse:
         if entry & LARGE_RESERVED:
-            raise PageFault(va, access | PROTECTION | RESERVED)
+            raise WalkFault(va, access | PROTECTION | RESERVED)
         pa = entry & LARGE_FRAME | (entry & LARGE_FRAME_HIGH) << 19 | va & 0x3FFFFF
     else:
         if set_ad and not entry & A:
@@ -114,14 +114,14 @@ def walk(
         slot = (entry >> 12 << 10) + (va >> 12 & 0x3FF)
         entry = u32[slot]
         if not entry & P:
-            raise PageFault(va, access)
+            raise WalkFault(va, access)
         rights &= entry  # each level can only take away
         pa = entry & FRAME | va & 0xFFF
     if access & USER:
         if not rights & US or (access & WRITE and not rights & RW):
-            raise PageFault(va, access | PROTECTION)
+            raise WalkFault(va, access | PROTECTION)
     elif access & WRITE and wp and not rights & RW:
-        raise PageFault(va, access | PROTECTION)
+        raise WalkFault(va, access | PROTECTION)
     if set_ad:
         seen = entry | A | D if access & WRITE else entry | A
         if seen != entry:
@@ -152,7 +152,7 @@ class ExplainedWalk:
     va: int
     steps: tuple[Step, ...]
     pa: int | None
-    fault: PageFault | NestedPageFault | None
+    fault: WalkFault | NestedPageFault | None
 
 
 def flag_names(entry: int) -> str:
@@ -168,7 +168,7 @@ def explain_walk(
     translate = _identity if ncr3 is None else host_walk(memory, ncr3, pse, set_ad=False)
     try:
         pa = _walk_by_steps(memory, cr3, va, access, wp, pse, False, translate, steps)
-    except (PageFault, NestedPageFault) as fault:
+    except (WalkFault, NestedPageFault) as fault:
         return ExplainedWalk(va, tuple(steps), None, fault)
     return ExplainedWalk(va, tuple(steps), pa, None)
 
@@ -226,7 +226,7 @@ def host_walk(memory: Memory, ncr3: int, pse: bool, set_ad: bool) -> Translate:
             return entry & FRAME & ~offset | address & offset
         try:
             return walk(memory, ncr3, address, access & WRITE | USER, pse=pse, set_ad=False)
-        except PageFault as fault:
+        except WalkFault as fault:
             raise NestedPageFault(address, fault.error_code, of_table) from None
 
     return translate
@@ -252,7 +252,7 @@ def _walk_by_steps(
         entry = memory.u32[physical >> 2] if physical < memory.size else 0xFFFFFFFF
         steps.append(Step(level, index, address, physical, entry))
         if not entry & P:
-            raise PageFault(va, access)
+            raise WalkFault(va, access)
         return steps[-1]
 
     def mark(step: Step, flags: int) -> None:
@@ -263,7 +263,7 @@ def _walk_by_steps(
     rights = last.entry
     if last.entry & PS and pse:
         if last.entry & LARGE_RESERVED:
-            raise PageFault(va, access | PROTECTION | RESERVED)
+            raise WalkFault(va, access | PROTECTION | RESERVED)
         address = last.entry & LARGE_FRAME | (last.entry & LARGE_FRAME_HIGH) << 19 | va & 0x3FFFFF
     else:
         mark(last, A)
@@ -272,6 +272,6 @@ def _walk_by_steps(
         address = last.entry & FRAME | va & 0xFFF
     user, write = bool(access & USER), bool(access & WRITE)
     if (user and not rights & US) or (write and not rights & RW and (user or wp)):
-        raise PageFault(va, access | PROTECTION)
+        raise WalkFault(va, access | PROTECTION)
     mark(last, A | D if write else A)
     return translate(address, access, False)

@@ -12,10 +12,10 @@ from l4lab.abi.exceptions import GENERAL_PROTECTION
 from l4lab.abi.frame import EDI, EFLAGS, ESI, FLAG_IOPL, FLAG_VM
 from l4lab.abi.vm import ExitReason
 from l4lab.machine import engine as e
-from l4lab.machine.ending import Ending
+from l4lab.machine.ending import InstructionEnd
 from l4lab.machine.guestview import GuestView
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import NestedPageFault, PageFault
+from l4lab.machine.mmu import NestedPageFault, WalkFault
 from l4lab.machine.ring0 import RingZero
 from l4lab.machine.vmcs import Vmcs
 
@@ -26,7 +26,7 @@ _IO_MAP: Final = 0x66  # in a TSS: where its I/O permission map begins
 class PortExits:
     """What IN, OUT, INS and OUTS become."""
 
-    def __init__(self, memory: Memory, view: GuestView, ring0: RingZero, ending: Ending) -> None:
+    def __init__(self, memory: Memory, view: GuestView, ring0: RingZero, ending: InstructionEnd) -> None:
         self._u32 = memory.u32
         self._view = view
         self._ring0 = ring0
@@ -69,5 +69,5 @@ class PortExits:
             if at + 1 > limit:
                 return False
             return not self._ring0.read(base + at, 2) >> (port & 7) & (1 << size) - 1
-        except (PageFault, NestedPageFault):
+        except (WalkFault, NestedPageFault):
             return False

@@ -30,10 +30,10 @@ from l4lab.abi.frame import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
 from l4lab.machine import engine as e
 from l4lab.machine import svm
 from l4lab.machine.decode import MAX_LENGTH, special_instructions
-from l4lab.machine.delivery import KINDS, Delivery, Event, Kind, TaskSwitch
+from l4lab.machine.delivery import KINDS, Delivery, EventKind, GuestEvent, TaskSwitchNeeded
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import NestedPageFault, PageFault
-from l4lab.machine.ring0 import Fault, RingZero
+from l4lab.machine.mmu import NestedPageFault, WalkFault
+from l4lab.machine.ring0 import Ring0Fault, RingZero
 
 _EXIT_RDTSC = e.VM_EXIT + svm.RDTSC
 _EXIT_EXCEPTION = e.VM_EXIT + svm.EXCEPTION
@@ -432,9 +432,9 @@ class PyCore:
         if number < e.VM_EXIT and env[_HFLAGS] & e.HF_GUEST:
             eip = env[_EIP]
             if env[_IS_INT]:
-                event = Event(number, Kind.SOFTWARE, 0, self._before_software_interrupt(number, eip), eip)
+                event = GuestEvent(number, EventKind.SOFTWARE, 0, self._before_software_interrupt(number, eip), eip)
             else:
-                event = Event(number, Kind.EXCEPTION, env[_ERROR_CODE], eip, eip)
+                event = GuestEvent(number, EventKind.EXCEPTION, env[_ERROR_CODE], eip, eip)
             return self._deliver(event)
         self._tell(number, env[_ERROR_CODE], env[_IS_INT])
         return number
@@ -475,9 +475,9 @@ class PyCore:
         self.pending = -1
         eip = env[_EIP]
         back = eip + length & 0xFFFFFFFF if kind in (e.KIND_EXCEPTION, e.KIND_SOFTWARE) else eip
-        return self._deliver(Event(vector, KINDS[kind], error_code, eip, back, injected=True))
+        return self._deliver(GuestEvent(vector, KINDS[kind], error_code, eip, back, injected=True))
 
-    def _deliver(self, event: Event) -> int | None:
+    def _deliver(self, event: GuestEvent) -> int | None:
         """Deliver it if it can be done simply, as the native core does; else it is for our caller."""
         try:
             self._delivery.attempt(event)
@@ -485,8 +485,8 @@ class PyCore:
             result = self._delivery.exit_for(problem)
             self._tell(e.VM_EXIT + result.code, result.error_code)
             return e.VM_EXIT + result.code
-        except (PageFault, Fault, TaskSwitch) as problem:
-            if isinstance(problem, PageFault):  # has left its mark in the native core when that gives up
+        except (WalkFault, Ring0Fault, TaskSwitchNeeded) as problem:
+            if isinstance(problem, WalkFault):  # has left its mark in the native core when that gives up
                 self._delivery.note_page_fault(problem, self._env[e.ENV_INTERCEPT_EXCEPTIONS >> 2])
             self._delivery.forget()
             info = self._info

@@ -12,7 +12,7 @@ from typing import Final
 from l4lab.abi.exceptions import GENERAL_PROTECTION, INVALID_TSS, NOT_PRESENT
 from l4lab.machine import engine as e
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import READ, USER, WRITE, NestedPageFault, PageFault, host_walk, walk, walk_nested
+from l4lab.machine.mmu import READ, USER, WRITE, NestedPageFault, WalkFault, host_walk, walk, walk_nested
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE
 
 PRESENT: Final = 1 << 15  # of a descriptor's high word
@@ -22,7 +22,7 @@ _TSS_32_LIMIT: Final = 103
 _TSS_16_LIMIT: Final = 43
 
 
-class Fault(Exception):
+class Ring0Fault(Exception):
     """What the CPU was doing failed with this exception."""
 
     def __init__(self, vector: int, error_code: int) -> None:
@@ -55,11 +55,11 @@ class RingZero:
         bad = INVALID_TSS if returning else GENERAL_PROTECTION
         found = None if selector & 4 else self.descriptor(selector)
         if found is None or found[1] >> 8 & 0x17 != (3 if returning else 1):
-            raise Fault(bad, selector & 0xFFFC)
+            raise Ring0Fault(bad, selector & 0xFFFC)
         if not found[1] & PRESENT:
-            raise Fault(NOT_PRESENT, selector & 0xFFFC)
+            raise Ring0Fault(NOT_PRESENT, selector & 0xFFFC)
         if limit_of(found) < (_TSS_32_LIMIT if found[1] & _TSS_32 else _TSS_16_LIMIT):
-            raise Fault(INVALID_TSS, selector & 0xFFFC)
+            raise Ring0Fault(INVALID_TSS, selector & 0xFFFC)
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ class RingZero:
         return host_walk(memory, nested, pse, set_ad)(linear, access, False)
 
     def where(self, linear: int) -> int:
-        """Physical address behind a linear one, without a mark in the tables; PageFault or NestedPageFault."""
+        """Physical address behind a linear one, without a mark in the tables; WalkFault or NestedPageFault."""
         return self._physical(linear & 0xFFFFFFFF, READ, set_ad=False)
 
     def peek(self, linear: int, size: int) -> bytes:
@@ -87,7 +87,7 @@ class RingZero:
             at = linear + len(data)
             try:
                 physical = self.where(at)
-            except (PageFault, NestedPageFault):
+            except (WalkFault, NestedPageFault):
                 break
             length = min(size - len(data), PAGE_SIZE - at % PAGE_SIZE)
             data += self._memory.u8[physical : physical + length]
@@ -103,7 +103,7 @@ class RingZero:
         return pieces
 
     def read(self, linear: int, size: int) -> int:
-        """A little-endian number at a linear address; PageFault or NestedPageFault."""
+        """A little-endian number at a linear address; WalkFault or NestedPageFault."""
         u8 = self._memory.u8
         return int.from_bytes(b"".join(u8[pa : pa + n] for pa, n in self._pieces(linear, size, READ)), "little")
 

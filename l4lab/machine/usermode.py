@@ -17,7 +17,7 @@ from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
 from l4lab.machine.identity import CPUID, NO_LEAF
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import USER, PageFault, walk
+from l4lab.machine.mmu import USER, WalkFault, walk
 
 KERNEL_CS, KERNEL_DS, USER_CS, USER_DS, UTCB_GS = 0x08, 0x10, 0x1B, 0x23, 0x2B
 _HFLAGS = e.ENV_HFLAGS >> 2
@@ -178,7 +178,7 @@ class UserMode:
         for offset in range(LONGEST_INSTRUCTION):
             try:
                 byte = memory.u8[walk(memory, cr3, begin + offset & 0xFFFFFFFF, USER, set_ad=False)]
-            except PageFault:
+            except WalkFault:
                 return False
             if byte == opcode[done]:
                 done += 1

@@ -119,7 +119,7 @@ def recount(trace: Iterable[events.Event]) -> list[VcpuCounters]:
             case events.ThreadRenamed(thread=old, name=new) if old in living:
                 living[new] = living.pop(old)
                 living[new].thread = new
-            case events.Message():
+            case events.MessageSent():
                 for thread in (event.sender, event.receiver):
                     if thread in living:
                         living[thread].messages += 1

@@ -19,7 +19,7 @@ from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.processor import preemption
 from l4lab.machine.decode import disassemble
-from l4lab.machine.mmu import READ, USER, NestedPageFault, PageFault, host_walk, walk
+from l4lab.machine.mmu import READ, USER, NestedPageFault, WalkFault, host_walk, walk
 from l4lab.rig.counting import machines
 from l4lab.rig.snapshot import (
     Area,
@@ -135,7 +135,7 @@ def _disassembly(k: Kernel, thread: Tcb | None) -> list[DisasmLine]:
             while len(code) < CODE_BYTES:
                 pa = walk(k.machine.memory, thread.space.tables.cr3, eip + len(code) & 0xFFFFFFFF, USER, set_ad=False)
                 code += bytes(k.machine.memory.u8[pa : pa + min(16, 4096 - pa % 4096)])
-        except PageFault:
+        except WalkFault:
             pass
     return [DisasmLine(at, data, text, at == eip) for at, data, text in disassemble(code, eip, bits)]
 
@@ -223,7 +223,7 @@ _KINDS: dict[MessageKind, IpcKind] = {
 def _messages(latest: list[events.AnyEvent]) -> list[IpcView]:
     shown = []
     for event in latest:
-        if isinstance(event, events.Message):
+        if isinstance(event, events.MessageSent):
             tag = MsgTag.decode(event.words[0])
             shown.append(
                 IpcView(

@@ -35,7 +35,7 @@ WAIT_BEHIND: dict[MessageKind, WaitName] = {
 
 
 @dataclass(eq=False)
-class Thread:
+class KnownThread:
     """One thread, as the trace tells of it."""
 
     id: int  # global identifier
@@ -54,7 +54,7 @@ class Thread:
 
 
 @dataclass(eq=False)
-class Page:
+class KnownPage:
     """A page that a space has."""
 
     space: int
@@ -62,10 +62,10 @@ class Page:
     pa: int
     log2: int
     writable: bool
-    parent: Page | None  # the page it was derived from; None: sigma0 has it by nature
-    children: dict[Page, None] = field(default_factory=dict, repr=False)
+    parent: KnownPage | None  # the page it was derived from; None: sigma0 has it by nature
+    children: dict[KnownPage, None] = field(default_factory=dict, repr=False)
 
-    def hang_below(self, parent: Page | None) -> None:
+    def hang_below(self, parent: KnownPage | None) -> None:
         """The page is derived from that one from now on."""
         if self.parent is not None:
             self.parent.children.pop(self, None)
@@ -75,19 +75,19 @@ class Page:
 
 
 @dataclass(eq=False)
-class Space:
+class KnownSpace:
     """An address space."""
 
     number: int
     name: str
-    pages: dict[int, Page] = field(default_factory=dict)  # by address
+    pages: dict[int, KnownPage] = field(default_factory=dict)  # by address
     ports: dict[int, int] = field(default_factory=dict)  # port -> the space from which it is
     is_vm: bool = False
     shadow_paging: bool = False
     kip: int = 0  # fpages of the areas, once they are there
     utcbs: int = 0
 
-    def page_at(self, va: int) -> Page | None:
+    def page_at(self, va: int) -> KnownPage | None:
         """The page that holds an address."""
         page = self.pages.get(va >> PAGE_LOG2 << PAGE_LOG2)
         if page is None:
@@ -105,8 +105,8 @@ class Ledger:
     """The books of one run. `take` its events from the first one on, in their order."""
 
     def __init__(self, events_: Iterable[Event] = ()) -> None:
-        self.spaces: dict[int, Space] = {KERNEL_SPACE: Space(KERNEL_SPACE, "kernel")}  # by number
-        self.threads: dict[int, Thread] = {}  # by global identifier
+        self.spaces: dict[int, KnownSpace] = {KERNEL_SPACE: KnownSpace(KERNEL_SPACE, "kernel")}  # by number
+        self.threads: dict[int, KnownThread] = {}  # by global identifier
         self.current: int | None = None  # who runs, or ran last; None: nobody
         self.idle = False  # nobody can run
         self.sigma0 = KERNEL_SPACE  # the number of its space
@@ -125,7 +125,7 @@ class Ledger:
             events.Switched: self._switched,
             events.Idle: self._nobody_runs,
             events.KernelEntry: self._entry,
-            events.Message: self._message,
+            events.MessageSent: self._message,
             events.Suspended: self._suspended,
             events.Transferred: self._transferred,
             events.IpcError: self._failed,
@@ -167,7 +167,7 @@ class Ledger:
     def _thread_created(self, e: events.ThreadCreated) -> None:
         _ = self.spaces[e.space]
         state = "HALTED" if e.kind == "interrupt" else "ABORTED"
-        self.threads[e.thread] = Thread(e.thread, e.space, e.kind, state)
+        self.threads[e.thread] = KnownThread(e.thread, e.space, e.kind, state)
 
     def _thread_activated(self, e: events.ThreadActivated) -> None:
         thread = self.threads[e.thread]
@@ -218,7 +218,7 @@ class Ledger:
 
     # -- messages
 
-    def _message(self, e: events.Message) -> None:
+    def _message(self, e: events.MessageSent) -> None:
         sender, receiver = self.threads[e.sender], self.threads[e.receiver]
         match receiver.wait:
             case "string-page":  # it goes on when the string does
@@ -230,7 +230,7 @@ class Ledger:
         else:
             self._can_run(sender)
 
-    def _can_run(self, thread: Thread) -> None:
+    def _can_run(self, thread: KnownThread) -> None:
         thread.be("HALTED" if thread.kind == "interrupt" else "RUNNING")  # one of an interrupt line has no program
 
     def _suspended(self, e: events.Suspended) -> None:
@@ -247,7 +247,7 @@ class Ledger:
     # -- spaces
 
     def _space_created(self, e: events.SpaceCreated) -> None:
-        self.spaces[e.space] = Space(e.space, e.name)
+        self.spaces[e.space] = KnownSpace(e.space, e.name)
         if self.sigma0 == KERNEL_SPACE:  # the first one that there is
             self.sigma0 = e.space
 
@@ -293,12 +293,12 @@ class Ledger:
         target.pages[e.va] = source
 
     @staticmethod
-    def _install(target: Space, e: events.Mapped, parent: Page | None) -> None:
-        page = target.pages[e.va] = Page(e.target, e.va, e.pa, e.log2, e.writable, None)
+    def _install(target: KnownSpace, e: events.Mapped, parent: KnownPage | None) -> None:
+        page = target.pages[e.va] = KnownPage(e.target, e.va, e.pa, e.log2, e.writable, None)
         page.hang_below(parent)
 
     @staticmethod
-    def _take_out(space: Space, page: Page) -> None:
+    def _take_out(space: KnownSpace, page: KnownPage) -> None:
         """Take one page out of the midst of its tree: who had from it has from its giver."""
         for child in list(page.children):
             child.hang_below(page.parent)

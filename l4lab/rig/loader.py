@@ -43,7 +43,7 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class BootPlan:
+class ProgramPlan:
     """What lies in memory when the kernel starts, and what the KIP says of it."""
 
     firmware: tuple[tuple[int, bytes], ...]  # what was there before; physical address, contents
@@ -71,7 +71,7 @@ def plan(
     sigma0: tuple[bytes, str] | None = None,
     modules: Sequence[Module] = (),
     command_line: str | None = None,
-) -> BootPlan:
+) -> ProgramPlan:
     """How these programs and modules come into so many bytes of memory; `sigma0` is a file and its name.
 
     `command_line`: of the root task; without it, its name.
@@ -102,7 +102,7 @@ def plan(
         pieces.append((at, module.data))
         at += _whole_pages(len(module.data))
     pieces.append((at, _tables(at, end, servers, loaded)))
-    return BootPlan(
+    return ProgramPlan(
         firmware=tuple(_firmware(servers)),
         pieces=tuple(pieces),
         sigma0=servers[1].loaded if sigma0 is not None else None,
@@ -216,9 +216,9 @@ def _tables(at: int, end: int, servers: Sequence[_Server], modules: Sequence[Loa
     """
     root, *others = servers
     sigma0 = others[0] if others else _Server("sigma0", 0, end, end, (), "sigma0", NOWHERE, NOWHERE, NOWHERE)
-    listed = [multiboot.Module(end, end, "kernel")]
-    listed += [multiboot.Module(server.low, server.high, server.command_line) for server in (sigma0, root)]
-    listed += [multiboot.Module(m.start, m.start + m.size, m.command_line) for m in modules]
+    listed = [multiboot.MultibootModule(end, end, "kernel")]
+    listed += [multiboot.MultibootModule(server.low, server.high, server.command_line) for server in (sigma0, root)]
+    listed += [multiboot.MultibootModule(m.start, m.start + m.size, m.command_line) for m in modules]
     programs = [LoadedProgram(s.text, s.data, s.zeros, s.entry, s.command_line) for s in (sigma0, root)]
     multiboot_at = at + (len(build_boot_info(programs, modules, 0)) + 15 & ~15)
     generic = build_boot_info(programs, modules, multiboot_at)

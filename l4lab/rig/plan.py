@@ -24,7 +24,7 @@ from l4lab.abi.kip import MemoryDescriptor
 from l4lab.devices.disk import Image
 from l4lab.errors import LabError
 from l4lab.kernel.boot import Io, Loaded
-from l4lab.rig.loader import BootPlan
+from l4lab.rig.loader import ProgramPlan
 from l4lab.user.host import Host, NativePlan, VmPlan
 from l4lab.user.l4 import Program
 from l4lab.user.monitor.hardware import Hardware
@@ -34,7 +34,7 @@ from l4lab.user.monitor.saved import SavedGuest
 from l4lab.user.monitor.state import Start
 
 VERSION: Final = 1
-Root = Program | BootPlan | GuestProgram | Host
+Root = Program | ProgramPlan | GuestProgram | Host
 Contents = tuple[tuple[int, str], ...]  # address, SHA-256 of what lies there
 
 
@@ -56,7 +56,7 @@ class Code(msgspec.Struct, frozen=True, tag="python"):
     source: str  # SHA-256; empty where no source can be found
 
 
-class Bios(msgspec.Struct, frozen=True, tag="bios"):
+class BiosPlan(msgspec.Struct, frozen=True, tag="bios"):
     """The lab's BIOS; see `realmode.LabBios`."""
 
     loaded: Start | None
@@ -65,20 +65,20 @@ class Bios(msgspec.Struct, frozen=True, tag="bios"):
     goes_on: bool
 
 
-class Guest(msgspec.Struct, frozen=True, tag="guest"):
+class GuestPlan(msgspec.Struct, frozen=True, tag="guest"):
     """A monitor and its guest: an image that boots, a system of ours, a saved guest."""
 
     contents: Contents
     start: Start | None
     saved: str | None  # of the record, packed; then neither contents nor start
     memory_size: int
-    attach: Bios | Code | None
+    attach: BiosPlan | Code | None
     shadow_paging: bool
     disk: str | None
     restarts: int
 
 
-class Machine(msgspec.Struct, frozen=True):
+class VmOfHost(msgspec.Struct, frozen=True):
     """One of several virtual machines; see `VmPlan`."""
 
     name: str
@@ -91,16 +91,16 @@ class Machine(msgspec.Struct, frozen=True):
     time_slice_us: int | None
 
 
-class Machines(msgspec.Struct, frozen=True, tag="host"):
+class HostPlan(msgspec.Struct, frozen=True, tag="host"):
     """Several virtual machines, and native programs; see `Host`."""
 
-    monitors: tuple[tuple[Machine, ...], ...]
+    monitors: tuple[tuple[VmOfHost, ...], ...]
     links: tuple[tuple[str, str], ...]
     natives: tuple[NativePlan, ...]
 
 
-class Native(msgspec.Struct, frozen=True, tag="native"):
-    """Native programs in memory; see `BootPlan`."""
+class ProgramsPlan(msgspec.Struct, frozen=True, tag="native"):
+    """Native programs in memory; see `ProgramPlan`."""
 
     firmware: Contents
     pieces: Contents
@@ -113,7 +113,7 @@ class Native(msgspec.Struct, frozen=True, tag="native"):
 class Plan(msgspec.Struct, frozen=True):
     """What a run is made from."""
 
-    root: Guest | Machines | Native | Code
+    root: GuestPlan | HostPlan | ProgramsPlan | Code
     memory: int  # bytes of RAM
     name: str
     io: Io
@@ -161,15 +161,15 @@ class _Images:
 def plan_of(made: MadeFrom) -> tuple[Plan, dict[str, Image]]:
     """The plan, and the contents that it names."""
     images = _Images()
-    root: Guest | Machines | Native | Code
-    if isinstance(made.root, BootPlan):
+    root: GuestPlan | HostPlan | ProgramsPlan | Code
+    if isinstance(made.root, ProgramPlan):
         boot = made.root
         pieces = images.contents(boot.firmware), images.contents(boot.pieces)
-        root = Native(*pieces, boot.sigma0, boot.root, boot.descriptors, boot.boot_info)
+        root = ProgramsPlan(*pieces, boot.sigma0, boot.root, boot.descriptors, boot.boot_info)
     elif isinstance(made.root, Host):
         host = made.root
         monitors = tuple(tuple(_machine(plan, images) for plan in plans) for plans in host.monitors)
-        root = Machines(monitors, host.links, tuple(host.natives))
+        root = HostPlan(monitors, host.links, tuple(host.natives))
     elif type(made.root) is GuestProgram:
         root = _guest(made.root, images)
     else:
@@ -178,24 +178,24 @@ def plan_of(made: MadeFrom) -> tuple[Plan, dict[str, Image]]:
     return Plan(root, made.memory, made.name, made.io, programs), images.by_hash
 
 
-def _machine(plan: VmPlan, images: _Images) -> Machine:
+def _machine(plan: VmPlan, images: _Images) -> VmOfHost:
     contents = images.contents(plan.contents)
-    return Machine(
+    return VmOfHost(
         *(plan.name, contents, plan.start, plan.memory_size, plan.cpus),
         *(plan.shadow_paging, plan.shares, plan.time_slice_us),
     )
 
 
-def _guest(program: GuestProgram, images: _Images) -> Guest:
+def _guest(program: GuestProgram, images: _Images) -> GuestPlan:
     hardware, start = program.hardware, program.start
-    attach: Bios | Code | None = None
+    attach: BiosPlan | Code | None = None
     if isinstance(program.attach, LabBios):
         bios = program.attach
-        attach = Bios(bios.loaded, images.optional(bios.diskette), images.optional(bios.hard_disk), bios.goes_on)
+        attach = BiosPlan(bios.loaded, images.optional(bios.diskette), images.optional(bios.hard_disk), bios.goes_on)
     elif program.attach is not None:
         attach = code_of(program.attach)
     is_saved = isinstance(start, SavedGuest)
-    return Guest(
+    return GuestPlan(
         contents=() if is_saved else images.contents(program.contents),
         start=None if isinstance(start, SavedGuest) else start,
         saved=images.put(msgspec.msgpack.encode(start)) if is_saved else None,
@@ -240,9 +240,9 @@ def made_from(plan: Plan, images: Mapping[str, Image], functions: Mapping[str, A
 
     root: Root
     match plan.root:
-        case Native(firmware, pieces, sigma0, first, descriptors, boot_info):
-            root = BootPlan(contents(firmware), contents(pieces), sigma0, first, descriptors, boot_info)
-        case Machines(monitors, links, natives):
+        case ProgramsPlan(firmware, pieces, sigma0, first, descriptors, boot_info):
+            root = ProgramPlan(contents(firmware), contents(pieces), sigma0, first, descriptors, boot_info)
+        case HostPlan(monitors, links, natives):
             plans = [
                 [
                     VmPlan(
@@ -254,9 +254,9 @@ def made_from(plan: Plan, images: Mapping[str, Image], functions: Mapping[str, A
                 for machines in monitors
             ]
             root = Host(plans, links, natives)
-        case Guest() as guest:
+        case GuestPlan() as guest:
             attach: Any = None
-            if isinstance(guest.attach, Bios):
+            if isinstance(guest.attach, BiosPlan):
                 bios = guest.attach
                 attach = LabBios(bios.loaded, optional(bios.diskette), optional(bios.hard_disk), bios.goes_on)
             elif guest.attach is not None:

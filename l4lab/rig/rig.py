@@ -107,7 +107,7 @@ class Rig:
             self._essential |= programs.keys()
         self.machine = Machine(memory, transmit)
         first = HostedThread(_hosted(sigma0.main), "sigma0")
-        if isinstance(root, loader.BootPlan):
+        if isinstance(root, loader.ProgramPlan):
             for at, data in (*root.firmware, *root.pieces):
                 self.machine.memory.write(at, data)
             loaded = root.sigma0 or first, root.root, root.descriptors, root.boot_info
@@ -119,7 +119,7 @@ class Rig:
             self.kernel = boot(self.machine, self.trace, first, hosted, io=io, parts=parts)
         for thread, program in (programs or {}).items():
             self.kernel.programs[thread] = HostedThread(_hosted(program), f"thread {thread.thread_no}")
-        self._has_screen = isinstance(root, loader.BootPlan)  # then the first MB is laid out as a PC has it
+        self._has_screen = isinstance(root, loader.ProgramPlan)  # then the first MB is laid out as a PC has it
         self._death: Stop | None = None
         self._previous: dict[str, int] = {}
         self.last_stop = Stop("deadline", detail="just booted")
@@ -303,7 +303,7 @@ class Rig:
         """Where the run stands."""
         events_since = 0
         for event in reversed(self.trace.latest(INSTANT_LOOK_BACK)):
-            if event.at < self.kernel.entered:
+            if isinstance(event, events.KernelEntry):
                 break
             events_since += 1
         return Instant(self.machine.cycles, self.kernel.entries, events_since)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple, get_args
+from typing import get_args
 from zlib import crc32
 
 import msgspec
@@ -26,6 +26,7 @@ from l4lab import files
 from l4lab.errors import LabError
 from l4lab.kernel import events
 from l4lab.kernel.events import AnyEvent, Event, KernelEntry
+from l4lab.kernel.objects.instants import Instant
 
 CHUNK = 512  # events packed together
 DEFAULT_LIMIT = 256 << 20  # bytes of packed events kept; a Linux boot takes some 30 MB
@@ -43,14 +44,6 @@ _THREADS = {
     kind: tuple(name for name in ("thread", "vcpu", "sender", "receiver") if name in kind.__struct_fields__)
     for kind in _KINDS
 } | {events.ThreadRenamed: ("thread", "name")}
-
-
-class Instant(NamedTuple):
-    """Exactly when: no two events of a run share one."""
-
-    cycle: int
-    entries: int  # kernel entries so far
-    events: int  # events so far since the last of them
 
 
 class Tag(msgspec.Struct, array_like=True, gc=False):

@@ -39,8 +39,8 @@ from l4lab.user.monitor.link import COM2_IRQ, MOST_BYTES, LinkedUart, link_bytes
 from l4lab.user.monitor.memory import PAGE, WINDOW, GuestMemory
 from l4lab.user.monitor.outcome import Outcome
 from l4lab.user.monitor.state import Start
-from l4lab.user.monitor.together import Guest, Together
-from l4lab.user.monitor.vcpu import MOST_CPUS, VirtualCpu
+from l4lab.user.monitor.together import ServedGuest, Together
+from l4lab.user.monitor.vcpu import MOST_CPUS, GuestCpu
 
 FIRST_THREAD: Final = USER_BASE + 16
 SUPERPAGE: Final = 4 << 20
@@ -182,7 +182,7 @@ class HostRun:
 
     def _create_vm(self, l4: L4, plan: VmPlan, monitor: ThreadId) -> None:
         first, *further = self.host.cpus[plan.name]
-        vcpu = VirtualCpu.create(l4, first, GUEST_PRIORITY, plan.shadow_paging, monitor)
+        vcpu = GuestCpu.create(l4, first, GUEST_PRIORITY, plan.shadow_paging, monitor)
         for number, id_ in enumerate(further, start=1):
             vcpu.join(id_, number, monitor, GUEST_PRIORITY)
         if plan.time_slice_us is not None:
@@ -277,7 +277,7 @@ class HostRun:
                 guests.append(self._guest(l4, plan, number, window))
                 window += _whole(plan.memory_size) + SUPERPAGE
 
-            def ended(guest: Guest) -> None:
+            def ended(guest: ServedGuest) -> None:
                 assert guest.outcome is not None
                 if guest.name in lines:
                     lines[guest.name].close()
@@ -290,12 +290,12 @@ class HostRun:
 
         return program
 
-    def _guest(self, l4: L4, plan: VmPlan, number: int, window: int) -> Guest:
+    def _guest(self, l4: L4, plan: VmPlan, number: int, window: int) -> ServedGuest:
         def put(byte: int) -> None:
             l4.send(ROOT_TASK, Message(PUT).append(number, byte))
 
         memory = GuestMemory.allocate(l4, plan.memory_size, window)
-        guest = Guest(l4, plan.name, memory, self.host.cpus[plan.name], put)
+        guest = ServedGuest(l4, plan.name, memory, self.host.cpus[plan.name], put)
         if plan.shares:
             shared = window - SUPERPAGE
             l4.accept(Acceptor.of(Fpage.at(shared)))
@@ -306,7 +306,7 @@ class HostRun:
         guest.start(plan.start)
         return guest
 
-    def _join_lines(self, l4: L4, together: Together, guests: Sequence[Guest]) -> dict[str, LinkedUart]:
+    def _join_lines(self, l4: L4, together: Together, guests: Sequence[ServedGuest]) -> dict[str, LinkedUart]:
         """Give each linked guest its second serial port, and have what arrives for it taken there."""
         lines: dict[str, LinkedUart] = {}
 
@@ -318,7 +318,7 @@ class HostRun:
         def listen(received: Received) -> None:
             arrived(*link_bytes(received.untyped))
 
-        def port(guest: Guest, monitor: ThreadId, line: int) -> LinkedUart:
+        def port(guest: ServedGuest, monitor: ThreadId, line: int) -> LinkedUart:
             def carry(data: bytes, timeout: int) -> bool:
                 if monitor == l4.my_id:
                     arrived(line, data)

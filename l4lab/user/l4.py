@@ -30,7 +30,7 @@ from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId
 from l4lab.abi.kip import SIZE as KIP_SIZE
 from l4lab.abi.kip import Kip
-from l4lab.abi.message import IpcError, Message, MsgTag, describe_error
+from l4lab.abi.message import IpcErrorWord, Message, MsgTag, describe_error
 from l4lab.abi.time import NEVER, ZERO, Timeouts, period, timeouts
 
 WAIT_FOREVER = timeouts(NEVER, NEVER)
@@ -86,7 +86,7 @@ class Cpu(Protocol):
 class IpcFailed(Exception):
     """An IPC ended with the error bit set; `error` says in which phase and why."""
 
-    def __init__(self, error: IpcError) -> None:
+    def __init__(self, error: IpcErrorWord) -> None:
         super().__init__(describe_error(error))
         self.error = error
 
@@ -206,7 +206,7 @@ class L4:
         self.trap(IPC)
         tag = regs[ESI]
         if tag & _ERROR:
-            raise IpcFailed(IpcError.decode(self.tcr(u.ERROR_CODE)))
+            raise IpcFailed(IpcErrorWord.decode(self.tcr(u.ERROR_CODE)))
         count = 1 + (tag & 0x3F) + (tag >> 6 & 0x3F) if from_ else 1
         return Received(ThreadId.decode(regs[EAX]), u.WORDS[count].unpack_from(self._words, u.MR0_FROM_LOCATION))
 

@@ -14,8 +14,8 @@ from l4lab.abi.message import (
     Acceptor,
     CtrlXferItem,
     GrantItem,
-    IpcError,
     IpcErrorCode,
+    IpcErrorWord,
     MapItem,
     Message,
     MsgTag,
@@ -89,9 +89,9 @@ def test_the_acceptor_is_a_window_and_two_bits() -> None:
 @pytest.mark.parametrize(("code", "send"), [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12), (7, 14)])
 def test_ipc_errors_have_the_values_of_the_table(code: int, send: int) -> None:
     """Twice the code in the send phase, one more in the receive phase, plus sixteen times the offset."""
-    assert send == IpcError.make(code=code)
-    assert send + 1 + 16 * 252 == IpcError.make(code=code, in_receive=1, offset=252)
-    assert IpcError(send).code is IpcErrorCode(code)
+    assert send == IpcErrorWord.make(code=code)
+    assert send + 1 + 16 * 252 == IpcErrorWord.make(code=code, in_receive=1, offset=252)
+    assert IpcErrorWord(send).code is IpcErrorCode(code)
     assert describe_error(send).startswith("send phase: ")
     assert describe_error(send + 1).startswith("receive phase: ")
 

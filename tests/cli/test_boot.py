@@ -70,7 +70,7 @@ def test_linux_boots_to_a_shell_does_what_it_is_told_and_halts(linux: guest.Gues
     assert figures["unknown"]["ports"]["out 0x80"] > 0  # where nobody answers, Linux waits a microsecond by writing
     counted = Trace.load(trace).counts()
     assert sum(figures["vm_exits"].values()) == counted[events.VmExit.__name__]
-    assert figures["ipc_messages"] == counted[events.Message.__name__]
+    assert figures["ipc_messages"] == counted[events.MessageSent.__name__]
 
 
 def test_linux_goes_on_in_another_process_where_it_was_saved(linux: guest.Guest, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ThreadId, gl
 from l4lab.abi.message import IpcErrorCode, MapItem
 from l4lab.abi.time import ZERO, period, point
 from l4lab.kernel import events
-from l4lab.testing import Root, Trace, run
+from l4lab.testing import EventList, Root, run
 from l4lab.user.l4 import L4
 
 from .twins import KINDS, PAIRS, A, B, C, Ipc, error, play
@@ -326,8 +326,8 @@ def test_hosted_and_native_twins_cannot_be_told_apart(scripts: list[list[Ipc]], 
 def test_a_trace_reads_as_the_ipcs_happened() -> None:
     """Is every message in the trace once, as the sender wrote it?"""
     system, _ = play(KINDS, [Ipc(to=B, from_=B, words=message(2))], [Ipc(from_=A), Ipc(to=A, words=message(1))])
-    trace: Trace = system.trace
-    between = [event for event in trace.of(events.Message) if {event.sender, event.receiver} == {A, B}]
+    trace: EventList = system.trace
+    between = [event for event in trace.of(events.MessageSent) if {event.sender, event.receiver} == {A, B}]
 
     assert [message(2), message(1)] == [list(event.words) for event in between]
     assert [ThreadId(A), ThreadId(B)] == [event.sender for event in between]

@@ -377,7 +377,7 @@ class IpcMachine(RuleBasedStateMachine):
             assert self.alive(p.number) == (p.state != "dead")
             if not p.halted:
                 assert p.results == results, f"puppet {p.number}"
-        for e in self.system.trace.of(events.Message):
+        for e in self.system.trace.of(events.MessageSent):
             if e.sender in NUMBERS and e.receiver in NUMBERS:
                 self.messages.append((NUMBERS[e.sender], NUMBERS[e.receiver], e.words[1]))
         self.system.forget_events()

@@ -13,7 +13,7 @@ from l4lab.errors import Refused
 from l4lab.kernel.memory.mapping import Installed, MappingDatabase, Revoked, send_window
 from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import USER, WRITE, PageFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
 from l4lab.machine.pagetables import PageTables
 
 MB4 = 1 << 22
@@ -63,7 +63,7 @@ class World:
     def can(self, space: FakeSpace, va: int, write: bool = False) -> bool:
         try:
             walk(self.memory, space.tables.cr3, va, USER | (WRITE if write else 0), set_ad=False)
-        except PageFault:
+        except WalkFault:
             return False
         return True
 

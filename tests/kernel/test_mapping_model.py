@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from l4lab.kernel.memory.mapping import MappingDatabase, send_window
 from l4lab.kernel.memory.mappingtree import Node
-from l4lab.machine.mmu import USER, WRITE, PageFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
 from tests.kernel.test_mapping import FakeSpace, World
 
 LARGE = 1 << 22
@@ -264,7 +264,7 @@ class MappingMachine(RuleBasedStateMachine):
     def outcome(self, space: FakeSpace, va: int, access: int) -> int | None:
         try:
             return walk(self.world.memory, space.tables.cr3, va, access, set_ad=False)
-        except PageFault:
+        except WalkFault:
             return None
 
     def teardown(self) -> None:

@@ -24,7 +24,7 @@ from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.state import CPU_CONTROLS, FAULT_ITEMS
 from l4lab.user.monitor.taskswitch import TaskSwitches
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 from .oracle import ENOUGH, SIZE, BeyondMemory, Case, State, first_state, run_here, state_of
 
@@ -51,7 +51,7 @@ class _Run:
         """Give pages, switch tasks and let PSE be set, until the case has ended."""
         memory = GuestMemory(r, SIZE, r.room(SIZE))
         memory.write(0, self.case.image)
-        vcpu = VirtualCpu.create(r, r.new_id(), shadow_paging=True)
+        vcpu = GuestCpu.create(r, r.new_id(), shadow_paging=True)
         vcpu.configure(_TOLD if self.mode == "shadow" else _NOT_TOLD)
         self.cpu = vcpu.id
         registers = first_state(self.case)
@@ -65,7 +65,7 @@ class _Run:
             words = reply.words()
         self.memory = memory.read(0, SIZE)
 
-    def _answer(self, vcpu: VirtualCpu, memory: GuestMemory, fault: Fault, reply: Reply) -> None:
+    def _answer(self, vcpu: GuestCpu, memory: GuestMemory, fault: Fault, reply: Reply) -> None:
         if is_page_fault(fault.label):
             if fault.words[1] >= SIZE:
                 self.ended.append(fault.words[1])

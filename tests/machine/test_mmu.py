@@ -24,7 +24,7 @@ from l4lab.machine.mmu import (
     A,
     D,
     P,
-    PageFault,
+    WalkFault,
     explain_walk,
     walk,
 )
@@ -170,7 +170,7 @@ def test_our_walk_agrees_with_the_mmu(
         ours: int | tuple[int, int]
         try:
             ours = walk(memory, DIRECTORY, va, access, wp=wp, pse=pse)
-        except PageFault as fault:
+        except WalkFault as fault:
             ours = fault.address, fault.error_code
         after = tables_of(memory)
         if isinstance(ours, int):
@@ -179,7 +179,7 @@ def test_our_walk_agrees_with_the_mmu(
                 continue  # no RAM there: the CPU's bus has nothing to agree on
             memory.write(ours, b"\xc3" if not access & WRITE else b"\0")
         else:
-            assert isinstance(explained.fault, PageFault)
+            assert isinstance(explained.fault, WalkFault)
             assert ours == (explained.fault.address, explained.fault.error_code)
 
         memory.write(DIRECTORY, before)

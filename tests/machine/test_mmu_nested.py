@@ -16,7 +16,7 @@ from unicorn import x86_const as x86
 
 from l4lab.machine import mmu
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import RW, US, USER, WRITE, A, D, NestedPageFault, P, PageFault, explain_walk, walk_nested
+from l4lab.machine.mmu import RW, US, USER, WRITE, A, D, NestedPageFault, P, WalkFault, explain_walk, walk_nested
 
 RAM = 24 << 20
 STUB, SAVE_AREA, VMCB = 0x1000, 0x3000, 0x4000  # physical
@@ -184,7 +184,7 @@ def test_our_nested_walk_agrees_with_guest_mode(
         pa = walk_nested(memory, HOST_DIRECTORY, DIRECTORY, va, access, wp=wp, pse=pse)
         ours: Outcome = "byte", 0, 0 if access & WRITE else 0xC3
         memory.write(pa, b"\xc3")
-    except PageFault as fault:
+    except WalkFault as fault:
         ours = "fault", fault.address, fault.error_code
     except NestedPageFault as fault:
         ours = "nested", fault.address, fault.error_code

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from l4lab.errors import KernelPanic
 from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import USER, WRITE, A, D, PageFault, flag_names, walk
+from l4lab.machine.mmu import USER, WRITE, A, D, WalkFault, flag_names, walk
 from l4lab.machine.pagetables import Mapping, PageTables
 
 LARGE = 1 << 22
@@ -83,7 +83,7 @@ def test_kernel_pages_are_closed_to_users(frames: FrameAllocator, tables: PageTa
     tables.map(0xC0000000, 0, 22, writable=True, user=False, global_=True)
 
     assert walk(frames._memory, tables.cr3, 0xC0012345, WRITE) == 0x12345
-    with pytest.raises(PageFault) as fault:
+    with pytest.raises(WalkFault) as fault:
         walk(frames._memory, tables.cr3, 0xC0012345, USER)
     assert (fault.value.address, fault.value.error_code) == (0xC0012345, 5)
     assert str(fault.value) == "page fault at 0xc0012345: user read, no right"

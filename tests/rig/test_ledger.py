@@ -70,7 +70,7 @@ def much(r: Root) -> None:
 UNTOLD = (
     *(events.SpaceCreated, events.SpaceConfigured, events.SpaceBecameVm, events.SpaceDeleted),
     *(events.ThreadCreated, events.ThreadActivated, events.ThreadDeleted, events.ThreadMoved, events.ThreadRenamed),
-    *(events.ThreadHalted, events.Resumed, events.Blocked, events.IpcError, events.Message),
+    *(events.ThreadHalted, events.Resumed, events.Blocked, events.IpcError, events.MessageSent),
     *(events.Mapped, events.Unmapped, events.PortsMapped, events.Switched, events.KernelEntry),
 )
 
@@ -148,7 +148,7 @@ def test_a_guests_whole_life_is_rebuilt(shadow: bool) -> None:
         assert [] == list(differences(ledger, rig.kernel))
 
     assert rig.kernel.entries > 1000
-    assert {MessageKind.VM_EXIT, MessageKind.ANSWER} <= {e.kind for e in rig.trace.select(events.Message)}
+    assert {MessageKind.VM_EXIT, MessageKind.ANSWER} <= {e.kind for e in rig.trace.select(events.MessageSent)}
 
 
 def test_a_trace_without_its_beginning_is_refused() -> None:

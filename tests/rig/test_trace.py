@@ -135,7 +135,7 @@ def test_each_event_has_its_number_and_its_instant() -> None:
     instants = [trace.instant_of(number) for number in range(len(everything))]
 
     assert sorted(set(instants)) == instants
-    assert instants[-1].entries + isinstance(everything[-1], events.KernelEntry) == rig.kernel.entries > 100
+    assert instants[-1].entry + isinstance(everything[-1], events.KernelEntry) == rig.kernel.entries > 100
     for number in (0, 1, CHUNK - 1, CHUNK, trace.total // 2, trace.total - 1):
         event, instant = everything[number], instants[number]
         before = everything[:number]
@@ -148,14 +148,14 @@ def test_each_event_has_its_number_and_its_instant() -> None:
         trace.instant_of(trace.total)
 
 
-KINDS = (events.DeviceOutput, events.Message, events.Switched, events.KernelEntry)
+KINDS = (events.DeviceOutput, events.MessageSent, events.Switched, events.KernelEntry)
 
 
 def made(kind: type[events.Event], at: int, thread: int) -> events.Event:
     """An event of one of the kinds above."""
     match kind:
-        case events.Message:
-            return events.Message(at, thread, thread + 1, (0,), events.MessageKind.CALL, thread + 1)
+        case events.MessageSent:
+            return events.MessageSent(at, thread, thread + 1, (0,), events.MessageKind.CALL, thread + 1)
         case events.KernelEntry:
             return events.KernelEntry(at, thread, "ipc.sys_ipc", 200)
         case events.Switched:
@@ -252,7 +252,7 @@ def test_a_trace_that_was_read_back_has_the_same_instants(tmp_path: Path) -> Non
 
     assert loaded.dropped > 0
     assert [rig.trace.instant_of(n) for n in numbers] == [loaded.instant_of(n) for n in numbers]
-    assert rig.kernel.entries == loaded.instant_of(loaded.total - 1).entries + isinstance(
+    assert rig.kernel.entries == loaded.instant_of(loaded.total - 1).entry + isinstance(
         loaded.event(loaded.total - 1), events.KernelEntry
     )
 
@@ -270,7 +270,14 @@ def anything(kind: type[events.Event]) -> st.SearchStrategy[events.Event]:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_trace_tells_can_be_counted(tmp_path: Path, data: st.DataObject) -> None:
     """Is a trace with any numbers in it refused in words, or counted, exit reasons that nobody has by their number?"""
-    kinds = (events.VmExit, events.KernelExit, events.VcpuCreated, events.VcpuDeleted, events.VtlbFill, events.Message)
+    kinds = (
+        events.VmExit,
+        events.KernelExit,
+        events.VcpuCreated,
+        events.VcpuDeleted,
+        events.VtlbFill,
+        events.MessageSent,
+    )
     trace = Trace()
     told = data.draw(st.lists(st.one_of(*map(anything, kinds)), max_size=8))
     told.append(msgspec.structs.replace(data.draw(anything(events.VmExit)), reason=NOBODYS))

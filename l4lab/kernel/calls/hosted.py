@@ -16,7 +16,7 @@ from l4lab.kernel.memory import ports
 from l4lab.kernel.objects.program import PortFault
 from l4lab.kernel.state import State
 from l4lab.machine.memory import PAGE_SIZE, SharedWords
-from l4lab.machine.mmu import USER, WRITE, PageFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
 
 if TYPE_CHECKING:
     from l4lab.kernel.objects.thread import Tcb
@@ -88,5 +88,5 @@ class HostedCpu:
         while True:
             try:
                 return walk(self._memory, self._tables.cr3, address, access)
-            except PageFault as fault:
+            except WalkFault as fault:
                 self._kernel.home.switch(fault)

@@ -23,7 +23,7 @@ from l4lab.kernel.objects.program import Died, PortFault, Request
 from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.state import State
 from l4lab.machine import engine as e
-from l4lab.machine.mmu import WRITE, PageFault
+from l4lab.machine.mmu import WRITE, WalkFault
 
 _INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
 
@@ -95,7 +95,7 @@ def hosted_request(k: State, thread: Tcb, request: Request) -> None:
     """A hosted program ran up to its next kernel entry, which is not Ipc."""
     if isinstance(request, SystemCall):
         system_call(k, thread, request)
-    elif isinstance(request, PageFault):
+    elif isinstance(request, WalkFault):
         k.function = "faults.page_fault"
         faults.page_fault(k, thread, request.address, bool(request.error_code & WRITE))
     elif isinstance(request, PortFault):

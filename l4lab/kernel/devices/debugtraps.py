@@ -25,7 +25,7 @@ from l4lab.kernel.events import Blocked, Resumed
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import CONSOLE, OWN_IPC
 from l4lab.kernel.state import State
-from l4lab.machine.mmu import USER, PageFault, walk
+from l4lab.machine.mmu import USER, WalkFault, walk
 
 NOTHING_READ = 0xFFFF_FFFF
 LONGEST_TEXT = 4096  # characters printed by one trap; a program may have forgotten the zero at the end
@@ -140,7 +140,7 @@ def _bytes_at(k: State, thread: Tcb, address: int) -> Iterator[int]:
     while True:
         try:
             pa = walk(memory, cr3, address & 0xFFFFFFFF, USER, set_ad=False)
-        except PageFault:
+        except WalkFault:
             return
         yield from memory.u8[pa : (pa | 0xFFF) + 1]
         address = (address | 0xFFF) + 1

@@ -26,7 +26,7 @@ from l4lab.abi.message import IpcErrorCode
 from l4lab.abi.time import ZERO
 from l4lab.abi.utcb import MESSAGE_REGISTERS, MR0_FROM_LOCATION, PAGER, WORDS
 from l4lab.kernel import events
-from l4lab.kernel.events import Blocked, Message, MessageKind, Transferred
+from l4lab.kernel.events import Blocked, MessageKind, MessageSent, Transferred
 from l4lab.kernel.ipc import strings
 from l4lab.kernel.ipc.propagation import address, may_send_to, named_sender
 from l4lab.kernel.ipc.strings import SUSPENDED
@@ -237,7 +237,7 @@ def deliver(k: State, sender: Tcb, receiver: Tcb, then: int) -> bool:
     else:
         kind = REPLY if receiver.wait_for == sender.word else OWN_SEND
     told = receiver.told if then == receiver.word else then
-    k.note(Message(k.now, sender.told, receiver.told, words, kind, told))
+    k.note(MessageSent(k.now, sender.told, receiver.told, words, kind, told))
     k.counters.ipc_messages += 1
     if wait is OWN_IPC:
         error = transfer(k, sender, receiver, words)

@@ -23,7 +23,7 @@ from l4lab.kernel.objects.thread import MR, NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.objects.waits import STRING_PAGE
 from l4lab.kernel.state import State
 from l4lab.machine.memory import PAGE_SIZE
-from l4lab.machine.mmu import USER, WRITE, PageFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
 
 SUSPENDED = -1  # in the place of an error code: a pager has been asked, the transfer goes on when it has answered
 CYCLES_PER_US = 1000
@@ -114,7 +114,7 @@ def advance(k: State, copy: Copy) -> int:
             read = walk(memory, from_cr3, from_, USER)
             thread = copy.receiver
             written = walk(memory, to_cr3, to, USER | WRITE)
-        except PageFault as fault:
+        except WalkFault as fault:
             result = _fault(k, copy, thread, fault.address)
             if result:
                 break

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from l4lab.errors import KernelPanic
-from l4lab.kernel.memory.mappingtree import Node, Space
+from l4lab.kernel.memory.mappingtree import MappedSpace, Node
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import LARGE_LOG2, LARGE_SIZE, PAGE_LOG2, A, D
 
@@ -52,7 +52,7 @@ class HandedOn(NamedTuple):
 class Revoked(NamedTuple):
     """A page that an unmap took out of a page table, or made read-only there."""
 
-    space: Space
+    space: MappedSpace
     va: int
     pa: int
     log2: int
@@ -61,7 +61,7 @@ class Revoked(NamedTuple):
 Change = HandedOn | Revoked
 
 
-class Unmapped(NamedTuple):
+class Revocation(NamedTuple):
     """What an unmap found and did."""
 
     status: int  # rwx bits: ACCESSED, DIRTY
@@ -101,22 +101,22 @@ class Mappings(ABC):
     """What the kernel asks of whoever keeps track of mappings."""
 
     @abstractmethod
-    def giver(self, space: Space, va: int) -> Space | None:
+    def giver(self, space: MappedSpace, va: int) -> MappedSpace | None:
         """From whom the space has the page at `va`; None if from nobody, or if it has none."""
 
     @abstractmethod
-    def own_page(self, sigma0: Space, va: int) -> Installed:
+    def own_page(self, sigma0: MappedSpace, va: int) -> Installed:
         """Answer a page fault of sigma0: it has whatever it touches, at virtual address = physical address."""
 
     @abstractmethod
     def map(
         self,
-        src: Space,
+        src: MappedSpace,
         src_base: int,
         src_log2: int,
         send_base: int,
         rights: int,
-        dst: Space,
+        dst: MappedSpace,
         win_base: int,
         win_log2: int,
         grant: bool = False,
@@ -125,11 +125,11 @@ class Mappings(ABC):
         """Map or grant the send fpage of `src` into the receive window of `dst`; `changes` is told what was done."""
 
     @abstractmethod
-    def unmap(self, space: Space, base: int, log2: int, rights: int, flush: bool) -> Unmapped:
+    def unmap(self, space: MappedSpace, base: int, log2: int, rights: int, flush: bool) -> Revocation:
         """Take `rights` away from everything derived from the fpage of `space`; with `flush`, from `space` as well."""
 
     @abstractmethod
-    def forget(self, space: Space) -> list[Revoked]:
+    def forget(self, space: MappedSpace) -> list[Revoked]:
         """Take all pages of `space` out, with all that was derived from them: it is about to be deleted."""
 
 
@@ -139,11 +139,11 @@ class MappingDatabase(Mappings):
     def __init__(self, sigma0_end: int = 1 << 32) -> None:
         """`sigma0_end`: where physical memory ceases to be sigma0's; a multiple of 4 KB."""
         self._sigma0_end = sigma0_end
-        self._nodes: dict[Space, dict[int, Node]] = {}  # space -> address of the page -> node
+        self._nodes: dict[MappedSpace, dict[int, Node]] = {}  # space -> address of the page -> node
 
     # Questions
 
-    def node(self, space: Space, va: int) -> Node | None:
+    def node(self, space: MappedSpace, va: int) -> Node | None:
         """The node of the page that holds `va`."""
         nodes = self._nodes.get(space, {})
         node = nodes.get(va >> PAGE_LOG2 << PAGE_LOG2)
@@ -153,21 +153,21 @@ class MappingDatabase(Mappings):
                 return None
         return node
 
-    def giver(self, space: Space, va: int) -> Space | None:
+    def giver(self, space: MappedSpace, va: int) -> MappedSpace | None:
         node = self.node(space, va)
         return node.parent.space if node is not None and node.parent is not None else None
 
-    def nodes(self, space: Space) -> list[Node]:
+    def nodes(self, space: MappedSpace) -> list[Node]:
         """All nodes of a space, by rising address. Sigma0's are the roots."""
         return [node for _, node in sorted(self._nodes.get(space, {}).items())]
 
-    def spaces(self) -> list[Space]:
+    def spaces(self) -> list[MappedSpace]:
         """The spaces that have nodes."""
         return [space for space, nodes in self._nodes.items() if nodes]
 
     # Map and grant
 
-    def own_page(self, sigma0: Space, va: int) -> Installed:
+    def own_page(self, sigma0: MappedSpace, va: int) -> Installed:
         assert sigma0.is_sigma0, f"{sigma0.name} owns nothing by nature"
         page = va >> PAGE_LOG2 << PAGE_LOG2
         sigma0.tables.map(page, page, PAGE_LOG2, writable=True)
@@ -175,12 +175,12 @@ class MappingDatabase(Mappings):
 
     def map(
         self,
-        src: Space,
+        src: MappedSpace,
         src_base: int,
         src_log2: int,
         send_base: int,
         rights: int,
-        dst: Space,
+        dst: MappedSpace,
         win_base: int,
         win_log2: int,
         grant: bool = False,
@@ -206,7 +206,7 @@ class MappingDatabase(Mappings):
         broken: dict[Node, None] = {}  # large pages of which pieces were granted
         for piece in self._pieces(src, start, start + (1 << log2)):
             for part, va in _parts(piece, dst, target + piece.va - start):
-                if not self._hand_over(part, dst, va, bool(rights & RIGHT_W), grant, changes):
+                if not self._place(part, dst, va, bool(rights & RIGHT_W), grant, changes):
                     continue
                 installed.append(Installed(va, part.pa, part.log2))
                 if grant and not part.is_whole:
@@ -218,7 +218,7 @@ class MappingDatabase(Mappings):
             changes.extend(self.unmap(src, src_base, src_log2, ALL_RIGHTS, flush=True).pages)
         return installed
 
-    def _pieces(self, src: Space, lo: int, hi: int) -> Iterator[_Piece]:
+    def _pieces(self, src: MappedSpace, lo: int, hi: int) -> Iterator[_Piece]:
         """What `src` has to give between `lo` and `hi`, which are aligned to their distance."""
         if src.is_sigma0:
             size, log2 = (LARGE_SIZE, LARGE_LOG2) if hi - lo >= LARGE_SIZE else (PAGE_SIZE, PAGE_LOG2)
@@ -238,10 +238,12 @@ class MappingDatabase(Mappings):
                 for va in range(lo, hi, PAGE_SIZE):
                     yield _Piece(node, va, node.pa + va - node.va, PAGE_LOG2)
 
-    def _is_sigma0s(self, sigma0: Space, va: int, size: int) -> bool:
+    def _is_sigma0s(self, sigma0: MappedSpace, va: int, size: int) -> bool:
         return va + size <= self._sigma0_end and not sigma0.is_reserved(va, size)
 
-    def _hand_over(self, part: _Piece, dst: Space, va: int, writable: bool, grant: bool, changes: list[Change]) -> bool:
+    def _place(
+        self, part: _Piece, dst: MappedSpace, va: int, writable: bool, grant: bool, changes: list[Change]
+    ) -> bool:
         """Put one page into `dst` at `va`. False: nothing was changed."""
         node, parent = part.node, part.node
         existing = self.node(dst, va)
@@ -286,7 +288,7 @@ class MappingDatabase(Mappings):
 
     # Unmap and flush
 
-    def unmap(self, space: Space, base: int, log2: int, rights: int, flush: bool) -> Unmapped:
+    def unmap(self, space: MappedSpace, base: int, log2: int, rights: int, flush: bool) -> Revocation:
         """Take `rights` away from everything derived from the fpage of `space`; with `flush`, from `space` as well.
 
         All rights: the mapping goes. None: only the status is asked for. Reports whether the pages concerned were
@@ -311,9 +313,9 @@ class MappingDatabase(Mappings):
             status |= node.take_gone(piece, log2)
         if flush and space.is_sigma0:
             status |= self._flush_sigma0(space, lo, hi, rights, pages)
-        return Unmapped(status, pages)
+        return Revocation(status, pages)
 
-    def forget(self, space: Space) -> list[Revoked]:
+    def forget(self, space: MappedSpace) -> list[Revoked]:
         assert not space.is_sigma0, "sigma0 stays: all mappings are derived from it"
         pages: list[Revoked] = []
         for node in self.nodes(space):
@@ -356,7 +358,7 @@ class MappingDatabase(Mappings):
             top.leave()
         return status
 
-    def _flush_sigma0(self, sigma0: Space, lo: int, hi: int, rights: int, pages: list[Revoked]) -> int:
+    def _flush_sigma0(self, sigma0: MappedSpace, lo: int, hi: int, rights: int, pages: list[Revoked]) -> int:
         """The own part of a flush by sigma0: its page table holds what it touched (see `own_page`), without nodes."""
         status = 0
         tables = sigma0.tables
@@ -375,7 +377,7 @@ class MappingDatabase(Mappings):
 
     # The parts of the operations
 
-    def _root(self, sigma0: Space, va: int) -> Node:
+    def _root(self, sigma0: MappedSpace, va: int) -> Node:
         """Sigma0's node for the 4 MB of physical memory around `va`, made when first needed and kept."""
         base = va >> LARGE_LOG2 << LARGE_LOG2
         roots = self._nodes.setdefault(sigma0, {})
@@ -383,7 +385,7 @@ class MappingDatabase(Mappings):
             roots[base] = Node(sigma0, base, base, LARGE_LOG2, None)
         return roots[base]
 
-    def _nodes_in(self, space: Space, lo: int, hi: int) -> list[Node]:
+    def _nodes_in(self, space: MappedSpace, lo: int, hi: int) -> list[Node]:
         """The nodes of pages that overlap `lo .. hi`, by rising address."""
         nodes = self._nodes.get(space, {})
         if (hi - lo) // PAGE_SIZE <= len(nodes):
@@ -395,7 +397,7 @@ class MappingDatabase(Mappings):
             found = ([around] if around is not None else []) + found
         return found
 
-    def _is_alive(self, node: Node, space: Space) -> bool:
+    def _is_alive(self, node: Node, space: MappedSpace) -> bool:
         return self._nodes[space].get(node.va) is node
 
     def _drop(self, node: Node) -> int:
@@ -416,7 +418,7 @@ class MappingDatabase(Mappings):
         node.leave()
 
 
-def _parts(piece: _Piece, dst: Space, va: int) -> list[tuple[_Piece, int]]:
+def _parts(piece: _Piece, dst: MappedSpace, va: int) -> list[tuple[_Piece, int]]:
     """What of a piece may go to `va` in `dst`: all, in small pieces (around KIP and UTCB areas), or nothing."""
     size = 1 << piece.log2
     if va + size > dst.user_limit:

@@ -17,7 +17,7 @@ from l4lab.machine.pagetables import PageTables
 WHOLE = -1  # no physical address: where a child was that was as large as its parent
 
 
-class Space(Protocol):
+class MappedSpace(Protocol):
     """What the mapping database needs to know of an address space."""
 
     @property
@@ -44,7 +44,7 @@ class Space(Protocol):
 class Node:
     """One page in one space. Whether it is writable, accessed, dirty: see the page table of `space`."""
 
-    space: Space
+    space: MappedSpace
     va: int
     pa: int
     log2: int  # 12 or 22

@@ -16,12 +16,12 @@ from l4lab.kernel.memory.mapping import (
     HandedOn,
     Installed,
     Mappings,
+    Revocation,
     Revoked,
-    Unmapped,
     send_window,
     status_of,
 )
-from l4lab.kernel.memory.mappingtree import Space
+from l4lab.kernel.memory.mappingtree import MappedSpace
 from l4lab.kernel.objects.outside import OutsidePart
 from l4lab.kernel.parts import PageHooks
 from l4lab.machine.memory import PAGE_SIZE
@@ -38,9 +38,9 @@ class Hooks(PageHooks):
         self.kernel_memory = kernel_memory
         self.part: OutsidePart | None = None  # the tree
         self.removed: list[Revoked] = []
-        self.installed: list[tuple[Space, int, int, bool]] = []
+        self.installed: list[tuple[MappedSpace, int, int, bool]] = []
 
-    def install(self, space: Space, va: int, pa: int, writable: bool) -> None:
+    def install(self, space: MappedSpace, va: int, pa: int, writable: bool) -> None:
         self._check(space, va)
         if pa % PAGE_SIZE or not 0 <= pa < self.kernel_memory:
             raise self._failed(f"install: {pa:#x} is no page of the users' memory")
@@ -53,7 +53,7 @@ class Hooks(PageHooks):
             raise self._failed(f"install: {space!r} has {here.pa:#x} at {va:#x} already; remove that first")
         self.installed.append((space, va, pa, writable))
 
-    def remove(self, space: Space, va: int) -> int:
+    def remove(self, space: MappedSpace, va: int) -> int:
         self._check(space, va)
         here = space.tables.lookup(va)
         if here is None:
@@ -61,13 +61,13 @@ class Hooks(PageHooks):
         self.removed.append(Revoked(space, va, here.pa, PAGE_LOG2))
         return status_of(space.tables.unmap(va, PAGE_LOG2))
 
-    def writable(self, space: Space, va: int) -> bool:
+    def writable(self, space: MappedSpace, va: int) -> bool:
         if space.is_sigma0:
             return True
         here = space.tables.lookup(va)
         return here is not None and here.writable
 
-    def take_write(self, space: Space, va: int) -> None:
+    def take_write(self, space: MappedSpace, va: int) -> None:
         self._check(space, va)
         here = space.tables.lookup(va)
         if here is None:
@@ -76,12 +76,12 @@ class Hooks(PageHooks):
             space.tables.protect(va, False)
             self.removed.append(Revoked(space, va, here.pa, PAGE_LOG2))
 
-    def take_status(self, space: Space, va: int) -> int:
+    def take_status(self, space: MappedSpace, va: int) -> int:
         if space.tables.lookup(va) is None:
             raise self._failed(f"take_status: {space!r} has nothing at {va:#x}")
         return status_of(space.tables.clear_reference_bits(va))
 
-    def _check(self, space: Space, va: int) -> None:
+    def _check(self, space: MappedSpace, va: int) -> None:
         if space.is_sigma0:
             raise self._failed(f"{space!r} has its pages by nature: they are neither installed nor removed")
         if va % PAGE_SIZE or not 0 <= va < space.user_limit or space.is_reserved(va, PAGE_SIZE):
@@ -99,25 +99,27 @@ class SmallPages(Mappings):
         self._part = part
         self._hooks = hooks
         hooks.part = part
-        self._givers: dict[Space, dict[int, Space]] = {}  # for pictures: from whom a space has each of its pages
+        self._givers: dict[
+            MappedSpace, dict[int, MappedSpace]
+        ] = {}  # for pictures: from whom a space has each of its pages
 
-    def giver(self, space: Space, va: int) -> Space | None:
+    def giver(self, space: MappedSpace, va: int) -> MappedSpace | None:
         givers = self._givers.get(space)
         return givers.get(va & -PAGE_SIZE) if givers else None
 
-    def own_page(self, sigma0: Space, va: int) -> Installed:
+    def own_page(self, sigma0: MappedSpace, va: int) -> Installed:
         page = va & -PAGE_SIZE
         sigma0.tables.map(page, page, PAGE_LOG2, writable=True)
         return Installed(page, page, PAGE_LOG2)
 
     def map(
         self,
-        src: Space,
+        src: MappedSpace,
         src_base: int,
         src_log2: int,
         send_base: int,
         rights: int,
-        dst: Space,
+        dst: MappedSpace,
         win_base: int,
         win_log2: int,
         grant: bool = False,
@@ -150,7 +152,7 @@ class SmallPages(Mappings):
             self._hooks.installed.clear()
         return given
 
-    def unmap(self, space: Space, base: int, log2: int, rights: int, flush: bool) -> Unmapped:
+    def unmap(self, space: MappedSpace, base: int, log2: int, rights: int, flush: bool) -> Revocation:
         size = 1 << max(log2, PAGE_LOG2)
         start = base & -size
         status = 0
@@ -160,9 +162,9 @@ class SmallPages(Mappings):
         if flush and space.is_sigma0:
             status |= self._flush_sigma0(space, start, start + size, rights)
         self._report(pages)
-        return Unmapped(status, [page for page in pages if isinstance(page, Revoked)])
+        return Revocation(status, [page for page in pages if isinstance(page, Revoked)])
 
-    def forget(self, space: Space) -> list[Revoked]:
+    def forget(self, space: MappedSpace) -> list[Revoked]:
         for va in self._pages(space, 0, space.user_limit):
             self._take(space, va, ALL_RIGHTS, True)
         left = list(self._pages(space, 0, space.user_limit))
@@ -173,14 +175,14 @@ class SmallPages(Mappings):
         self._report(pages)
         return [page for page in pages if isinstance(page, Revoked)]
 
-    def _pages(self, space: Space, begin: int, end: int) -> list[int]:
+    def _pages(self, space: MappedSpace, begin: int, end: int) -> list[int]:
         """The pages of the space between two addresses; sigma0 has all of the users' memory."""
         if space.is_sigma0:
             return list(range(begin, min(end, self._hooks.kernel_memory), PAGE_SIZE))
         found = (page.va for page in space.tables.entries())
         return [va for va in found if begin <= va < min(end, space.user_limit) and not space.is_reserved(va, PAGE_SIZE)]
 
-    def _take(self, space: Space, va: int, rights: int, flush: bool) -> int:
+    def _take(self, space: MappedSpace, va: int, rights: int, flush: bool) -> int:
         """Ask the tree to take rights away. An earlier page of the same fpage may have taken this one along."""
         if not space.is_sigma0 and space.tables.lookup(va) is None:
             return 0
@@ -189,7 +191,7 @@ class SmallPages(Mappings):
             raise self._part.failed(f".unmap() returned {status!r}, which is no status: 0 to 7.")
         return status
 
-    def _flush_sigma0(self, sigma0: Space, begin: int, end: int, rights: int) -> int:
+    def _flush_sigma0(self, sigma0: MappedSpace, begin: int, end: int, rights: int) -> int:
         """The pages that sigma0 has touched are in its page table only."""
         status = 0
         for page in [page for page in sigma0.tables.entries() if begin <= page.va < min(end, sigma0.user_limit)]:

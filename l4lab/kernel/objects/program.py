@@ -15,7 +15,7 @@ import greenlet
 
 from l4lab._compiled import explain
 from l4lab.abi.calls import SystemCall
-from l4lab.machine.mmu import PageFault
+from l4lab.machine.mmu import WalkFault
 
 FINISHED = "finished"
 PATIENCE = 100  # system calls that a program can make on its way out; one that makes more is left where it stands
@@ -37,7 +37,7 @@ class Died:
         self.text = "".join(traceback.format_exception(exception))
 
 
-Request = SystemCall | PageFault | PortFault | Died | str
+Request = SystemCall | WalkFault | PortFault | Died | str
 
 
 def _ended() -> Request:

@@ -41,7 +41,7 @@ class Link:
         self.table = table
 
 
-class Directory:
+class ShadowDirectory:
     """One shadow page directory: a guest address space, or with `cr3` -1 guest-physical memory as it is."""
 
     __slots__ = ("cr3", "frame", "links")

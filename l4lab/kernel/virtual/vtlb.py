@@ -25,7 +25,7 @@ from typing import Final
 
 from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.kernel.parts import Miss, ShadowPaging
-from l4lab.kernel.virtual.shadowtables import Directory, Link, OutOfFrames, ShadowFrames, ShadowTable
+from l4lab.kernel.virtual.shadowtables import Link, OutOfFrames, ShadowDirectory, ShadowFrames, ShadowTable
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import (
     FRAME,
@@ -66,8 +66,8 @@ class Vtlb(ShadowPaging):
         self._wp = True
         self._clock = 0  # counts loads of CR3
         self._tables: dict[int, ShadowTable] = {}  # those that shadow a table, by its address and rights
-        self._directories: dict[int, Directory] = {}  # the least recently used first
-        self._active = self._unpaged = Directory(self._frames.take(), -1)
+        self._directories: dict[int, ShadowDirectory] = {}  # the least recently used first
+        self._active = self._unpaged = ShadowDirectory(self._frames.take(), -1)
 
     # -- switching -----------------------------------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class Vtlb(ShadowPaging):
             self._unlink(self._active, index)
         self._active.links[index] = Link(pde, table)
 
-    def _unlink(self, directory: Directory, index: int) -> None:
+    def _unlink(self, directory: ShadowDirectory, index: int) -> None:
         table = directory.links.pop(index).table
         self._memory.set_word((directory.frame >> 2) + index, 0)
         self.dropped += 1
@@ -293,13 +293,13 @@ class Vtlb(ShadowPaging):
                     del self._tables[table.source | table.rights]
                 self._frames.give_back(table.frame)
 
-    def _directory(self, cr3: int) -> Directory:
+    def _directory(self, cr3: int) -> ShadowDirectory:
         """The directory for a guest's CR3, which is now the most recently used."""
         found = self._directories.pop(cr3, None)
         if found is None:
             if len(self._directories) >= MOST_DIRECTORIES:
                 self._drop(next(iter(self._directories)))
-            found = Directory(self._frames.take(), cr3)
+            found = ShadowDirectory(self._frames.take(), cr3)
         self._directories[cr3] = found
         return found
 
@@ -313,7 +313,7 @@ class Vtlb(ShadowPaging):
             self._drop(cr3)
         self._active = self._unpaged
 
-    def _empty(self, directory: Directory) -> None:
+    def _empty(self, directory: ShadowDirectory) -> None:
         for index in list(directory.links):
             self._unlink(directory, index)
 
@@ -324,7 +324,7 @@ class Vtlb(ShadowPaging):
         at = self._physical(source, False)
         return None if at < 0 else bytes(self._memory.u8[at : at + PAGE_SIZE])
 
-    def _check(self, directory: Directory) -> None:
+    def _check(self, directory: ShadowDirectory) -> None:
         """Drop what the guest's tables no longer say."""
         self._clock += 1
         at = self._physical(directory.cr3, False)

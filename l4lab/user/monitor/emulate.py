@@ -27,7 +27,7 @@ from l4lab.user.monitor.fault import MASK, Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, code_at, locate
 from l4lab.user.monitor.scratch import Operand, Scratch, Unsupported
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 LONGEST_INSTRUCTION: Final = 15
 CHUNK: Final = 4096  # repetitions done at one exit; a longer instruction is executed again for the rest
@@ -61,7 +61,7 @@ class Emulator:
     """Does instructions of one guest."""
 
     def __init__(
-        self, bus: MemoryBus, memory: GuestMemory, vcpu: VirtualCpu, others: Callable[[Fault, Reply], None]
+        self, bus: MemoryBus, memory: GuestMemory, vcpu: GuestCpu, others: Callable[[Fault, Reply], None]
     ) -> None:
         """`others` answers faults of another kind that the instruction makes when the CPU executes it."""
         self.bus = bus

@@ -27,7 +27,7 @@ from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.scratch import Unsupported
 from l4lab.user.monitor.taskswitch import TaskSwitches
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, VirtualCpu
+from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, GuestCpu
 from l4lab.words import Rights, hex32
 
 Handler = Callable[[Fault, Reply], None]
@@ -38,13 +38,13 @@ MANY_IN_VAIN: Final = 5000  # accesses beyond memory, of which a person is told
 _VMX_INSTRUCTIONS: Final = range(ExitReason.VMCALL, ExitReason.VMXON + 1)
 
 
-class Exits:
+class ExitHandlers:
     """The handlers of a monitor, by exit reason, in `handlers`: a dict, to be changed by whoever wants another one."""
 
     def __init__(
         self,
         now: Callable[[], int],
-        vcpu: VirtualCpu,
+        vcpu: GuestCpu,
         memory: GuestMemory,
         cpuid: Cpuid,
         msrs: Msrs,

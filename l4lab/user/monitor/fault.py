@@ -264,7 +264,7 @@ class Reply:
             if len(words) > MESSAGE_REGISTERS:
                 raise LabError(
                     f"A reply has {MESSAGE_REGISTERS - 1} words, and these registers and mappings would need "
-                    f"{len(words) - 1}. Write some of them with VirtualCpu.write first."
+                    f"{len(words) - 1}. Write some of them with GuestCpu.write first."
                 )
         words[0] = label << 16 | len(words) - 1 << 6
         return words

@@ -16,7 +16,7 @@ from l4lab.abi.vm import EVENT_VALID, CpuControls, ExitReason, Interruptibility,
 from l4lab.devices.i8259 import I8259Pair
 from l4lab.user.monitor.fault import Fault, Reply, external_interrupt
 from l4lab.user.monitor.state import CPU_CONTROLS
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 _BLOCKED = Interruptibility.BLOCKED_BY_STI | Interruptibility.BLOCKED_BY_MOV_SS
 
@@ -24,7 +24,7 @@ _BLOCKED = Interruptibility.BLOCKED_BY_STI | Interruptibility.BLOCKED_BY_MOV_SS
 class Interrupts:
     """Brings the controller's interrupts to one virtual CPU."""
 
-    def __init__(self, pic: I8259Pair, vcpu: VirtualCpu, controls: int = CPU_CONTROLS) -> None:
+    def __init__(self, pic: I8259Pair, vcpu: GuestCpu, controls: int = CPU_CONTROLS) -> None:
         self.pic = pic
         self.vcpu = vcpu
         self.controls = controls  # the CPU-based controls, apart from the interrupt window

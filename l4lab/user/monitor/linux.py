@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from l4lab.images.linux import BootPlan
+from l4lab.images.linux import LinuxPlan
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.state import Start, flat_code, flat_data
 
 
-def start_of(plan: BootPlan) -> Start:
+def start_of(plan: LinuxPlan) -> Start:
     """The registers that the boot protocol prescribes."""
     registers = plan.registers()
     return Start(
@@ -22,7 +22,7 @@ def start_of(plan: BootPlan) -> Start:
     )
 
 
-def program(plan: BootPlan, memory_size: int) -> GuestProgram:
+def program(plan: LinuxPlan, memory_size: int) -> GuestProgram:
     """A monitor program that boots Linux; the plan must have been made for a guest with so much memory."""
     contents = [(piece.address, piece.data) for piece in plan.pieces]
     return GuestProgram(contents, start_of(plan), memory_size)

@@ -29,7 +29,7 @@ LENT_PAGES: Final = 5  # that can be put under the addresses of one instruction:
 UNBACKED_KINDS: Final = 256  # different addresses that are counted; a guest may hammer any number
 
 
-class Space(Protocol):
+class ProgramMemory(Protocol):
     """What is needed of an address space to reach memory in it."""
 
     def load(self, address: int, length: int) -> bytes:
@@ -47,7 +47,7 @@ class GuestMemory:
 
     devices = MemoryBus(())  # whose addresses are not memory, though they lie in it
 
-    def __init__(self, space: Space, size: int, window: int = WINDOW) -> None:
+    def __init__(self, space: ProgramMemory, size: int, window: int = WINDOW) -> None:
         self.space = space
         self.size = size
         self.window = window

@@ -16,7 +16,7 @@ from mypy_extensions import mypyc_attr
 
 from l4lab.abi import vm
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
-from l4lab.abi.message import IpcError, IpcErrorCode, Message
+from l4lab.abi.message import IpcErrorCode, IpcErrorWord, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
 from l4lab.abi.vm import QUALIFICATION_MR, CpuControls, ExitReason, ItemId, is_vm_fault
@@ -26,7 +26,7 @@ from l4lab.errors import LabError
 from l4lab.user import console
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.cpuid import Cpuid
-from l4lab.user.monitor.exits import Exits
+from l4lab.user.monitor.exits import ExitHandlers
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.interrupts import Interrupts
@@ -37,7 +37,7 @@ from l4lab.user.monitor.pc import Pc
 from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.saved import SavedGuest, as_registers, pieces_of, registers_of
 from l4lab.user.monitor.state import FAULT_ITEMS, Start
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 from l4lab.words import hex_rows
 
 # The machine's own serial port is the guest's console. Its keyboard is the guest's, too.
@@ -70,7 +70,7 @@ class Monitor:
         memory: GuestMemory | None = None,
         devices: Sequence[Device] = (),
         clock: int | None = None,
-        vcpu: VirtualCpu | None = None,
+        vcpu: GuestCpu | None = None,
     ) -> None:
         """`clock`: what the guest's clock shows, in nanoseconds, if it does not begin with the machine's."""
         self.l4 = l4
@@ -81,14 +81,14 @@ class Monitor:
         self.disk = disk
         self.shadow_paging = shadow_paging
         vcpu_id = vcpu_id or global_id(l4.my_id.thread_no + 1)
-        self.vcpu = vcpu or VirtualCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
+        self.vcpu = vcpu or GuestCpu.create(l4, vcpu_id, shadow_paging=shadow_paging)
         self.pc = Pc(self.now, memory_size, self.transmit, self.stop, disk, devices)
         self.cpuid = Cpuid()
         self.msrs = Msrs(self.vcpu, self.now)
         self.io = PortIo(self.pc.ports, self.vcpu, self.memory)
         self.memory.devices = self.pc.addresses
         now, stop = self.now, self.stop
-        self.exits = Exits(
+        self.exits = ExitHandlers(
             now, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, stop, self.tell, self.pc.addresses
         )
         self.handlers = self.exits.handlers
@@ -214,7 +214,7 @@ class Monitor:
         """A part of the monitor's own has written to the guest's devices."""
         self._look_ahead()
 
-    def _after_failure(self, error: IpcError) -> None:
+    def _after_failure(self, error: IpcErrorWord) -> None:
         """A receive timeout is a device's time; anything else means that there is no guest to serve."""
         if not (error.in_receive and error.code is IpcErrorCode.TIMEOUT):
             self.stop(End.STOPPED, f"the virtual CPU does not take its answer: {error!r}")

@@ -16,7 +16,7 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EDX
 from l4lab.abi.vm import ItemId
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 TIME_STAMP_COUNTER: Final = 0x10
 UNKNOWN_KINDS: Final = 256  # different ones that are counted
@@ -49,7 +49,7 @@ SYSENTER: Final[dict[int, int]] = {0x174: vm.SYSENTER_CS, 0x175: vm.SYSENTER_ESP
 class Msrs:
     """The guest's model-specific registers."""
 
-    def __init__(self, vcpu: VirtualCpu, now: Callable[[], int]) -> None:
+    def __init__(self, vcpu: GuestCpu, now: Callable[[], int]) -> None:
         self.vcpu = vcpu
         self.now = now
         self.values = {number: msr.value for number, msr in TABLE.items()}

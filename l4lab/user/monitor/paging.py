@@ -15,7 +15,7 @@ from typing import Final
 from l4lab.abi import vm
 from l4lab.abi.vm import ItemId, SegmentAttributes
 from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 CR0_WP, CR0_PG, CR4_PSE = 1 << 16, 1 << 31, 1 << 4
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7
@@ -44,7 +44,7 @@ class Paging:
     cr4: int
     user: bool  # is the guest in ring 3?
 
-    # What `VirtualCpu.read` has to be asked for.
+    # What `GuestCpu.read` has to be asked for.
     ITEMS = (ItemId.CREGS, ItemId.CS, ItemId.SS)
 
     @classmethod
@@ -134,7 +134,7 @@ def write_linear(memory: GuestMemory, paging: Paging, linear: int, data: bytes) 
     write_pieces(memory, locate(memory, paging, linear, len(data), write=True), data)
 
 
-def read_code(memory: GuestMemory, vcpu: VirtualCpu, eip: int, length: int) -> tuple[bytes, int]:
+def read_code(memory: GuestMemory, vcpu: GuestCpu, eip: int, length: int) -> tuple[bytes, int]:
     """As `code_at`, where no registers have been read yet."""
     return code_at(memory, vcpu.read(*Paging.ITEMS), eip, length)
 

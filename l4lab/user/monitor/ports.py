@@ -26,7 +26,7 @@ from l4lab.user.monitor.paging import (
     read_linear,
     write_pieces,
 )
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 IN, STRING = 1 << 3, 1 << 4  # bits of the qualification
 CHUNK: Final = 4096  # repetitions done at one exit; a longer instruction is executed again for the rest
@@ -38,7 +38,7 @@ _PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0x
 class PortIo:
     """Does the guest's I/O instructions."""
 
-    def __init__(self, ports: PortBus, vcpu: VirtualCpu, memory: GuestMemory) -> None:
+    def __init__(self, ports: PortBus, vcpu: GuestCpu, memory: GuestMemory) -> None:
         self.ports = ports
         self.vcpu = vcpu
         self.memory = memory

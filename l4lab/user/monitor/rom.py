@@ -18,7 +18,7 @@ from typing import Final
 
 from l4lab.devices.vga import TEXT_BUFFER, TEXT_WINDOW
 from l4lab.devices.vga_modes import MODES, TEXT_MODE
-from l4lab.images.boot_params import Region, RegionKind
+from l4lab.images.boot_params import E820Region, RegionKind
 from l4lab.images.pieces import HIGH_RAM, LOW_RAM_END, Piece
 from l4lab.user.asm import Program, assemble
 from l4lab.words import PAddr
@@ -236,11 +236,11 @@ def data_area(diskettes: int, hard_disks: int) -> bytes:
     return bytes(area)
 
 
-def memory_map(memory: int) -> list[Region]:
+def memory_map(memory: int) -> list[E820Region]:
     """What INT 15, E820 tells."""
     return [
-        Region(PAddr(0), LOW_RAM_END, RegionKind.RAM),
-        Region(LOW_RAM_END, PAddr(0xA0000), RegionKind.RESERVED),
-        Region(PAddr(ROM_AT), HIGH_RAM, RegionKind.RESERVED),
-        Region(HIGH_RAM, PAddr(memory), RegionKind.RAM),
+        E820Region(PAddr(0), LOW_RAM_END, RegionKind.RAM),
+        E820Region(LOW_RAM_END, PAddr(0xA0000), RegionKind.RESERVED),
+        E820Region(PAddr(ROM_AT), HIGH_RAM, RegionKind.RESERVED),
+        E820Region(HIGH_RAM, PAddr(memory), RegionKind.RAM),
     ]

@@ -18,7 +18,7 @@ from l4lab.abi import vm
 from l4lab.abi.vm import ActivityState, ItemId
 from l4lab.user.monitor.fault import NONREGEXC, Reply
 from l4lab.user.monitor.memory import PAGE, GuestMemory
-from l4lab.user.monitor.vcpu import Registers, VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu, Registers
 
 LONGEST_LINE: Final = 200  # bytes of the last line that are kept: as a rule a prompt
 READ_AT_ONCE: Final = 256 * PAGE
@@ -38,7 +38,7 @@ class SavedGuest(msgspec.Struct, frozen=True):
     line: bytes = b""  # what stands on the last line of its console
 
 
-def registers_of(vcpu: VirtualCpu, pending: Reply | None) -> dict[int, dict[int, int]]:
+def registers_of(vcpu: GuestCpu, pending: Reply | None) -> dict[int, dict[int, int]]:
     """All registers of a virtual CPU that is stopped, as they will be when it has got the answer that it waits for.
 
     A guest that waits in HLT has the activity state of such a one, and so does it wait on wherever it is put.
@@ -53,7 +53,7 @@ def registers_of(vcpu: VirtualCpu, pending: Reply | None) -> dict[int, dict[int,
 
 
 def as_registers(registers: dict[int, dict[int, int]]) -> Registers:
-    """As `VirtualCpu.write` takes them."""
+    """As `GuestCpu.write` takes them."""
     return {ItemId(number): of for number, of in registers.items() if of}
 
 

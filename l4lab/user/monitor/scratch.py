@@ -30,7 +30,7 @@ from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.memory import LENT_PAGES, PAGE, GuestMemory
 from l4lab.user.monitor.paging import CR0_PG, LARGE, PRESENT, USER, WRITABLE, GuestPageFault, Paging
 from l4lab.user.monitor.state import CR0_PE
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, VirtualCpu
+from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, GuestCpu
 from l4lab.words import Rights
 
 ALL_EXCEPTIONS: Final = 0xFFFF_FFFF
@@ -56,7 +56,7 @@ class Operand(NamedTuple):
 class Scratch:
     """Lends pages to one virtual CPU. `others` answers what the instruction does beside touching memory."""
 
-    def __init__(self, memory: GuestMemory, vcpu: VirtualCpu, others: Callable[[Fault, Reply], None]) -> None:
+    def __init__(self, memory: GuestMemory, vcpu: GuestCpu, others: Callable[[Fault, Reply], None]) -> None:
         self.memory, self.vcpu, self.others = memory, vcpu, others
 
     def execute(

@@ -48,7 +48,7 @@ def _cpu_controls() -> int:
 CPU_CONTROLS: Final = _cpu_controls()
 
 # Register items that come with each fault, by fault id (reference section 9.5). Fewer make an exit cheaper; others can
-# be read by `VirtualCpu.read`.
+# be read by `GuestCpu.read`.
 _SPECIAL: Final[Mapping[ExitReason, Iterable[ItemId]]] = {
     ExitReason.EXCEPTION_OR_NMI: (ItemId.GPREGS, ItemId.NONREGEXC),
     ExitReason.TASK_SWITCH: (ItemId.GPREGS, ItemId.NONREGEXC),

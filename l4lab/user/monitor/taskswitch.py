@@ -28,7 +28,7 @@ from l4lab.user.monitor.control import CR0_PG, CR0_TS
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_linear, write_linear, write_pieces
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 _BUSY, _WIDE = 2, 8  # in the type of a TSS
 _ACCESSED, _WRITABLE_OR_READABLE, _CONFORMING, _CODE, _SEGMENT, _PRESENT = 1, 2, 4, 8, 0x10, 0x80
@@ -71,7 +71,7 @@ class TaskFault(Exception):
 
 
 @dataclass(slots=True)
-class Switched:
+class TaskSwitched:
     """What a task switch has changed, beside memory: registers, and an exception to begin with."""
 
     registers: dict[ItemId, dict[int, int]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def switch_task(
     switch: TaskSwitch,
     next_eip: int,
     error_code: int | None = None,
-) -> Switched:
+) -> TaskSwitched:
     """Do the switch. `next_eip`: where the old task will go on; `error_code`: of the exception that came by a gate.
 
     GuestPageFault if the old task has to be given one first; then nothing has changed.
@@ -121,7 +121,7 @@ def switch_task(
         tables.set_busy(switch.selector, True)
 
     words = layout.saved.unpack_from(image, layout.saved_at)
-    new = Switched()
+    new = TaskSwitched()
     general = dict(zip(_GENERAL, words, strict=False))
     general[EFLAGS] = general[EFLAGS] & 0x3F7FD5 | 2 | (FLAG_NT if nests else 0)
     new.registers[ItemId.GPREGS] = general
@@ -256,7 +256,7 @@ def _push(memory: GuestMemory, paging: Paging, new: Mapping[ItemId, dict[int, in
 class TaskSwitches:
     """The handler of the exit."""
 
-    def __init__(self, vcpu: VirtualCpu, memory: GuestMemory) -> None:
+    def __init__(self, vcpu: GuestCpu, memory: GuestMemory) -> None:
         self.vcpu = vcpu
         self.memory = memory
 

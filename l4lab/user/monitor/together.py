@@ -29,7 +29,7 @@ from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.monitor import Answer, Monitor
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.state import FAULT_ITEMS, Start, flat_code, flat_data
-from l4lab.user.monitor.vcpu import MOST_CPUS, VirtualCpu
+from l4lab.user.monitor.vcpu import MOST_CPUS, GuestCpu
 from l4lab.words import hex32
 
 START_PORT: Final = 0x4A0
@@ -38,7 +38,7 @@ CODE_SELECTOR, DATA_SELECTOR = 0x08, 0x10  # what a further CPU finds in its seg
 Listener = Callable[[Received], None]
 
 
-class Cpu(Monitor):
+class ServedCpu(Monitor):
     """One CPU of a guest that is served beside others: what the common loop needs of a monitor.
 
     `shared`: where in the monitor's space the page is that the guest shares with others, if it does.
@@ -66,7 +66,7 @@ class Cpu(Monitor):
         self._after_failure(failed.error)
 
 
-class Guest(Cpu):
+class ServedGuest(ServedCpu):
     """A guest, and its first CPU. `name` is for people; `put` takes the bytes of its console."""
 
     def __init__(
@@ -75,9 +75,9 @@ class Guest(Cpu):
         self.name = name
         self._put = put
         self._begin: Sequence[int] | None = None
-        super().__init__(l4, memory.size, memory=memory, vcpu=VirtualCpu(l4, cpus[0]))
-        further = [FurtherCpu(self, VirtualCpu(l4, id_), number) for number, id_ in enumerate(cpus[1:], start=1)]
-        self.cpus: tuple[Cpu, ...] = (self, *further)
+        super().__init__(l4, memory.size, memory=memory, vcpu=GuestCpu(l4, cpus[0]))
+        further = [FurtherCpu(self, GuestCpu(l4, id_), number) for number, id_ in enumerate(cpus[1:], start=1)]
+        self.cpus: tuple[ServedCpu, ...] = (self, *further)
         if further:
             self.pc.attach(StartPort(further))
 
@@ -112,10 +112,10 @@ class Guest(Cpu):
         self._look_ahead(port)
 
 
-class FurtherCpu(Cpu):
+class FurtherCpu(ServedCpu):
     """Another CPU of a guest: it shares memory and devices with the first, and has no interrupt controller."""
 
-    def __init__(self, guest: Guest, vcpu: VirtualCpu, number: int) -> None:
+    def __init__(self, guest: ServedGuest, vcpu: GuestCpu, number: int) -> None:
         self.guest = guest
         self.number = number
         self.started = False
@@ -179,7 +179,7 @@ class Together:
     `listeners`: who else may send messages to this thread, and who takes them.
     """
 
-    def __init__(self, l4: L4, guests: Sequence[Guest], ended: Callable[[Guest], None]) -> None:
+    def __init__(self, l4: L4, guests: Sequence[ServedGuest], ended: Callable[[ServedGuest], None]) -> None:
         self.l4 = l4
         self.guests = list(guests)
         self.listeners: dict[ThreadId, Listener] = {}

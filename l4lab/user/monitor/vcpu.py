@@ -34,7 +34,7 @@ _MORE: Final = 1  # the bit of an item that says: another one follows
 Registers = Mapping[ItemId, Mapping[int, int]]  # values by item, and by number within the item
 
 
-class VirtualCpu:
+class GuestCpu:
     """One virtual CPU. Its monitor is the thread that made it."""
 
     def __init__(self, l4: L4, id_: ThreadId) -> None:
@@ -49,7 +49,7 @@ class VirtualCpu:
         priority: int = PRIORITY,
         shadow_paging: bool = False,
         monitor: ThreadId | None = None,
-    ) -> VirtualCpu:
+    ) -> GuestCpu:
         """Make a virtual machine's space with this thread in it; it then waits to be launched.
 
         `monitor`: who is going to launch it and answer its faults, if not the thread that makes it.
@@ -62,14 +62,14 @@ class VirtualCpu:
         l4.thread_control(id_, space=id_, scheduler=me, pager=monitor or me)
         return cls(l4, id_)
 
-    def join(self, id_: ThreadId, number: int, monitor: ThreadId, priority: int = PRIORITY) -> VirtualCpu:
+    def join(self, id_: ThreadId, number: int, monitor: ThreadId, priority: int = PRIORITY) -> GuestCpu:
         """Make another virtual CPU of the same virtual machine, its `number`th from 0; it waits to be launched."""
         me = self.l4.my_id
         utcb = UTCB_AREA + u.SIZE * number
         self.l4.thread_control(id_, space=self.id, scheduler=me, utcb_location=utcb)
         self.l4.schedule(id_, priority=priority)
         self.l4.thread_control(id_, space=self.id, scheduler=me, pager=monitor)
-        return VirtualCpu(self.l4, id_)
+        return GuestCpu(self.l4, id_)
 
     def configure(self, items: Mapping[int, Iterable[ItemId]]) -> None:
         """Which register items come with which message, by fault id: see `vm.fault_id_of` and `protocols.FaultId`."""

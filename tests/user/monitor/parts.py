@@ -11,7 +11,7 @@ from l4lab.abi.frame import EFLAGS, EIP
 from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.user.monitor.fault import Fault, item_words
 from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.vcpu import VirtualCpu
+from l4lab.user.monitor.vcpu import GuestCpu
 
 Registers = Mapping[ItemId, Mapping[int, int]]
 
@@ -34,14 +34,14 @@ def guest_memory(size: int) -> GuestMemory:
     return GuestMemory(Ram(size), size, window=0)
 
 
-def still_vcpu(registers: Registers) -> VirtualCpu:
+def still_vcpu(registers: Registers) -> GuestCpu:
     """A virtual CPU that can be asked for these registers and does nothing."""
 
     class Still:
         def read(self, *items: ItemId) -> dict[ItemId, dict[int, int]]:
             return {item: dict(registers[item]) for item in items}
 
-    return cast(VirtualCpu, Still())
+    return cast(GuestCpu, Still())
 
 
 def full(item: ItemId, values: Mapping[int, int]) -> dict[int, int]:

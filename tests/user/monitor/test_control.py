@@ -13,7 +13,7 @@ from l4lab.abi.vm import EVENT_VALID, CrAccess, CrAccessType, DrAccess, ExitReas
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor.control import cr_access, dr_access
 from l4lab.user.monitor.cpuid import Cpuid
-from l4lab.user.monitor.exits import Exits
+from l4lab.user.monitor.exits import ExitHandlers
 from l4lab.user.monitor.fault import Fault, Reply, exception
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
@@ -96,10 +96,10 @@ def test_debug_registers_are_moved_both_ways(number: int, index: int) -> None:
 # -- exceptions ----------------------------------------------------------------------------------------------------
 
 
-def exits(ends: list[End]) -> Exits:
+def exits(ends: list[End]) -> ExitHandlers:
     memory, vcpu = guest_memory(1 << 16), still_vcpu({})
     io = PortIo(PortBus([]), vcpu, memory)
-    return Exits(
+    return ExitHandlers(
         lambda: 0,
         vcpu,
         memory,

@@ -54,7 +54,7 @@ def test_the_walk_agrees_with_the_machines(
     found: object
     try:
         expected = mmu.walk(machine, DIRECTORY, linear, access, wp=wp, pse=pse)
-    except mmu.PageFault as fault:
+    except mmu.WalkFault as fault:
         expected = (fault.address, fault.error_code)
     try:
         found = paging.translate(guest, linear, write)

@@ -14,7 +14,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,7 @@ from l4lab.abi.kip import MemoryDescriptor
 from l4lab.devices.disk import Image
 from l4lab.errors import LabError
 from l4lab.kernel.boot import Io, Loaded
+from l4lab.kernel.parts import Parts
 from l4lab.rig.loader import ProgramPlan
 from l4lab.user.host import Host, NativePlan, VmPlan
 from l4lab.user.l4 import Program
@@ -47,6 +48,7 @@ class MadeFrom:
     name: str
     programs: Mapping[ThreadId, Program]
     io: Io
+    parts: Parts
 
 
 class Code(msgspec.Struct, frozen=True, tag="python"):
@@ -118,7 +120,7 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
     io: Io
     programs: tuple[tuple[int, Code], ...] = ()  # what threads do that the root task is going to create
-    parts: tuple[Code, ...] = ()  # of the kernel, in the place of its own
+    parts: tuple[tuple[str, Code], ...] = ()  # of the kernel, in the place of its own: which, and what
     version: int = VERSION
 
     def encode(self) -> bytes:
@@ -175,7 +177,9 @@ def plan_of(made: MadeFrom) -> tuple[Plan, dict[str, Image]]:
     else:
         root = code_of(made.root)
     programs = tuple((int(thread), code_of(program)) for thread, program in made.programs.items())
-    return Plan(root, made.memory, made.name, made.io, programs), images.by_hash
+    given = {part.name: getattr(made.parts, part.name) for part in fields(Parts)}
+    parts = tuple((name, code_of(part)) for name, part in given.items() if part is not None)
+    return Plan(root, made.memory, made.name, made.io, programs, parts), images.by_hash
 
 
 def _machine(plan: VmPlan, images: _Images) -> VmOfHost:
@@ -222,9 +226,6 @@ def code_of(code: Any) -> Code:
 
 def made_from(plan: Plan, images: Mapping[str, Image], functions: Mapping[str, Any]) -> MadeFrom:
     """What a rig is made from by this plan, with these contents by hash and what cannot be imported by name."""
-    if plan.parts:
-        names = ", ".join(part.name for part in plan.parts)
-        raise LabError(f"this plan exchanges parts of the kernel ({names}); boot a rig with them")
 
     def image(digest: str) -> Image:
         found = images.get(digest)
@@ -271,7 +272,11 @@ def made_from(plan: Plan, images: Mapping[str, Image], functions: Mapping[str, A
         case Code() as code:
             root = _find(code, functions)
     programs = {ThreadId.decode(thread): _find(code, functions) for thread, code in plan.programs}
-    return MadeFrom(root, plan.memory, plan.name, programs, plan.io)
+    known = {part.name for part in fields(Parts)}
+    if unknown := [name for name, _ in plan.parts if name not in known]:
+        raise LabError(f"this plan exchanges {', '.join(unknown)}, of which this l4lab knows nothing; make it again")
+    parts = Parts(**{name: _find(code, functions) for name, code in plan.parts})
+    return MadeFrom(root, plan.memory, plan.name, programs, plan.io, parts)
 
 
 def _find(code: Code, functions: Mapping[str, Any]) -> Any:

@@ -98,7 +98,7 @@ class Rig:
             if transmitted is not None:
                 transmitted(byte)
 
-        self._made_from = MadeFrom(root, memory, name, dict(programs or {}), io)
+        self._made_from = MadeFrom(root, memory, name, dict(programs or {}), io, parts)
         self.guest = GuestRun(root) if isinstance(root, GuestProgram) else None
         self.host = HostRun(root) if isinstance(root, Host) else None
         self._essential = {ROOT_TASK}  # programs without which nothing goes on
@@ -131,15 +131,15 @@ class Rig:
         cls,
         plan: Plan,
         images: Mapping[str, Image],
-        functions: Mapping[str, Program] | None = None,
+        functions: Mapping[str, Any] | None = None,
         trace: Trace | None = None,
     ) -> Rig:
         """The system that the plan describes, as often as one likes. `images`: contents by their hash, as `rig.images`.
 
-        `functions`: programs in Python by name, for those that cannot be imported.
+        `functions`: programs and parts in Python by name, for those that cannot be imported.
         """
         made = made_from(plan, images, functions or {})
-        return cls(made.root, made.memory, made.name, trace, made.programs, made.io)
+        return cls(made.root, made.memory, made.name, trace, made.programs, made.io, made.parts)
 
     @property
     def plan(self) -> Plan:

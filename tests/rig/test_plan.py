@@ -12,6 +12,8 @@ import pytest
 import l4lab
 from l4lab.errors import LabError
 from l4lab.images.kinds import Kind
+from l4lab.kernel.objects.thread import Tcb
+from l4lab.kernel.parts import Parts, Scheduler, Why
 from l4lab.rig.booting import Options, disk_program, guest_program
 from l4lab.rig.loader import Module
 from l4lab.rig.plan import Code, Plan
@@ -51,6 +53,33 @@ def attached() -> Rig:
     program = guest_program(greeting_image(), "greeting", Kind.FLAT, Options(), 16 * MIB)
     program.attach = without_cpuid
     return Rig.for_guest(program)
+
+
+class InARow(Scheduler):
+    """A scheduler of one's own: a list, the most important first."""
+
+    def __init__(self) -> None:
+        self.row: list[Tcb] = []
+
+    def ready(self, thread: Tcb, why: Why) -> None:
+        """Behind all."""
+        self.row.append(thread)
+
+    def gone(self, thread: Tcb) -> None:
+        """Out of the list."""
+        if thread in self.row:
+            self.row.remove(thread)
+
+    def next(self) -> Tcb | None:
+        """The first of the most important ones."""
+        thread = max(self.row, key=lambda thread: thread.priority, default=None)
+        if thread is not None:
+            self.row.remove(thread)
+        return thread
+
+    def preempts(self, thread: Tcb) -> bool:
+        """Is somebody more important?"""
+        return any(other.priority > thread.level for other in self.row)
 
 
 def greeting_image() -> bytes:
@@ -103,6 +132,7 @@ WAYS: dict[str, Callable[[Path], Rig]] = {
     "a saved guest": restored,
     "a program in Python": lambda _: Rig(speaker, 16 * MIB),
     "a monitor with a part of one's own": lambda _: attached(),
+    "a kernel with a part of one's own": lambda _: Rig.for_flat_guest(tinyos.build(), parts=Parts(scheduler=InARow)),
 }
 
 

@@ -19,7 +19,7 @@ from l4lab.devices.mc146818 import Mc146818
 from l4lab.devices.uart16550 import Uart16550
 from l4lab.devices.vga import Vga
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import GuestMode
+from l4lab.machine.guestmode import GuestMode, Pause
 from l4lab.machine.identity import IdentityMsrs
 from l4lab.machine.memory import Memory
 from l4lab.machine.usermode import UserMode
@@ -96,8 +96,8 @@ class Machine:
             self.user.forget_translations()
         return self.user.enter(frame, cr3, generation, deadline)
 
-    def run_guest(self, vmcs: Vmcs, generation: int, deadline: int) -> ExitReason | None:
-        """Run a virtual CPU until an exit or `deadline` (None). See `GuestMode.enter`.
+    def run_guest(self, vmcs: Vmcs, generation: int, deadline: int) -> ExitReason | Pause:
+        """Run a virtual CPU until an exit, a pause, or `deadline`. See `GuestMode.enter`.
 
         `generation` is that of the page tables that hold guest-physical memory.
         """

@@ -21,6 +21,7 @@ not map is an EPT violation.
 from __future__ import annotations
 
 import struct
+from enum import Enum, auto
 from typing import Final
 
 from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW
@@ -85,6 +86,14 @@ _KIND: Final = {
 _FROM_AMD: Final = {0: EXTERNAL, 2: NMI, 3: HARDWARE_EXCEPTION, 4: SOFTWARE_INTERRUPT}
 
 
+class Pause(Enum):
+    """Why a guest's run came back without an exit. It simply goes on when it is entered again."""
+
+    DEADLINE = auto()  # the clock reads so, or the run has taken long by the host's clock
+    PAGING_CHANGED = auto()  # what the shadow tables depend on: they must follow before the guest goes on
+    MANY_ROUNDS = auto()  # it did much of which nobody needs to hear: a chance to look whether somebody wants to stop
+
+
 class GuestMode:
     """The CPU's virtualization: makes virtual CPUs and runs them. One per machine."""
 
@@ -119,8 +128,8 @@ class GuestMode:
 
     # -- running one ---------------------------------------------------------------------------------------------------
 
-    def enter(self, vmcs: Vmcs, deadline: int) -> ExitReason | None:
-        """Run the loaded virtual CPU until an exit that its controls ask for, or until `deadline` (then None).
+    def enter(self, vmcs: Vmcs, deadline: int) -> ExitReason | Pause:
+        """Run the loaded virtual CPU until an exit that its controls ask for, or say why it paused without one.
 
         The caller has made `vmcs` the engine's current state. On an exit its exit fields are filled in and its frame
         holds the guest's registers, EIP at the exiting instruction.
@@ -151,10 +160,10 @@ class GuestMode:
                     if vmcs.entry_info >> 8 & 7 == NMI:
                         vmcs.block_nmi(False)
             if event == e.EVENT_BUDGET:
-                return None
+                return Pause.DEADLINE
             reason = self._exits.translate(vmcs, event)
             if reason is None and vmcs.paging_changed:
-                return None  # shadow tables must follow before the guest goes on
+                return Pause.PAGING_CHANGED
             if reason is not None:
                 if self._u32[vmcs.block + svm.B_EVENT >> 2] & EVENT_VALID:
                     self._note_interrupted_delivery(vmcs)
@@ -163,7 +172,7 @@ class GuestMode:
                 return reason
             if vmcs.stale:
                 self._derive(vmcs)
-        return None
+        return Pause.MANY_ROUNDS
 
     def _inject(self, vmcs: Vmcs, kind: int) -> None:
         """Order the event of the VM-entry interruption information."""

@@ -13,7 +13,7 @@ from l4lab.abi.frame import EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import GuestMode
+from l4lab.machine.guestmode import GuestMode, Pause
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.vtx import HLT_EXITING
 from l4lab.user.asm import assemble
@@ -73,7 +73,7 @@ class Guest:
         self.memory.set_word((HOST_TABLE >> 2) + (address >> 12), entry)
         self.engine.flush_tlb()
 
-    def enter(self, cycles: int = ENOUGH) -> ExitReason | None:
+    def enter(self, cycles: int = ENOUGH) -> ExitReason | Pause:
         """Run to an exit, or for so many cycles at most."""
         return self.mode.enter(self.vmcs, self.engine.cycles + cycles)
 

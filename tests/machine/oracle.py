@@ -23,7 +23,7 @@ from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP
 from l4lab.abi.vm import EVENT_VALID, CrAccess, ExitReason, ItemId, TaskSwitch
 from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
-from l4lab.machine.guestmode import GuestMode
+from l4lab.machine.guestmode import GuestMode, Pause
 from l4lab.machine.memory import Memory
 from l4lab.machine.vmcs import CR4_PSE, Vmcs
 from l4lab.machine.vtx import HLT_EXITING
@@ -288,8 +288,10 @@ class Guest:
         deadline = self.engine.cycles + ENOUGH
         while True:
             reason = self.mode.enter(self.vmcs, deadline)
-            if reason is not None or self.engine.cycles >= deadline:
+            if not isinstance(reason, Pause):
                 return reason
+            if self.engine.cycles >= deadline:
+                return None
 
     @property
     def state(self) -> State:

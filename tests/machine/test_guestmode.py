@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESP
 from l4lab.abi.vm import ExitReason as R
+from l4lab.machine.guestmode import Pause
 from l4lab.machine.vtx import EPT_WRITE, HLT_EXITING, RDTSC_EXITING, TSC_OFFSETTING
 
 from .guestbench import CODE, CODE_0, DATA, DIRECTORY, HANDLERS, IDT, MISSING, PE, READ_ONLY, TABLE, Guest
@@ -353,7 +354,7 @@ def test_a_guest_that_changes_its_code_runs_the_new(kind: str, name: str, alias:
     assert (R.HLT, result) == (whole.enter(), whole.frame[EAX])
 
     stepped, steps = Guest(kind, source, paging=True), 0
-    while (reason := stepped.enter(1)) is None:
+    while isinstance(reason := stepped.enter(1), Pause):
         steps += 1
         assert steps == stepped.engine.cycles - stepped.begin
 
@@ -387,7 +388,7 @@ def test_a_run_may_be_cut_where_code_changes(kind: str, pieces: list[str], cuts:
     states = []
     for lengths in ([100_000], [1], cuts):
         guest, n = Guest(kind, source), 0
-        while (reason := guest.enter(lengths[n % len(lengths)])) is None:
+        while isinstance(reason := guest.enter(lengths[n % len(lengths)]), Pause):
             n += 1
         assert R.HLT == reason
         states.append(guest.state)
@@ -419,7 +420,7 @@ def test_a_block_may_hold_any_instruction_any_number_of_times(instruction: str) 
     guest = Guest("native", "\n".join([instruction] * 500) + "\n at: hlt")
     guest.vmcs.set_control_register(4, 0x600)
 
-    while (reason := guest.enter()) is None:
+    while isinstance(reason := guest.enter(), Pause):
         pass
     assert R.HLT == reason
     assert (guest.at, 500) == (guest.frame[EIP], guest.engine.cycles - guest.begin)

@@ -14,7 +14,7 @@ from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.objects.waits import WAITS, Wait
 from l4lab.kernel.processor import preemption
 from l4lab.kernel.state import Next, State
-from l4lab.kernel.virtual import vm
+from l4lab.kernel.virtual import vmfault
 
 
 def _no_answer(k: State, thread: Tcb, words: tuple[int, ...], sender: Tcb) -> int:
@@ -32,7 +32,7 @@ _NEXT: dict[Wait, Next] = {
     waits.PORTS: Next(faults.ports_given, faults.unanswered),
     waits.EXCEPTION: Next(faults.frame_returned, faults.unanswered),
     waits.EXCEPTION_ITEMS: Next(faults.resolved, faults.unanswered),
-    waits.MONITOR: Next(vm.resumed, faults.unanswered),
+    waits.MONITOR: Next(vmfault.resumed, faults.unanswered),
     waits.QUANTUM: Next(preemption.quantum_renewed, faults.unanswered),
     waits.PREEMPTED: Next(faults.resolved, faults.unanswered),
     waits.STRING_PAGE: Next(strings.page_brought, faults.unanswered),

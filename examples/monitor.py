@@ -67,21 +67,26 @@ def monitor(l4: L4) -> None:
     vcpu = GuestCpu.create(l4, global_id(l4.my_id.thread_no + 1))
     devices = (Sum(), DebugPort(lambda byte: l4.port_out(CONSOLE, 1, byte)))
     io = PortIo(PortBus(devices), vcpu, memory)
-    emulator = Emulator(MemoryBus(devices), memory, vcpu)
-    for address, contents in guest.pieces:
-        memory.write(address, contents)
-    vcpu.configure(FAULT_ITEMS)
-    answer = vcpu.launch(start_of(guest).registers())
-    while True:
-        fault, reply = Fault(l4.call(vcpu.id, answer).words), Reply()
+
+    def handle(fault: Fault, reply: Reply) -> None:
+        """What the guest waits for is done, and the reply says so."""
         if is_page_fault(fault.label) and fault.words[1] < MEMORY:
             reply.typed = memory.map_item(fault.words[1])
         elif is_page_fault(fault.label):
             emulator.handle(fault, reply)
         elif fault.reason == ExitReason.IO_INSTRUCTION:
             io.handle(fault, reply)
-        else:
-            break  # HLT: it is done
+
+    emulator = Emulator(MemoryBus(devices), memory, vcpu, handle)
+    for address, contents in guest.pieces:
+        memory.write(address, contents)
+    vcpu.configure(FAULT_ITEMS)
+    answer = vcpu.launch(start_of(guest).registers())
+    while True:
+        fault, reply = Fault(l4.call(vcpu.id, answer).words), Reply()
+        if fault.reason == ExitReason.HLT:
+            break  # it is done
+        handle(fault, reply)
         answer = reply.words()
     say(l4, f"\nmonitor: after exit {fault.reason_name} the sum is {devices[0].sum}")
     say(l4, "monitor: done")

@@ -17,6 +17,7 @@ from l4lab.kernel.events import MessageKind
 from l4lab.kernel.kernel import Kernel
 from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
+from l4lab.kernel.objects.waits import OWN_IPC
 from l4lab.kernel.processor import preemption
 from l4lab.machine.decode import disassemble
 from l4lab.machine.mmu import READ, USER, NestedPageFault, WalkFault, host_walk, walk
@@ -155,6 +156,7 @@ def _thread(thread: Tcb) -> ThreadView:
         priority=thread.priority,
         space=thread.space.number,
         partner=partner,
+        waits="" if thread.wait is OWN_IPC else thread.wait.text,
         pager=None if thread.utcb is None else thread.tcr(u.PAGER) or None,
         time_slice=_finite(thread.time_slice),
         slice_left=_finite(max(preemption.remaining_slice(thread), 0)),

@@ -42,6 +42,7 @@ class ThreadView(msgspec.Struct, frozen=True):
     priority: int
     space: int  # SpaceView.id
     partner: int | None = None  # whom it is sending to, or waiting for
+    waits: str = ""  # what for, if the kernel has called somebody in its name: the text of the kernel's Wait
     pager: int | None = None
     # virtual time in nanoseconds, None for without end:
     time_slice: int | None = None  # how long it runs at a time, where others have its priority

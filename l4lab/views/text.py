@@ -47,6 +47,16 @@ def partner(snapshot: Snapshot, thread: int | None) -> str:
             return snapshot.thread_name(thread)
 
 
+def waits(snapshot: Snapshot, view: ThreadView) -> str:
+    """What a thread waits for, and from whom; a dash if it does not wait."""
+    who = "" if not view.partner else partner(snapshot, view.partner)
+    if view.waits:
+        return f"{view.waits} ({who})" if who else view.waits
+    if not who:
+        return "–"
+    return f"{who} to take its message" if view.state == "POLLING" else f"a message from {who}"
+
+
 def time(view: ThreadView) -> str:
     """What a thread has left of its time slice, and of its total quantum if that ends; empty if neither does."""
     parts = []
@@ -106,7 +116,7 @@ def threads(snapshot: Snapshot) -> str:
             view.state,
             f"prio {view.priority}",
             f"in {home(snapshot, view.space)}",
-            "" if view.partner is None else f"partner {partner(snapshot, view.partner)}",
+            "" if view.partner is None and not view.waits else f"waits for {waits(snapshot, view)}",
             "" if view.pager is None else f"pager {snapshot.thread_name(view.pager)}",
             time(view),
         )

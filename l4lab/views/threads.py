@@ -9,7 +9,7 @@ from l4lab.views.example import example
 from l4lab.views.svg import Markup, element, table
 
 KINDS = {"native": "native", "hosted": "hosted", "vcpu": "virtual CPU"}
-HEADINGS = ("Thread", "Kind", "State", "Priority", "Space", "Partner", "Pager", "Time left")
+HEADINGS = ("Thread", "Kind", "State", "Priority", "Space", "Waits for", "Pager", "Time left")
 
 
 def as_html(snapshot: Snapshot) -> Markup:
@@ -23,7 +23,7 @@ def as_html(snapshot: Snapshot) -> Markup:
             view.state.lower(),
             str(view.priority),
             text.home(snapshot, view.space),
-            text.partner(snapshot, view.partner),
+            text.waits(snapshot, view),
             snapshot.thread_name(view.pager),
             text.time(view) or "–",
         )

@@ -171,7 +171,7 @@ def test_the_scene_is_a_busy_one() -> None:
         r.ports(0x40, 2)
         set_going(r)
         r.sleep(5000)
-        ipc = [event for event in r.system.trace.events if type(event).__name__ == "Message"]
+        ipc = [event for event in r.system.trace.events if type(event).__name__ == "MessageSent"]
         labels.update(event.words[0] >> 16 for event in ipc if event.sender != r.my_id)  # type: ignore[union-attr]
         labels.update(1 for event in ipc if event.words[0] & PROPAGATED)  # type: ignore[union-attr]
 

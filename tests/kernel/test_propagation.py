@@ -245,3 +245,25 @@ def test_a_message_that_is_on_its_way_out_is_cancelled_when_its_space_is_confine
 
     run(main)
     assert ["cancelled", "heard nothing"] == log
+
+
+def test_a_message_in_its_receivers_own_name_ends_the_wait_once() -> None:
+    """Does the receiver of a message that is propagated in its own name go on, as the trace has it too?"""
+    got: list[Received] = []
+
+    def receiver(l4: L4) -> None:
+        got.append(l4.receive(SERVER))
+
+    def sender(l4: L4) -> None:
+        l4.set_tcr(u.VIRTUAL_SENDER, CLIENT)
+        l4.send(CLIENT, [0x22 << 16 | PROPAGATED | 1, 7], period(1000))
+
+    def main(r: Root) -> None:
+        space = r.space()
+        r.hosted(receiver, space, 120, id_=CLIENT)
+        r.hosted(sender, space, 110, id_=SERVER)
+        r.serve()
+
+    run(main)
+
+    assert [[7]] == [received.untyped for received in got]

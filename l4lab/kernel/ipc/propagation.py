@@ -86,7 +86,8 @@ def named_sender(k: State, sender: Tcb, receiver: Tcb) -> Tcb:
     if virtual is None:
         return sender
     receiver.set_tcr(u.ACTUAL_SENDER, sender.word)
-    if virtual.state is ThreadState.WAITING and virtual.wait_for == sender.word and virtual.wait is OWN_IPC:
+    waits = virtual.state is ThreadState.WAITING and virtual.wait_for == sender.word and virtual.wait is OWN_IPC
+    if waits and virtual is not receiver:  # the receiver's wait is over
         virtual.wait_for = receiver.word
         k.note(Blocked(k.now, virtual.word, "WAITING", receiver.word, OWN_IPC.name))
         k.unsettle(virtual)

@@ -67,7 +67,7 @@ class OutsidePart:
 
     def _complete(self, kind: type) -> None:
         """Is this a class of such parts that can do all that they must?"""
-        if not issubclass(kind, self._kind):
+        if self._kind not in kind.__mro__:
             name = self._kind.__name__
             raise PartFailed(f"{kind.__name__} is no {name}. Derive it from l4lab.kernel.parts.{name}.")
         for name in self._methods:

@@ -35,8 +35,7 @@ from l4lab.kernel.scheduling.outside import OutsideScheduler
 from l4lab.kernel.scheduling.priorities import Priorities
 from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine
-from l4lab.machine.memory import PAGE_SIZE
-from l4lab.machine.mmu import USER, WalkFault, walk
+from l4lab.machine.mmu import read_mapped
 
 RUNNING = ThreadState.RUNNING
 
@@ -279,15 +278,7 @@ class State:
 
     def code_at(self, thread: Tcb, length: int) -> bytes:
         """The bytes at a native program's EIP; fewer where a page is missing."""
-        memory, cr3, code = self.machine.memory, thread.space.tables.cr3, b""
-        while len(code) < length:
-            at = thread.regs[EIP] + len(code) & 0xFFFFFFFF
-            try:
-                pa = walk(memory, cr3, at, USER, set_ad=False)
-            except WalkFault:
-                break
-            code += bytes(memory.u8[pa : pa + min(length - len(code), PAGE_SIZE - at % PAGE_SIZE)])
-        return code
+        return read_mapped(self.machine.memory, thread.space.tables.cr3, thread.regs[EIP], length)
 
     def port_in(self, port: int, size: int) -> int:
         """Read a port of the machine."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from l4lab.machine.memory import Memory
+from l4lab.machine.memory import PAGE_SIZE, Memory
 
 # Flags of an entry, in the names of the SDM.
 P = 1 << 0  # present: the other bits mean something
@@ -127,6 +127,20 @@ def walk(
         if seen != entry:
             memory.set_word(slot, seen)
     return pa
+
+
+def read_mapped(memory: Memory, cr3: int, va: int, length: int) -> bytes:
+    """Up to `length` bytes as a program in ring 3 would read them, to the first page that it could not. Leaves A alone:
+    this is for who looks at a program's memory without being the program."""
+    found = b""
+    while len(found) < length:
+        at = va + len(found) & 0xFFFFFFFF
+        try:
+            pa = walk(memory, cr3, at, USER, set_ad=False)
+        except WalkFault:
+            break
+        found += bytes(memory.u8[pa : pa + min(length - len(found), PAGE_SIZE - at % PAGE_SIZE)])
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from l4lab.machine import engine as e
 from l4lab.machine.engine import Engine
 from l4lab.machine.identity import CPUID, NO_LEAF
 from l4lab.machine.memory import PAGE_SIZE, Memory
-from l4lab.machine.mmu import USER, WalkFault, walk
+from l4lab.machine.mmu import read_mapped
 
 KERNEL_CS, KERNEL_DS, USER_CS, USER_DS, UTCB_GS = 0x08, 0x10, 0x1B, 0x23, 0x2B
 _HFLAGS = e.ENV_HFLAGS >> 2
@@ -172,22 +172,17 @@ class UserMode:
 
     def _skip(self, frame: int, cr3: int, opcode: bytes) -> bool:
         """Move EIP behind this instruction, if it is there. To neither that we do ourselves a prefix means anything."""
-        memory, registers = self._memory, self._memory.register_frame(frame)
+        registers = self._memory.register_frame(frame)
         begin = registers[EIP]
-        done = 0  # bytes of the opcode that have been found
-        for offset in range(LONGEST_INSTRUCTION):
-            try:
-                byte = memory.u8[walk(memory, cr3, begin + offset & 0xFFFFFFFF, USER, set_ad=False)]
-            except WalkFault:
-                return False
-            if byte == opcode[done]:
-                done += 1
-                if done == len(opcode):
-                    registers[EIP] = begin + offset + 1 & 0xFFFFFFFF
-                    return True
-            elif done or byte not in _PREFIXES:
-                return False
-        return False
+        code = read_mapped(self._memory, cr3, begin, LONGEST_INSTRUCTION)
+        prefixes = 0
+        while prefixes < len(code) and code[prefixes] in _PREFIXES:
+            prefixes += 1
+        behind = prefixes + len(opcode)
+        if code[prefixes:behind] != opcode:
+            return False
+        registers[EIP] = begin + behind & 0xFFFFFFFF
+        return True
 
 
 assert _STACK + 128 <= PAGE_SIZE

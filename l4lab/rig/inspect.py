@@ -20,7 +20,7 @@ from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.objects.waits import OWN_IPC
 from l4lab.kernel.processor import preemption
 from l4lab.machine.decode import disassemble
-from l4lab.machine.mmu import READ, USER, NestedPageFault, WalkFault, host_walk, walk
+from l4lab.machine.mmu import READ, NestedPageFault, host_walk
 from l4lab.rig.counting import machines
 from l4lab.rig.snapshot import (
     Area,
@@ -131,13 +131,7 @@ def _disassembly(k: Kernel, thread: Tcb | None) -> list[DisasmLine]:
         vmcs, view = thread.vcpu.vmcs, k.machine.guest.view
         code, bits = view.read_code(vmcs, CODE_BYTES), view.bits(vmcs)
     else:
-        code, bits = b"", 32
-        try:
-            while len(code) < CODE_BYTES:
-                pa = walk(k.machine.memory, thread.space.tables.cr3, eip + len(code) & 0xFFFFFFFF, USER, set_ad=False)
-                code += bytes(k.machine.memory.u8[pa : pa + min(16, 4096 - pa % 4096)])
-        except WalkFault:
-            pass
+        code, bits = k.code_at(thread, CODE_BYTES), 32
     return [DisasmLine(at, data, text, at == eip) for at, data, text in disassemble(code, eip, bits)]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from l4lab.errors import KernelPanic
 from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.machine.memory import Memory
-from l4lab.machine.mmu import USER, WRITE, A, D, WalkFault, flag_names, walk
+from l4lab.machine.mmu import USER, WRITE, A, D, WalkFault, flag_names, read_mapped, walk
 from l4lab.machine.pagetables import Mapping, PageTables
 
 LARGE = 1 << 22
@@ -101,3 +101,26 @@ def test_sizes_do_not_mix(tables: PageTables) -> None:
     for va, log2 in ((0, 22), (LARGE, 12), (0x6000, 12)):
         with pytest.raises(KernelPanic, match="to take out"):
             tables.unmap(va, log2)
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 3)), st.integers(0, 3 * 4096), st.integers(0, 3 * 4096))
+def test_a_programs_memory_is_read_to_the_first_page_that_is_missing(there: set[int], offset: int, length: int) -> None:
+    """Is what is read, in one go, what the walk finds byte by byte, also across the end of the address space?"""
+    frames = FrameAllocator(Memory(1 << 20), 0x80000, 0x20000)
+    memory = frames._memory
+    tables = PageTables(memory, frames.allocate, frames.free)
+    for page in there:
+        tables.map((0xFFFF_E000 + page * 4096) & 0xFFFFFFFF, page << 12, 12, writable=False)
+        memory.write(page << 12, bytes((page * 64 + i) & 0xFF for i in range(4096)))
+    start, expected = 0xFFFF_E000 + offset, b""
+    for i in range(length):
+        try:
+            expected += bytes((memory.u8[walk(memory, tables.cr3, start + i & 0xFFFFFFFF, USER)],))
+        except WalkFault:
+            break
+    for page in tables.entries():
+        tables.clear_reference_bits(page.va)
+
+    assert expected == read_mapped(memory, tables.cr3, start, length)
+    assert not any(page.accessed for page in tables.entries())

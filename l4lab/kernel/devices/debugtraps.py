@@ -15,9 +15,7 @@ that serves the port at the same time takes its share. (Reference sections 4.5 a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import IntEnum
-from itertools import islice
 
 from l4lab.abi.frame import EAX, EIP
 from l4lab.abi.ids import NIL_THREAD
@@ -25,7 +23,7 @@ from l4lab.kernel.events import Blocked, Resumed
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import CONSOLE, OWN_IPC
 from l4lab.kernel.state import State
-from l4lab.machine.mmu import USER, WalkFault, walk
+from l4lab.machine.mmu import read_mapped
 
 NOTHING_READ = 0xFFFF_FFFF
 LONGEST_TEXT = 4096  # characters printed by one trap; a program may have forgotten the zero at the end
@@ -48,7 +46,7 @@ class Trap(IntEnum):
 
 def breakpoint_trap(k: State, thread: Tcb) -> bool:
     """The thread executed INT3, and EIP is behind it. Was it one of these traps? Then it is done."""
-    code = bytes(islice(_bytes_at(k, thread, thread.regs[EIP]), _CODE))
+    code = k.code_at(thread, _CODE)
     if code[:1] == bytes((_NOP,)):
         code = code[1:]
     if len(code) >= 7 and code[0] == _JUMP and code[2] == _LOAD_EAX:
@@ -126,21 +124,6 @@ def _print(k: State, text: bytes) -> None:
 
 def _text_at(k: State, thread: Tcb, address: int) -> bytes:
     """Characters up to a zero, as the program itself would read them."""
-    text = bytearray()
-    for character in islice(_bytes_at(k, thread, address), LONGEST_TEXT):
-        if not character:
-            return bytes(text)
-        text.append(character)
-    return bytes(text) if len(text) == LONGEST_TEXT else bytes(text) + UNREADABLE
-
-
-def _bytes_at(k: State, thread: Tcb, address: int) -> Iterator[int]:
-    """The program's memory from an address on, to the first page that is not mapped."""
-    memory, cr3 = k.machine.memory, thread.space.tables.cr3
-    while True:
-        try:
-            pa = walk(memory, cr3, address & 0xFFFFFFFF, USER, set_ad=False)
-        except WalkFault:
-            return
-        yield from memory.u8[pa : (pa | 0xFFF) + 1]
-        address = (address | 0xFFF) + 1
+    found = read_mapped(k.machine.memory, thread.space.tables.cr3, address, LONGEST_TEXT)
+    text, zero, _ = found.partition(b"\0")
+    return text if zero or len(text) == LONGEST_TEXT else text + UNREADABLE

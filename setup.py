@@ -27,38 +27,21 @@ compiler and Python's headers (Debian: gcc python3-dev) and install again.
 """
 CORE = "l4lab.machine._core"
 MANIFEST = "l4lab/_compiled.json"
+KERNEL = {
+    "objects": "copying counters instants lines outside program space thread vcpu waits",
+    "memory": "mapping mappingtree ports smallpages",
+    "scheduling": "outside priorities timers",
+    "ipc": "ctrlxfer faults ipc propagation strings transfer",
+    "processor": "dispatch preemption",
+    "virtual": "filling shadowed shadowtables vm vmfault vtlb",
+    "calls": "answers control hosted traps",
+    ".": "kernel parts state",
+}
 COMPILED = [
     *(
-        f"l4lab/kernel/{name}.py"
-        for name in (
-            *(
-                f"objects/{name}"
-                for name in (
-                    "copying",
-                    "counters",
-                    "instants",
-                    "lines",
-                    "outside",
-                    "program",
-                    "space",
-                    "thread",
-                    "vcpu",
-                    "waits",
-                )
-            ),
-            *("memory/mapping", "memory/mappingtree", "memory/ports", "memory/smallpages", "parts", "state"),
-            *("scheduling/outside", "scheduling/priorities", "scheduling/timers"),
-            *(f"ipc/{name}" for name in ("ctrlxfer", "faults", "ipc", "propagation", "strings", "transfer")),
-            *(
-                "processor/dispatch",
-                "processor/preemption",
-                "virtual/filling",
-                "virtual/shadowtables",
-                "virtual/vm",
-                "virtual/vtlb",
-            ),
-            *("calls/answers", "calls/control", "calls/hosted", "calls/traps", "kernel"),
-        )
+        f"l4lab/kernel/{level}/{name}.py".replace("/./", "/")
+        for level, names in KERNEL.items()
+        for name in names.split()
     ),
     *(
         f"l4lab/machine/{name}.py"

@@ -148,8 +148,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return next((view.name for view in self.threads if view.id == thread and view.name), f"{thread:#x}")
 
     def space_name(self, space: int | None) -> str:
-        """The address space's name; its number if it has none or is gone; "kernel" for none."""
-        if space is None:
+        """The address space's name; its number if it has none or is gone; "kernel" for the kernel's own, or none."""
+        if not space:
             return "kernel"
         return next((view.name for view in self.spaces if view.id == space and view.name), f"{space:#x}")
 

@@ -74,7 +74,7 @@ def ports(snapshot: Snapshot, piece: Ports) -> str:
 
 
 def home(snapshot: Snapshot, space: int) -> str:
-    """A thread's address space; a dash for one that has none, as the kernel's interrupt threads."""
+    """A thread's address space; that of interrupt threads is the kernel's."""
     return snapshot.space_name(space) if space >= 0 else "–"
 
 

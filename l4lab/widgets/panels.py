@@ -50,6 +50,8 @@ def who(snapshot: Snapshot) -> str:
     if any(view.id == snapshot.thread and view.state != "RUNNING" for view in snapshot.threads):
         return f"{name} has just entered the kernel, from {snapshot.mode} mode, and waits."
     match snapshot.mode:
+        case "idle" if any(view.state == "RUNNING" for view in snapshot.threads):
+            return "Nobody has run yet."
         case "idle":
             return "Nobody runs: every thread waits."
         case "hosted":

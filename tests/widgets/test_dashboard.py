@@ -54,6 +54,15 @@ def test_a_new_dashboard_shows_a_machine_that_stands_still() -> None:
     assert "sigma0" in board.graph_dot
 
 
+def test_who_runs_is_told_before_anybody_has() -> None:
+    """Is a machine on which nobody has run yet told from one on which every thread waits?"""
+    rig = boot("tinyos", interactive=True)
+    before = panels.who(rig.snapshot())
+    rig.run(60_000_000)
+
+    assert ("Nobody has run yet.", "Nobody runs: every thread waits.") == (before, panels.who(rig.snapshot()))
+
+
 def test_counters_are_shown_for_each_machine() -> None:
     """Instructions and exits of a machine that ran are in the table; under shadow paging also those in the kernel."""
     board = Dashboard(boot("greeting", paging="shadow"))

@@ -41,9 +41,8 @@ _ERROR = 1 << 15  # of the tag
 _NEVER = 0
 PROPAGATED, REDIRECTED = 1 << 12, 1 << 13  # of the tag
 _BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
-RUNNING, WAITING, POLLING, ABORTED = (
-    *(ThreadState.RUNNING, ThreadState.WAITING, ThreadState.POLLING, ThreadState.ABORTED),
-)
+RUNNING, WAITING = ThreadState.RUNNING, ThreadState.WAITING
+POLLING, ABORTED = ThreadState.POLLING, ThreadState.ABORTED
 OWN_SEND: Final = int(MessageKind.SEND)
 CALL: Final = int(MessageKind.CALL)
 REPLY: Final = int(MessageKind.REPLY)

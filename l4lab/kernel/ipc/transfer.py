@@ -63,7 +63,7 @@ def apply_items(k: State, sender: Tcb, receiver: Tcb, words: Sequence[int], acce
             if acceptor.window.is_nil and not Fpage.decode(words[at + 1]).is_io:  # ports need no window
                 return IpcErrorCode.MESSAGE_OVERFLOW
             try:
-                hand_over(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
+                map_item(k, sender, receiver, item, Fpage.decode(words[at + 1]), acceptor.window)
             except Refused:  # no frame is left for a page table
                 return IpcErrorCode.MESSAGE_OVERFLOW
         elif isinstance(item, StringItem) and acceptor.strings and sender.outgoing is None:
@@ -79,7 +79,7 @@ def apply_items(k: State, sender: Tcb, receiver: Tcb, words: Sequence[int], acce
     return 0
 
 
-def hand_over(k: State, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage, window: Fpage) -> None:
+def map_item(k: State, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage, window: Fpage) -> None:
     """Map or grant an fpage of the sender into the receiver's window."""
     if fpage.is_nil:
         return

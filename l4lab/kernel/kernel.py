@@ -191,7 +191,7 @@ class Kernel(State):
         self.entries += 1
         self._moved = True
         stopped = self.now
-        self.now = self.entered = charge(ENTRY_CYCLES)
+        self.now = charge(ENTRY_CYCLES)
         self.note(KernelEntry(self.now, thread.told, self.function, self.now - stopped))
         _account(thread, self.now - start)
 

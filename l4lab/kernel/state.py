@@ -102,7 +102,6 @@ class State:
         self.reconsider = False  # somebody has become ready since the current thread was last compared with all of them
         self.counters = Counters()
         self.entries = 0  # kernel entries so far
-        self.entered = self.now  # when the last of them was over
         self.input = InputQueue()  # what will come from outside
         self.function = ""  # of the kernel that does what the present entry asks for, as KernelEntry names it
         self.stop_requested = False  # from outside, also from a signal handler: come back at the next kernel entry

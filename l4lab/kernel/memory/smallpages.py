@@ -7,8 +7,6 @@ page tables, checked. The kernel's own, which has large pages too, is `mapping.p
 
 from __future__ import annotations
 
-from typing import Final
-
 from l4lab.kernel.memory.mapping import (
     ALL_RIGHTS,
     RIGHT_W,
@@ -26,8 +24,6 @@ from l4lab.kernel.objects.outside import OutsidePart
 from l4lab.kernel.parts import PageHooks
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import PAGE_LOG2
-
-_ANSWER: Final = ALL_RIGHTS
 
 
 class Hooks(PageHooks):
@@ -187,7 +183,7 @@ class SmallPages(Mappings):
         if not space.is_sigma0 and space.tables.lookup(va) is None:
             return 0
         status = self._part.ask("unmap", space, va, rights, flush)
-        if not isinstance(status, int) or not 0 <= status <= _ANSWER:
+        if not isinstance(status, int) or not 0 <= status <= ALL_RIGHTS:
             raise self._part.failed(f".unmap() returned {status!r}, which is no status: 0 to 7.")
         return status
 

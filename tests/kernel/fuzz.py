@@ -26,7 +26,7 @@ from l4lab.abi.message import CtrlXferItem, GrantItem, MapItem, Message, StringI
 from l4lab.abi.protocols import PAGE_FAULT, sigma0_request, thread_start
 from l4lab.abi.time import NEVER, ZERO, period, timeouts
 from l4lab.abi.vm import ITEM_REGISTERS, ItemId
-from l4lab.kernel import boot, invariants
+from l4lab.kernel import boot
 from l4lab.kernel.boot import KIP_AREA, THE_KERNELS_OWN, UTCB_AREA
 from l4lab.kernel.objects.program import HostedThread
 from l4lab.kernel.parts import Parts
@@ -299,7 +299,7 @@ class Round:
             else:
                 entries = k.entries + check_every
                 why = k.run(until, enough=lambda entries=entries: k.entries >= entries)  # type: ignore[misc]
-            invariants.check(k)
+            system.look()
             system.forget_events()
         return self.calls
 

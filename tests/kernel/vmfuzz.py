@@ -82,9 +82,8 @@ class Round:
         while self.exits < exits and why in ("event", "enough", "halted"):
             entries = k.entries + check_every
             why = k.run(until, enough=lambda entries=entries: k.entries >= entries)  # type: ignore[misc]
-            invariants.check(k)
+            self.system.look()
             invariants.check_shadows(k)
-            self.system.audit()
             for thread, died in k.deaths:
                 raise AssertionError(f"the program of {thread.name} raised:\n{died.text}")
         self._look_around()

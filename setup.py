@@ -29,9 +29,9 @@ CORE = "l4lab.machine._core"
 MANIFEST = "l4lab/_compiled.json"
 KERNEL = {
     "objects": "copying counters instants lines outside program space thread vcpu waits",
-    "memory": "mapping mappingtree ports smallpages",
+    "memory": "mapping mappingtree ports smallpages walking",
     "scheduling": "outside priorities timers",
-    "ipc": "ctrlxfer faults ipc propagation strings transfer",
+    "ipc": "ctrlxfer faults ipc outside propagation strings transfer",
     "processor": "dispatch preemption",
     "virtual": "filling shadowed shadowtables vm vmfault vtlb",
     "calls": "answers control hosted traps",

@@ -20,6 +20,7 @@ from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
 from l4lab.kernel.events import KernelEntry
 from l4lab.kernel.ipc import ipc
+from l4lab.kernel.ipc.outside import OutsideIpc
 from l4lab.kernel.objects.instants import Input
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb
 from l4lab.kernel.parts import Parts
@@ -53,6 +54,8 @@ class Kernel(State):
         """`kernel_memory`: physical address from which on RAM is the kernel's own."""
         super().__init__(machine, trace, kernel_memory, parts)
         self.after = answers.TABLE
+        if parts.ipc is not None:
+            self.ipc_path = OutsideIpc(self, parts.ipc)
         self.broken: PartFailed | None = None  # a part failed, perhaps in the midst of a change
         self._next_epoch = TLB_EPOCH
         self._input_due = False

@@ -8,7 +8,7 @@ it by these methods only. `boot(..., parts=Parts(...))` takes others in the plac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -172,9 +172,6 @@ class ShadowFill(ABC):
         """The entry for a linear address of the guest, for an access that the CPU could not make."""
 
 
-# -- all of them -------------------------------------------------------------------------------------------------------
-
-
 # -- who gave which page to whom ---------------------------------------------------------------------------------------
 
 
@@ -224,6 +221,121 @@ class PageTree(ABC):
         once."""
 
 
+# -- the page walk -----------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A walk that ended at an address."""
+
+    pa: int  # the physical address
+    set_accessed: Sequence[int]  # physical addresses of the entries whose A bit has to be set
+    set_dirty: int | None  # that of the entry whose D bit has to be set; None: of none
+
+
+class NoTranslation(NamedTuple):
+    """A walk that ended in a page fault."""
+
+    error_code: int  # bits P, W, U and RSVD, as the CPU would push it
+    set_accessed: Sequence[int] = ()  # the CPU marks a directory's entry even if the table then misses the page
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class PageWalk(ABC):
+    """From a program's virtual address to a physical one, as the CPU does it: two levels of tables, in 32-bit paging
+    with pages of 4 KB and of 4 MB. The kernel asks for each access that it makes in the place of a program."""
+
+    @abstractmethod
+    def walk(
+        self, read: Callable[[int], int], cr3: int, va: int, write: bool, user: bool, wp: bool
+    ) -> Found | NoTranslation:
+        """What is behind `va`. `read` gives the 32-bit word at a physical address; `cr3` is the physical address of the
+        page directory; `user`: the access is made in ring 3; `wp`: CR0.WP. It stores nothing: its answer says which A
+        and D bits have to be set, and it may name those that are set already."""
+
+
+# -- the IPC path ------------------------------------------------------------------------------------------------------
+
+
+class IpcHooks(ABC):
+    """What the two phases of an IPC may do. Times are the manual's, of 16 bits: `abi.time.NEVER`, `ZERO`, or others.
+
+    A thread that the part was asked about, or that it took out of a queue, is in its hands. It leaves them by `deliver`
+    as the receiver, `poll`, `wait`, `fail` or `done`, and has to before the part comes back.
+    """
+
+    @abstractmethod
+    def find(self, identifier: int, asker: Tcb) -> Tcb | None:
+        """The thread that an identifier names; a local one, within the asker's space. None: there is none."""
+
+    @abstractmethod
+    def takes(self, receiver: Tcb, sender: Tcb) -> bool:
+        """Is the receiver WAITING, and would it take a message of this sender? Asks `accepts`, and knows besides who
+        sends in whose name, and of waits that no message ends."""
+
+    @abstractmethod
+    def senders(self, receiver: Tcb) -> Sequence[Tcb]:
+        """Who stands in the receiver's queue, oldest first."""
+
+    @abstractmethod
+    def deliver(self, sender: Tcb, receiver: Tcb) -> bool:
+        """Move the message to a receiver that is WAITING, and let that one go on. True: the sender has sent, and its
+        receive phase follows, or it is `done`. False: it is in nobody's hands any more; the kernel does the rest."""
+
+    @abstractmethod
+    def poll(self, sender: Tcb, receiver: Tcb, timeout: int) -> None:
+        """The sender is POLLING now, at the end of the receiver's queue. Its receive phase is kept for later."""
+
+    @abstractmethod
+    def leave_queue(self, sender: Tcb) -> tuple[int, int]:
+        """Take a sender out of the queue of who expects a message, to deliver its own next. Its receive phase that is
+        to follow: from whom (0: there is none), and the timeout."""
+
+    @abstractmethod
+    def expect(self, receiver: Tcb, from_: int) -> None:
+        """The receiver's `wait_for` is this from now on: ANY_THREAD, ANY_LOCAL_THREAD or a thread's `word`. It is
+        WAITING, so that `takes` can be asked about it."""
+
+    @abstractmethod
+    def wait(self, receiver: Tcb, timeout: int) -> None:
+        """Nobody has sent what the receiver expects: it blocks."""
+
+    @abstractmethod
+    def fail(self, thread: Tcb, code: int, in_receive: bool) -> None:
+        """End the thread's IPC with an `IpcErrorCode`, in its receive phase or in its send phase. It goes on."""
+
+    @abstractmethod
+    def done(self, sender: Tcb) -> None:
+        """The sender has sent, and has no receive phase. It goes on."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Rendezvous(ABC):
+    """Where a sender and a receiver meet. It is made with the `IpcHooks` by which it changes threads; of a thread it
+    reads `word` (its global identifier), `space`, `state` and, of one that is WAITING, `wait_for`.
+
+    Strings, messages in another's name, cancelling and timers that expire are not its affair. The kernel sends in the
+    name of threads too, a page fault for example: that looks like any other call.
+    """
+
+    @abstractmethod
+    def accepts(self, receiver: Tcb, sender: Tcb) -> bool:
+        """Would the receiver, which is WAITING, take a message of this sender?"""
+
+    @abstractmethod
+    def send(self, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:
+        """The send phase, and then the receive phase unless `from_` is 0. To a thread that is ABORTED nobody sends: it
+        was not started yet, and is no partner."""
+
+    @abstractmethod
+    def receive(self, receiver: Tcb, from_: int, timeout: int) -> None:
+        """The receive phase: take the message of the first in the queue of whom it would take one, or wait. Whose
+        message was taken goes on to its own receive phase, where somebody may stand in its queue in turn: such a chain
+        can be of any length."""
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What to make the parts of a kernel with; None: with the kernel's own."""
@@ -231,3 +343,5 @@ class Parts:
     scheduler: Callable[[], Scheduler] | None = None
     mappings: Callable[[PageHooks], PageTree] | None = None
     shadow: Callable[[], ShadowFill] | None = None
+    walk: Callable[[], PageWalk] | None = None
+    ipc: Callable[[IpcHooks], Rendezvous] | None = None

@@ -7,6 +7,7 @@ decides who runs, are further up: `kernel.py`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -21,6 +22,7 @@ from l4lab.kernel.events import KERNEL_SPACE
 from l4lab.kernel.memory.mapping import ALL_RIGHTS, Change, HandedOn, MappingDatabase, Mappings, Revoked
 from l4lab.kernel.memory.ports import Lost, PortRights, ranges
 from l4lab.kernel.memory.smallpages import Hooks, SmallPages
+from l4lab.kernel.memory.walking import OutsideWalk
 from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.counters import Counters
 from l4lab.kernel.objects.frames import FrameAllocator, RegisterFrames
@@ -30,12 +32,12 @@ from l4lab.kernel.objects.outside import OutsidePart
 from l4lab.kernel.objects.program import Died, HostedThread
 from l4lab.kernel.objects.space import KernelArea, Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
-from l4lab.kernel.parts import PageTree, Parts, Scheduler, Why
+from l4lab.kernel.parts import PageTree, PageWalk, Parts, Scheduler, Why
 from l4lab.kernel.scheduling.outside import OutsideScheduler
 from l4lab.kernel.scheduling.priorities import Priorities
 from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine
-from l4lab.machine.mmu import read_mapped
+from l4lab.machine.mmu import read_mapped, walk
 
 RUNNING = ThreadState.RUNNING
 
@@ -51,6 +53,22 @@ class Next(NamedTuple):
 
     answered: Answered
     failed: Failed
+
+
+class IpcPath(ABC):
+    """The send phase and the receive phase, if they are somebody else's: `ipc/outside.py`."""
+
+    @abstractmethod
+    def send(self, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:
+        """As `ipc.send`."""
+
+    @abstractmethod
+    def receive(self, receiver: Tcb, from_: int, timeout: int, told: int) -> None:
+        """As `ipc.receive`."""
+
+    @abstractmethod
+    def takes(self, receiver: Tcb, sender: Tcb) -> bool:
+        """Does the receiver wait, and would it take a message of this sender?"""
 
 
 class EventSink(Protocol):
@@ -81,6 +99,8 @@ class State:
         self.area = KernelArea(machine.memory, self.frames)
         self.outside: list[OutsidePart] = []  # parts that somebody else wrote
         self.mappings = self._mapping_database(parts)
+        self.walking = self._page_walk(parts)
+        self.ipc_path: IpcPath | None = None  # somebody else's
         self.sched = self._scheduler(parts)
         self.timers = Timers()
         self.lines = InterruptLines()
@@ -131,6 +151,13 @@ class State:
         part = OutsidePart(PageTree, ("own", "map", "unmap"), parts.mappings, hooks)
         self.outside.append(part)
         return SmallPages(part, hooks)
+
+    def _page_walk(self, parts: Parts) -> OutsideWalk | None:
+        if parts.walk is None:
+            return None
+        part = OutsidePart(PageWalk, ("walk",), parts.walk)
+        self.outside.append(part)
+        return OutsideWalk(part, self.machine.memory)
 
     @property
     def part_at_work(self) -> bool:
@@ -275,9 +302,21 @@ class State:
 
     # -- ports, devices, memory ------------------------------------------------------------------------------------
 
+    def translate(self, cr3: int, va: int, access: int) -> int:
+        """The physical address behind a program's `va`, or WalkFault: for each access that the kernel makes in the
+        place of a program. A and D bits are set as by the CPU."""
+        if self.walking is None:
+            return walk(self.machine.memory, cr3, va, access)
+        return self.walking.translate(cr3, va, access)
+
+    def read_program(self, thread: Tcb, address: int, length: int) -> bytes:
+        """Bytes of a program's memory; fewer where a page is missing. A bits stay as they are."""
+        look = self.walking.look if self.walking is not None else None
+        return read_mapped(self.machine.memory, thread.space.tables.cr3, address, length, look)
+
     def code_at(self, thread: Tcb, length: int) -> bytes:
         """The bytes at a native program's EIP; fewer where a page is missing."""
-        return read_mapped(self.machine.memory, thread.space.tables.cr3, thread.regs[EIP], length)
+        return self.read_program(thread, thread.regs[EIP], length)
 
     def port_in(self, port: int, size: int) -> int:
         """Read a port of the machine."""

@@ -129,14 +129,17 @@ def walk(
     return pa
 
 
-def read_mapped(memory: Memory, cr3: int, va: int, length: int) -> bytes:
+def read_mapped(
+    memory: Memory, cr3: int, va: int, length: int, translate: Callable[[int, int], int] | None = None
+) -> bytes:
     """Up to `length` bytes as a program in ring 3 would read them, to the first page that it could not. Leaves A alone:
-    this is for who looks at a program's memory without being the program."""
+    this is for who looks at a program's memory without being the program. `translate`, of `cr3` and an address, walks
+    in the place of `walk`."""
     found = b""
     while len(found) < length:
         at = va + len(found) & 0xFFFFFFFF
         try:
-            pa = walk(memory, cr3, at, USER, set_ad=False)
+            pa = walk(memory, cr3, at, USER, set_ad=False) if translate is None else translate(cr3, at)
         except WalkFault:
             break
         found += bytes(memory.u8[pa : pa + min(length - len(found), PAGE_SIZE - at % PAGE_SIZE)])

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from l4lab.abi.calls import SystemCall
-from l4lab.errors import LabError
+from l4lab.errors import LabError, PartFailed
 from l4lab.kernel.memory import ports
 from l4lab.kernel.objects.program import PortFault
 from l4lab.kernel.state import State
 from l4lab.machine.memory import PAGE_SIZE, SharedWords
-from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault
 
 if TYPE_CHECKING:
     from l4lab.kernel.objects.thread import Tcb
@@ -87,6 +87,8 @@ class HostedCpu:
     def _translate(self, address: int, access: int) -> int:
         while True:
             try:
-                return walk(self._memory, self._tables.cr3, address, access)
+                return self._kernel.translate(self._tables.cr3, address, access)
             except WalkFault as fault:
                 self._kernel.home.switch(fault)
+            except PartFailed as failed:  # not the program's affair: it is the kernel that stops
+                self._kernel.home.switch(failed)

@@ -13,7 +13,7 @@ from l4lab.abi import kip
 from l4lab.abi.calls import CONVENTIONS, SystemCall
 from l4lab.abi.exceptions import BREAKPOINT, GENERAL_PROTECTION, OVERFLOW, PAGE_FAULT, UNDEFINED_OPCODE
 from l4lab.abi.frame import EAX, EIP
-from l4lab.errors import Refused
+from l4lab.errors import PartFailed, Refused
 from l4lab.kernel import events
 from l4lab.kernel.calls import control, exregs, schedule, threadcontrol
 from l4lab.kernel.calls.kip_stubs import CALL_VECTOR, IPC_VECTOR
@@ -101,6 +101,8 @@ def hosted_request(k: State, thread: Tcb, request: Request) -> None:
     elif isinstance(request, PortFault):
         k.function = "faults.io_page_fault"
         faults.io_page_fault(k, thread, request.port, request.size)
+    elif isinstance(request, PartFailed):
+        raise request
     elif isinstance(request, Died):
         k.function = "traps.hosted_request"
         k.deaths.append((thread, request))

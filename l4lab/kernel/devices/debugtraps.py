@@ -23,7 +23,6 @@ from l4lab.kernel.events import Blocked, Resumed
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import CONSOLE, OWN_IPC
 from l4lab.kernel.state import State
-from l4lab.machine.mmu import read_mapped
 
 NOTHING_READ = 0xFFFF_FFFF
 LONGEST_TEXT = 4096  # characters printed by one trap; a program may have forgotten the zero at the end
@@ -124,6 +123,6 @@ def _print(k: State, text: bytes) -> None:
 
 def _text_at(k: State, thread: Tcb, address: int) -> bytes:
     """Characters up to a zero, as the program itself would read them."""
-    found = read_mapped(k.machine.memory, thread.space.tables.cr3, address, LONGEST_TEXT)
+    found = k.read_program(thread, address, LONGEST_TEXT)
     text, zero, _ = found.partition(b"\0")
     return text if zero or len(text) == LONGEST_TEXT else text + UNREADABLE

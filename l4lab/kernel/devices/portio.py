@@ -17,7 +17,7 @@ from l4lab.kernel.memory import ports
 from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.state import State
 from l4lab.machine import engine as e
-from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault
 
 LONGEST = 15  # bytes of an instruction
 _REPEAT, _ADDRESS_SIZE = frozenset((0xF2, 0xF3)), 0x67
@@ -84,7 +84,7 @@ def _store(k: State, thread: Tcb, port: int, size: int, address: int) -> bool:
     """One element of INS. The memory is looked at before the device is read: a fault must not lose what it says."""
     memory, cr3 = k.machine.memory, thread.space.tables.cr3
     try:
-        places = [walk(memory, cr3, address + i & MASK, USER | WRITE) for i in range(size)]
+        places = [k.translate(cr3, address + i & MASK, USER | WRITE) for i in range(size)]
     except WalkFault as fault:
         faults.page_fault(k, thread, fault.address, True)
         return False

@@ -58,11 +58,17 @@ def sys_ipc(k: State, caller: Tcb) -> None:
     if to:
         if regs[ESI] & PROPAGATED or caller.space.redirector:
             to = address(k, caller, to)
-        send(k, caller, to, times >> 16, from_, times & 0xFFFF)
+        if k.ipc_path is None:
+            send(k, caller, to, times >> 16, from_, times & 0xFFFF)
+        else:
+            k.ipc_path.send(caller, to, times >> 16, from_, times & 0xFFFF)
     elif from_:
-        receive(k, caller, from_, times & 0xFFFF)
+        if k.ipc_path is None:
+            receive(k, caller, from_, times & 0xFFFF)
+        else:
+            k.ipc_path.receive(caller, from_, times & 0xFFFF, 0)
     else:
-        _done(caller)
+        done(caller)
 
 
 def call_for(k: State, thread: Tcb, partner: int, words: tuple[int, ...], wait: Wait) -> None:
@@ -70,10 +76,13 @@ def call_for(k: State, thread: Tcb, partner: int, words: tuple[int, ...], wait: 
     assert thread.wait is OWN_IPC, f"{thread!r} is in a kernel-issued call already"
     thread.outgoing = words
     thread.wait = wait
-    send(k, thread, partner, _NEVER, partner, _NEVER)
+    if k.ipc_path is None:
+        send(k, thread, partner, _NEVER, partner, _NEVER)
+    else:
+        k.ipc_path.send(thread, partner, _NEVER, partner, _NEVER)
 
 
-# -- the two phases ------------------------------------------------------------------------------------------------
+# -- the two phases. `k.ipc_path`, if there is one, is somebody else's, in the place of `send` and `receive` --------
 
 
 def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:
@@ -97,16 +106,11 @@ def send(k: State, sender: Tcb, to: int, timeout: int, from_: int, then_timeout:
         elif from_:
             receive(k, sender, from_, then_timeout, then)
         else:
-            _done(sender)
+            done(sender)
     elif timeout == ZERO:
         fail(k, sender, IpcErrorCode.TIMEOUT, SEND)
     else:
-        sender.then_receive = from_, then_timeout
-        sender.state = POLLING
-        sender.send_to = receiver
-        receiver.senders.append(sender)  # at the tail: priority does not reorder senders
-        k.note(Blocked(k.now, sender.word, "POLLING", receiver.word, sender.wait.name))
-        _set_timer(k, sender, timeout)
+        enqueue(k, sender, receiver, timeout, (from_, then_timeout))
 
 
 def receive(k: State, receiver: Tcb, from_: int, timeout: int, told: int = 0) -> None:
@@ -128,23 +132,38 @@ def receive(k: State, receiver: Tcb, from_: int, timeout: int, told: int = 0) ->
         if sender is None:
             break
         receiver.state = WAITING
-        _leave_queue(sender)
+        leave_queue(sender)
         told = _then(sender)
         if not deliver(k, sender, receiver, told):
             return
         receiver = sender
-        from_, timeout = _sent(receiver)
+        from_, timeout = sent(receiver)
         if not from_:
-            _done(receiver)
+            done(receiver)
             k.go_first(receiver)
             return
     if timeout == ZERO:
         fail(k, receiver, IpcErrorCode.TIMEOUT, RECEIVE)
         return
+    block(k, receiver, timeout, told)
+
+
+def enqueue(k: State, sender: Tcb, receiver: Tcb, timeout: int, then: tuple[int, int]) -> None:
+    """The sender stands in the receiver's queue now."""
+    sender.then_receive = then
+    sender.state = POLLING
+    sender.send_to = receiver
+    receiver.senders.append(sender)  # at the tail: priority does not reorder senders
+    k.note(Blocked(k.now, sender.word, "POLLING", receiver.word, sender.wait.name))
+    set_timer(k, sender, timeout)
+
+
+def block(k: State, receiver: Tcb, timeout: int, told: int) -> None:
+    """The receiver blocks. `told` as above."""
     receiver.state = WAITING
-    if from_ != told:
-        k.note(Blocked(k.now, receiver.word, "WAITING", from_, receiver.wait.name))
-    _set_timer(k, receiver, timeout)
+    if receiver.wait_for != told:
+        k.note(Blocked(k.now, receiver.word, "WAITING", receiver.wait_for, receiver.wait.name))
+    set_timer(k, receiver, timeout)
 
 
 def _then(sender: Tcb) -> int:
@@ -153,7 +172,7 @@ def _then(sender: Tcb) -> int:
     return sender.then_receive[0]
 
 
-def _sent(sender: Tcb) -> tuple[int, int]:
+def sent(sender: Tcb) -> tuple[int, int]:
     """The message of a thread that had to wait is sent. The receive phase to come: from whom (0: none), timeout."""
     sender.state = RUNNING
     then = sender.then_receive
@@ -164,11 +183,13 @@ def _sent(sender: Tcb) -> tuple[int, int]:
 
 def _go_on(k: State, sender: Tcb, told: int) -> None:
     """The message of a thread that had to wait is sent: its receive phase follows, or it is done."""
-    from_, timeout = _sent(sender)
-    if from_:
+    from_, timeout = sent(sender)
+    if from_ and k.ipc_path is not None:
+        k.ipc_path.receive(sender, from_, timeout, told)
+    elif from_:
         receive(k, sender, from_, timeout, told)
     else:
-        _done(sender)
+        done(sender)
         k.go_first(sender)
 
 
@@ -185,13 +206,13 @@ def meet(k: State, thread: Tcb) -> None:
     sender: Tcb | None = None
     receiver: Tcb | None = thread
     if thread.state is WAITING:
-        sender = _accepted(thread)
+        sender = next((sender for sender in thread.senders if _takes(k, thread, sender)), None)
     elif thread.state is POLLING:
         receiver = thread.send_to
         assert receiver is not None, f"{thread!r} is polling nobody"
-        sender = thread if receiver.state is WAITING and accepts(receiver, thread) else None
+        sender = thread if _takes(k, receiver, thread) else None
     if sender is not None and receiver is not None:
-        _leave_queue(sender)
+        leave_queue(sender)
         then = _then(sender)
         if deliver(k, sender, receiver, then):
             _go_on(k, sender, then)
@@ -204,6 +225,13 @@ def set_pager(k: State, thread: Tcb, pager: int) -> None:
         thread.wait_for = k.global_id(pager, thread)
         k.note(Blocked(k.now, thread.word, "WAITING", thread.wait_for, START.name))
         k.unsettle(thread)
+
+
+def _takes(k: State, receiver: Tcb, sender: Tcb) -> bool:
+    """Can a message go?"""
+    if k.ipc_path is not None:
+        return k.ipc_path.takes(receiver, sender)
+    return receiver.state is WAITING and accepts(receiver, sender)
 
 
 def accepts(receiver: Tcb, sender: Tcb) -> bool:
@@ -323,7 +351,7 @@ def complete(k: State, receiver: Tcb, sender: Tcb, tag: int) -> None:
     k.hand_over(receiver)
 
 
-def _done(sender: Tcb) -> None:
+def done(sender: Tcb) -> None:
     """A send without a receive phase is done. MR0 to MR2 travel in registers on every return, message or none:
     programs put them back into their UTCB without asking."""
     utcb, regs = sender.utcb, sender.regs
@@ -339,7 +367,7 @@ def _done(sender: Tcb) -> None:
 def fail(k: State, thread: Tcb, code: IpcErrorCode | int, phase: int) -> None:
     """End a thread's IPC with an error. `code` may carry an offset in bits 4 and up, as ErrorCode does."""
     if thread.send_to is not None:
-        _leave_queue(thread)
+        leave_queue(thread)
     thread.state = RUNNING
     thread.then_receive = None
     thread.virtual_sender = thread.intended_receiver = 0
@@ -416,7 +444,7 @@ def wait_in_vain(k: State, gone: int) -> None:
             cancel(k, other)
 
 
-def _leave_queue(sender: Tcb) -> None:
+def leave_queue(sender: Tcb) -> None:
     assert sender.send_to is not None, f"{sender!r} is polling nobody"
     sender.send_to.senders.remove(sender)
     sender.send_to = None
@@ -425,12 +453,12 @@ def _leave_queue(sender: Tcb) -> None:
 def _leave_pager(thread: Tcb) -> None:
     """The transfer is over while the thread asks its pager for a page: it asks no more."""
     if thread.send_to is not None:
-        _leave_queue(thread)
+        leave_queue(thread)
     thread.outgoing = None
     thread.wait = OWN_IPC
 
 
-def _set_timer(k: State, thread: Tcb, timeout: int) -> None:
+def set_timer(k: State, thread: Tcb, timeout: int) -> None:
     thread.wake_ticket += 1
     if timeout != _NEVER:
         k.wake_at(strings.moment(k.now, timeout), thread)

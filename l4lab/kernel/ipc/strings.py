@@ -23,7 +23,7 @@ from l4lab.kernel.objects.thread import MR, NEVER_ENDS, Tcb, ThreadState
 from l4lab.kernel.objects.waits import STRING_PAGE
 from l4lab.kernel.state import State
 from l4lab.machine.memory import PAGE_SIZE
-from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
+from l4lab.machine.mmu import USER, WRITE, WalkFault
 
 SUSPENDED = -1  # in the place of an error code: a pager has been asked, the transfer goes on when it has answered
 CYCLES_PER_US = 1000
@@ -111,9 +111,9 @@ def advance(k: State, copy: Copy) -> int:
         size = min(from_left, to_left, PAGE_SIZE - from_ % PAGE_SIZE, PAGE_SIZE - to % PAGE_SIZE)
         thread = copy.sender
         try:
-            read = walk(memory, from_cr3, from_, USER)
+            read = k.translate(from_cr3, from_, USER)
             thread = copy.receiver
-            written = walk(memory, to_cr3, to, USER | WRITE)
+            written = k.translate(to_cr3, to, USER | WRITE)
         except WalkFault as fault:
             result = _fault(k, copy, thread, fault.address)
             if result:

@@ -50,9 +50,9 @@ class OutsidePart:
     def _guarded(self, name: str, function: Callable[..., object], arguments: tuple[object, ...]) -> Any:
         if self._failure is not None:
             raise PartFailed(f"The kernel has stopped, and does not go on: {self._failure}")
-        self.asked = True
+        before, self.asked = self.asked, True  # what it does may have the kernel ask it something else meanwhile
         try:
-            return function(*arguments)
+            answer = function(*arguments)
         except (Passing, PartFailed):
             raise
         except KeyboardInterrupt:
@@ -63,7 +63,10 @@ class OutsidePart:
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise self.failed(f"{_call(name, arguments)} raised {what}.") from error
         finally:
-            self.asked = False
+            self.asked = before
+        if self._failure is not None:  # it has heard of it, and went on
+            raise self._failure
+        return answer
 
     def _complete(self, kind: type) -> None:
         """Is this a class of such parts that can do all that they must?"""
@@ -81,5 +84,12 @@ class Passing(Exception):
 
 def _call(name: str, arguments: tuple[object, ...]) -> str:
     """The call as it would be written."""
-    shown = [argument.name if isinstance(argument, Enum) else repr(argument) for argument in arguments]
-    return f"{name}({', '.join(shown)})"
+    return f"{name}({', '.join(map(_shown, arguments))})"
+
+
+def _shown(argument: object) -> str:
+    if isinstance(argument, Enum):
+        return argument.name
+    if type(argument) is int and argument >= 4096:  # an address, or an identifier
+        return hex(argument)
+    return repr(argument)

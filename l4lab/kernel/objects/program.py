@@ -15,6 +15,7 @@ import greenlet
 
 from l4lab._compiled import explain
 from l4lab.abi.calls import SystemCall
+from l4lab.errors import PartFailed
 from l4lab.machine.mmu import WalkFault
 
 FINISHED = "finished"
@@ -37,7 +38,7 @@ class Died:
         self.text = "".join(traceback.format_exception(exception))
 
 
-Request = SystemCall | WalkFault | PortFault | Died | str
+Request = SystemCall | WalkFault | PortFault | Died | PartFailed | str
 
 
 def _ended() -> Request:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD
 from l4lab.abi.message import IpcErrorCode
@@ -104,6 +106,17 @@ class Meeting(Rendezvous):
         else:
             self.hooks.wait(receiver, timeout)
         return None
+
+
+def mistaken(kind: type, *changes: tuple[str, str]) -> Any:
+    """The class with a mistake in it: pieces of its text are others."""
+    text = inspect.getsource(kind)
+    for right, wrong in changes:
+        assert text.count(right) == 1, right
+        text = text.replace(right, wrong)
+    names = dict(globals())
+    exec(text, names)
+    return names[kind.__name__]
 
 
 # -- what they are tried on --------------------------------------------------------------------------------------------

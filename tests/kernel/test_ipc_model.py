@@ -25,6 +25,7 @@ from l4lab.abi.ids import ANY_LOCAL_THREAD, ANY_THREAD, NIL_THREAD, ThreadId, gl
 from l4lab.abi.message import IpcErrorCode, Message, StringItem
 from l4lab.abi.time import NEVER, ZERO, period, timeouts
 from l4lab.kernel import events, invariants
+from l4lab.kernel.parts import Parts
 from l4lab.testing import Root, System
 from l4lab.user.l4 import L4, IpcFailed
 
@@ -198,6 +199,8 @@ class Model:
 
 
 class IpcMachine(RuleBasedStateMachine):
+    parts = Parts()  # of the kernel that is tried
+
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
@@ -208,7 +211,7 @@ class IpcMachine(RuleBasedStateMachine):
         self.spaces: list[ThreadId] = []
         self.word = 0
         self.page = 0  # what the pager gives
-        self.system = System(self.root, check=False)
+        self.system = System(self.root, check=False, parts=self.parts)
         self.run_step(20 * STEP)
 
     def root(self, r: Root) -> None:

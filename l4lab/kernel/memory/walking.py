@@ -17,7 +17,6 @@ from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import PROTECTION, RESERVED, USER, WRITE, A, D, WalkFault, walk
 
 MOST_READS: Final = 16  # in one walk; there are two levels
-MOST_REPEATS: Final = 50  # times that the same fault may come again before somebody looks whether it is one
 
 
 class EntryReader:
@@ -47,8 +46,6 @@ class OutsideWalk:
     def __init__(self, part: OutsidePart, memory: Memory) -> None:
         self._part = part
         self._memory = memory
-        self._last = (-1, -1, -1)  # the last fault
-        self._repeats = 0
 
     def translate(self, cr3: int, va: int, access: int) -> int:
         """As `mmu.walk`: the physical address, or WalkFault; A and D bits are set."""
@@ -75,7 +72,7 @@ class OutsideWalk:
                 "entries were present, and bit 3 too if it was for a reserved bit."
             )
         self._mark(read.seen, ended.set_accessed, A, set_ad)
-        self._bound(cr3, va, access)
+        self._is_fault(cr3, va, access)
         raise WalkFault(va, code)
 
     def _checked(self, found: Found, va: int) -> int:
@@ -98,22 +95,15 @@ class OutsideWalk:
             if set_ad and not entry & flag:
                 self._memory.set_word(pa >> 2, entry | flag)
 
-    def _bound(self, cr3: int, va: int, access: int) -> None:
-        """A fault that is none comes again whatever the pager does: after some, look at the tables."""
-        fault = (cr3, va, access)
-        self._repeats = self._repeats + 1 if fault == self._last else 0
-        self._last = fault
-        if self._repeats < MOST_REPEATS:
-            return
-        self._repeats = 0
+    def _is_fault(self, cr3: int, va: int, access: int) -> None:
+        """A fault that is none would come again for ever, whatever the pager does."""
         try:
             walk(self._memory, cr3, va, access, set_ad=False)
         except WalkFault:
-            return  # it is right: the pager does not bring the page
+            return
         what = "write" if access & WRITE else "read"
         raise self._part.failed(
-            f".walk() is stuck: it finds no translation for a {what} of {va:#x}, again and again. "
-            "Look at the two entries there: they allow it."
+            f".walk() returned NoTranslation for a {what} of {va:#x}, and the two entries there allow it."
         )
 
 

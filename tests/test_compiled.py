@@ -81,6 +81,18 @@ def test_a_part_of_ones_own_works_in_both(tmp_path: Path) -> None:
     assert traces["Stride", "compiled"] == traces["Stride", "python"] != traces["Lists", "compiled"]
 
 
+@pytest.mark.parametrize("kernel", ["compiled", "python"])
+def test_another_walk_and_other_ipc_do_not_show(kernel: str, tmp_path: Path) -> None:
+    """With both of somebody else's, in Python, either kernel leaves the trace that it leaves without."""
+    files = [tmp_path / part for part in ("none", "both")]
+    for system in ("memserver", "tinyos"):
+        for file in files:
+            run = "import runpy; runpy.run_module('tests.kernel.student_parts', run_name='__main__')"
+            python(run, kernel, PACKAGE.parent, system, file.name, str(file))
+
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
 ASSIGNMENTS = {
     "a function of a module": "ipc.send = print",
     "a class of a module": "space.Space = int",

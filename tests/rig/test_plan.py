@@ -27,6 +27,7 @@ from l4lab.user.host import Host, NativePlan, VmPlan
 from l4lab.user.l4 import L4
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import Monitor
+from tests.kernel.student_parts import PARTS
 
 CYCLES = 40_000_000
 MIB = 1 << 20
@@ -133,6 +134,7 @@ WAYS: dict[str, Callable[[Path], Rig]] = {
     "a program in Python": lambda _: Rig(speaker, 16 * MIB),
     "a monitor with a part of one's own": lambda _: attached(),
     "a kernel with a part of one's own": lambda _: Rig.for_flat_guest(tinyos.build(), parts=Parts(scheduler=InARow)),
+    "a kernel with other IPC and another walk": lambda _: Rig.for_flat_guest(tinyos.build(), parts=PARTS["both"]),
 }
 
 

@@ -155,15 +155,15 @@ def enqueue(k: State, sender: Tcb, receiver: Tcb, timeout: int, then: tuple[int,
     sender.send_to = receiver
     receiver.senders.append(sender)  # at the tail: priority does not reorder senders
     k.note(Blocked(k.now, sender.word, "POLLING", receiver.word, sender.wait.name))
-    set_timer(k, sender, timeout)
+    _set_timer(k, sender, timeout)
 
 
 def block(k: State, receiver: Tcb, timeout: int, told: int) -> None:
-    """The receiver blocks. `told` as above."""
+    """The receiver waits for a message from `wait_for`. `told` as in `receive`."""
     receiver.state = WAITING
     if receiver.wait_for != told:
         k.note(Blocked(k.now, receiver.word, "WAITING", receiver.wait_for, receiver.wait.name))
-    set_timer(k, receiver, timeout)
+    _set_timer(k, receiver, timeout)
 
 
 def _then(sender: Tcb) -> int:
@@ -228,7 +228,7 @@ def set_pager(k: State, thread: Tcb, pager: int) -> None:
 
 
 def _takes(k: State, receiver: Tcb, sender: Tcb) -> bool:
-    """Can a message go?"""
+    """Does the receiver wait, and would it take a message of this sender? Asks the part, if there is one."""
     if k.ipc_path is not None:
         return k.ipc_path.takes(receiver, sender)
     return receiver.state is WAITING and accepts(receiver, sender)
@@ -445,6 +445,7 @@ def wait_in_vain(k: State, gone: int) -> None:
 
 
 def leave_queue(sender: Tcb) -> None:
+    """The sender stands in nobody's queue any more."""
     assert sender.send_to is not None, f"{sender!r} is polling nobody"
     sender.send_to.senders.remove(sender)
     sender.send_to = None
@@ -458,7 +459,7 @@ def _leave_pager(thread: Tcb) -> None:
     thread.wait = OWN_IPC
 
 
-def set_timer(k: State, thread: Tcb, timeout: int) -> None:
+def _set_timer(k: State, thread: Tcb, timeout: int) -> None:
     thread.wake_ticket += 1
     if timeout != _NEVER:
         k.wake_at(strings.moment(k.now, timeout), thread)

@@ -218,6 +218,14 @@ class Beyond(ShadowFill):
         return Fill(0xFFFF_F000, True, True)
 
 
+class Text(ShadowFill):
+    """A word for an address."""
+
+    def fill(self, guest: GuestTables, linear: int, write: bool, user: bool) -> Fill | GuestFault:
+        """As text."""
+        return Fill(hex(guest.cr3), True, True)  # type: ignore[arg-type]
+
+
 class Raises(ShadowFill):
     """A mistake in it."""
 
@@ -232,6 +240,7 @@ class Raises(ShadowFill):
         (Stuck, r"Stuck\.fill\(\) is stuck: the CPU's write of 0x"),
         (Nothing, r"Nothing\.fill\(\) returned None, which is neither a Fill nor a GuestFault"),
         (Beyond, r"Beyond\.fill\(\) returned frame 0xfffff000, which is no page of the machine"),
+        (Text, r"Text\.fill\(\) returned frame '0x\w+', which is no page of the machine"),
         (Raises, r"Raises\.fill\(.*\) raised ZeroDivisionError"),
         (Tree, r"Tree is no ShadowFill\. Derive it from l4lab\.kernel\.parts\.ShadowFill"),
     ],

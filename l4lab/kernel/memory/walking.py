@@ -9,7 +9,7 @@ for the address, setting the A and D bits that it names, and refusing what no wa
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from l4lab.kernel.objects.outside import OutsidePart
 from l4lab.kernel.parts import Found, NoTranslation
@@ -58,25 +58,25 @@ class OutsideWalk:
     def _walk(self, cr3: int, va: int, access: int, set_ad: bool) -> int:
         read = EntryReader(self._memory, self._part)
         ended = self._part.ask("walk", read, cr3, va, bool(access & WRITE), bool(access & USER), True)
+        answer: Any = ended  # a field may hold anything
         if isinstance(ended, Found):
-            pa = self._checked(ended, va)
-            self._mark(read.seen, ended.set_accessed, A, set_ad)
-            self._mark(read.seen, () if ended.set_dirty is None else (ended.set_dirty,), D, set_ad)
+            pa = self._checked(answer.pa, va)
+            self._mark(read.seen, answer.set_accessed, A, set_ad)
+            self._mark(read.seen, () if answer.set_dirty is None else (answer.set_dirty,), D, set_ad)
             return pa
         if not isinstance(ended, NoTranslation):
             raise self._part.failed(f".walk() returned {ended!r}, which is neither Found nor NoTranslation.")
-        code = ended.error_code
+        code = answer.error_code
         if not isinstance(code, int) or code & ~(PROTECTION | RESERVED) != access or code & 9 == RESERVED:
             raise self._part.failed(
                 f".walk() returned error code {_hex(code)}. For this access it is {access:#x}, with bit 0 set if the "
                 "entries were present, and bit 3 too if it was for a reserved bit."
             )
-        self._mark(read.seen, ended.set_accessed, A, set_ad)
+        self._mark(read.seen, answer.set_accessed, A, set_ad)
         self._is_fault(cr3, va, access)
         raise WalkFault(va, code)
 
-    def _checked(self, found: Found, va: int) -> int:
-        pa = found.pa
+    def _checked(self, pa: object, va: int) -> int:
         if not isinstance(pa, int) or not 0 <= pa < self._memory.size:
             raise self._part.failed(f".walk() found {_hex(pa)} behind {va:#x}, which is no address of RAM.")
         if (pa ^ va) % PAGE_SIZE:

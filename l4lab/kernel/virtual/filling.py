@@ -9,7 +9,7 @@ of several guest address spaces, are `vtlb.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from l4lab.kernel.objects.frames import FrameAllocator
 from l4lab.kernel.objects.outside import OutsidePart, Passing
@@ -147,13 +147,14 @@ class FilledTables(ShadowPaging):
         """A fill can return anything; what the CPU walks must stay inside RAM."""
         if not isinstance(filled, Fill):
             raise self._fill.failed(f".fill() returned {filled!r}, which is neither a Fill nor a GuestFault.")
-        frame = filled.frame
+        answer: Any = filled  # a field may hold anything
+        frame = answer.frame
         shown = f"{frame:#x}" if isinstance(frame, int) else repr(frame)
         if not isinstance(frame, int) or frame % PAGE_SIZE or not 0 <= frame < self._memory.size:
             raise self._fill.failed(
                 f".fill() returned frame {shown}, which is no page of the machine: guest.host() gives its address."
             )
-        return filled
+        return Fill(frame, bool(answer.writable), bool(answer.user))
 
     def _enter(self, linear: int, filled: Fill) -> None:
         index = linear >> 22

@@ -78,6 +78,20 @@ def test_no_class_has_the_name_of_another() -> None:
     assert {} == {name: files for name, files in homes.items() if len(files) > 1}
 
 
+def test_the_qualification_of_an_exit_is_taken_apart_by_its_type_only() -> None:
+    """Nobody masks or shifts a qualification himself: `abi.vm` has a type for each kind."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "l4lab").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.BitAnd | ast.RShift)
+        and any(re.search(r"\bqualification$|_qualification$", ast.unparse(side)) for side in (node.left, node.right))
+    ]
+
+    assert [] == found
+
+
 def test_the_contract_has_the_levels_of_the_architecture(project: dict[str, Any]) -> None:
     """What lint-imports holds is what ARCHITECTURE.md says."""
     held = levels(project, "l4lab")

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Final
 
 from l4lab.abi.exceptions import PAGE_FAULT, SHUTDOWN, escalated
-from l4lab.abi.frame import EIP, of_gpr
+from l4lab.abi.frame import EIP
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import (
     CR3_LOAD_EXITING,
     CR3_STORE_EXITING,
     EVENT_HAS_ERROR_CODE,
     EVENT_VALID,
+    CrAccess,
     CrAccessType,
     ExitReason,
 )
@@ -33,7 +34,6 @@ from l4lab.machine.vtx import HARDWARE_EXCEPTION, INVLPG_EXITING
 
 FILLED, MISSING = Miss.FILLED, Miss.MISSING
 _EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with an error code
-_FROM_CR: Final = CrAccessType.MOV_FROM_CR << 4  # of the qualification of an access to a control register
 FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
 MOST_ROUNDS = 64  # exits that end here, before the caller may look whether somebody wants to stop
 DELIVERY_CYCLES: Final = 1  # what the CPU takes to deliver an event, before it executes anything
@@ -147,11 +147,11 @@ def _access_cr3(k: State, thread: Tcb, vcpu: Vcpu) -> bool:
     """MOV to or from CR3, of which the monitor does not want to hear."""
     vmcs = vcpu.vmcs
     _ended_here(k, thread, vcpu, ExitReason.CR_ACCESS)
-    register = of_gpr(vmcs.exit_qualification >> 8 & 15)
-    if vmcs.exit_qualification & _FROM_CR:
-        thread.regs[register] = vmcs.control_register(3)
+    access = CrAccess.decode(vmcs.exit_qualification)
+    if access.access is CrAccessType.MOV_FROM_CR:
+        thread.regs[access.register] = vmcs.control_register(3)
     else:
-        vmcs.set_control_register(3, thread.regs[register])
+        vmcs.set_control_register(3, thread.regs[access.register])
     k.machine.guest.skip(vmcs)
     return False
 
@@ -182,9 +182,9 @@ def _follow(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, generation: i
 
 def _is_ours(vmcs: Vmcs) -> bool:
     """Is this an access to CR3 that only shadow paging wants to hear of?"""
-    qualification = vmcs.exit_qualification
-    exiting = CR3_STORE_EXITING if qualification & _FROM_CR else CR3_LOAD_EXITING
-    return qualification & 15 == 3 and not vmcs.cpu_controls & exiting
+    access = CrAccess.decode(vmcs.exit_qualification)
+    exiting = CR3_STORE_EXITING if access.access is CrAccessType.MOV_FROM_CR else CR3_LOAD_EXITING
+    return access.cr == 3 and not vmcs.cpu_controls & exiting
 
 
 def _reflect(vmcs: Vmcs, linear: int) -> bool:

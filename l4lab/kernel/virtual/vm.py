@@ -19,6 +19,7 @@ from l4lab.abi.frame import EFLAGS, FLAG_IF, FLAG_VM
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import (
     EVENT_VALID,
+    EptViolation,
     ExitReason,
     ItemId,
 )
@@ -133,9 +134,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
         counters.instructions += executed
         # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
         first = bool(waiting and vmcs.idt_info & EVENT_VALID) and not executed
-        touched = reason is EPT_VIOLATION and tables.touch(
-            vmcs.guest_physical, vmcs.exit_qualification & 3 == EPT_WRITE
-        )
+        touched = reason is EPT_VIOLATION and tables.touch(vmcs.guest_physical, vmcs.exit_qualification == EPT_WRITE)
         if touched and first:
             vmcs.entry_info |= EVENT_VALID
         own = False  # is it the guest's own exception, whose delivery was cut short before?
@@ -160,7 +159,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
             vmfault.keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
         counters.nested_faults += 1
         k.function = "faults.page_fault"
-        page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & EPT_WRITE))
+        page_fault(k, thread, vmcs.guest_physical, EptViolation.decode(vmcs.exit_qualification).write)
     else:
         vmfault.send(k, thread, vmcs, reason)
     return True

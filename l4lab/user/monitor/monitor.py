@@ -19,7 +19,7 @@ from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt
 from l4lab.abi.message import IpcErrorCode, IpcErrorWord, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
 from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
-from l4lab.abi.vm import QUALIFICATION_MR, CpuControls, ExitReason, ItemId, is_vm_fault
+from l4lab.abi.vm import CpuControls, ExitReason, IoAccess, ItemId, is_vm_fault
 from l4lab.devices.device import Device
 from l4lab.devices.disk import Disk, Image
 from l4lab.errors import LabError
@@ -166,7 +166,7 @@ class Monitor:
             if is_vm_fault(fault.label):
                 self.exits.handle(fault, reply)
                 if fault.reason == IO_INSTRUCTION:  # the guest may have set a timer
-                    self._look_ahead(fault.words[QUALIFICATION_MR] >> 16)
+                    self._look_ahead(IoAccess.decode(fault.qualification).port)
             elif is_page_fault(fault.label):
                 self.exits.page_fault(fault, reply)
                 if self.pc.addresses.devices:

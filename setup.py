@@ -33,7 +33,7 @@ KERNEL = {
     "scheduling": "outside priorities timers",
     "ipc": "ctrlxfer faults ipc propagation strings transfer",
     "processor": "dispatch preemption",
-    "virtual": "filling shadowed shadowtables vm vmfault vtlb",
+    "virtual": "entering filling shadowed shadowtables vm vmfault vtlb",
     "calls": "answers control hosted traps",
     ".": "kernel parts state",
 }

@@ -30,10 +30,10 @@ MANIFEST = "l4lab/_compiled.json"
 KERNEL = {
     "objects": "copying counters instants lines outside program space thread vcpu waits",
     "memory": "mapping mappingtree ports smallpages",
-    "scheduling": "outside priorities timers",
+    "scheduling": "outsidescheduler priorities timers",
     "ipc": "ctrlxfer faults ipc propagation strings transfer",
     "processor": "dispatch preemption",
-    "virtual": "entering filling shadowed shadowtables vm vmfault vtlb",
+    "virtual": "entering filling shadowed shadowtables vmfault vmthread vtlb",
     "calls": "answers control hosted traps",
     ".": "kernel parts state",
 }
@@ -52,7 +52,10 @@ COMPILED = [
     ),
     "l4lab/user/l4.py",
     # What every exit passes through; of the rest a student replaces what he likes, by an entry of `handlers`.
-    *(f"l4lab/user/monitor/{name}.py" for name in ("exits", "fault", "interrupts", "memory", "monitor", "ports")),
+    *(
+        f"l4lab/user/monitor/{name}.py"
+        for name in ("exit_handlers", "fault", "guest_interrupts", "guest_memory", "guest_ports", "monitor")
+    ),
 ]
 
 

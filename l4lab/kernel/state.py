@@ -31,7 +31,7 @@ from l4lab.kernel.objects.program import Died, HostedThread
 from l4lab.kernel.objects.space import KernelArea, Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.parts import PageTree, Parts, Scheduler, Why
-from l4lab.kernel.scheduling.outside import OutsideScheduler
+from l4lab.kernel.scheduling.outsidescheduler import OutsideScheduler
 from l4lab.kernel.scheduling.priorities import Priorities
 from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine

@@ -32,7 +32,7 @@ from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import GuestProgram
 from l4lab.user.monitor.realmode import LabBios
 from l4lab.user.monitor.saved import SavedGuest
-from l4lab.user.monitor.state import Start
+from l4lab.user.monitor.start import Start
 
 VERSION: Final = 1
 Root = Program | ProgramPlan | GuestProgram | Host

@@ -44,7 +44,7 @@ from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.host import Host, HostRun
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat, realmode, savedcheck
+from l4lab.user.monitor import realmode, savedcheck, start_flat
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram, GuestRun
 from l4lab.user.monitor.outcome import Outcome
@@ -158,7 +158,7 @@ class Rig:
         cls, guest: FlatGuest, trace: Trace | None = None, hardware: Hardware = PLAIN, parts: Parts = THE_KERNELS_OWN
     ) -> Rig:
         """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest)
+        program = start_flat.program(guest)
         program.hardware = hardware
         return cls.for_guest(program, trace, parts)
 

@@ -25,19 +25,19 @@ from l4lab.devices.disk import Disk, Image
 from l4lab.errors import LabError
 from l4lab.user import console
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
-from l4lab.user.monitor.cpuid import Cpuid
-from l4lab.user.monitor.exits import ExitHandlers
+from l4lab.user.monitor.exit_handlers import ExitHandlers
 from l4lab.user.monitor.fault import Fault, Reply
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_cpuid import Cpuid
+from l4lab.user.monitor.guest_interrupts import Interrupts
+from l4lab.user.monitor.guest_memory import GuestMemory
+from l4lab.user.monitor.guest_ports import PortIo
 from l4lab.user.monitor.hardware import PLAIN, Hardware
-from l4lab.user.monitor.interrupts import Interrupts
-from l4lab.user.monitor.memory import GuestMemory
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End, Outcome
 from l4lab.user.monitor.pc import Pc
-from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.saved import SavedGuest, as_registers, pieces_of, registers_of
-from l4lab.user.monitor.state import FAULT_ITEMS, Start
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.start import FAULT_ITEMS, Start
 from l4lab.words import hex_rows
 
 # The machine's own serial port is the guest's console. Its keyboard is the guest's, too.

@@ -17,17 +17,17 @@ from l4lab.abi.frame import EAX, EDX, FLAG_IF
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.devices.memory_bus import MemoryBus
-from l4lab.user.monitor import control
-from l4lab.user.monitor.cpuid import Cpuid
+from l4lab.user.monitor import guest_control
 from l4lab.user.monitor.emulate import Emulator
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.memory import PAGE, GuestMemory
+from l4lab.user.monitor.guest_cpu import END_OF_MAPPINGS, GuestCpu
+from l4lab.user.monitor.guest_cpuid import Cpuid
+from l4lab.user.monitor.guest_memory import PAGE, GuestMemory
+from l4lab.user.monitor.guest_ports import PortIo
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.scratch import Unsupported
 from l4lab.user.monitor.taskswitch import TaskSwitches
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, GuestCpu
 from l4lab.words import Rights, hex32
 
 Handler = Callable[[Fault, Reply], None]
@@ -69,8 +69,8 @@ class ExitHandlers:
             reason.WRMSR: msrs.write,
             reason.HLT: self.halt,
             reason.INTERRUPT_WINDOW: self.nothing,  # whatever waited is delivered after every fault
-            reason.CR_ACCESS: control.cr_access,
-            reason.DR_ACCESS: control.dr_access,
+            reason.CR_ACCESS: guest_control.cr_access,
+            reason.DR_ACCESS: guest_control.dr_access,
             reason.RDTSC: self.read_time,
             reason.EXCEPTION_OR_NMI: self.reflect,
             **dict.fromkeys((reason.INVLPG, reason.INVD, reason.PAUSE), self.skip),

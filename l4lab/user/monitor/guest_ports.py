@@ -16,7 +16,8 @@ from l4lab.abi.frame import EAX, ECX, EDI, ESI, FLAG_DF
 from l4lab.abi.vm import IoAccess, ItemId, SegmentAttributes
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor.fault import MASK, Fault, Reply
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.paging import (
     GuestPageFault,
     Paging,
@@ -26,7 +27,6 @@ from l4lab.user.monitor.paging import (
     read_linear,
     write_pieces,
 )
-from l4lab.user.monitor.vcpu import GuestCpu
 
 CHUNK: Final = 4096  # repetitions done at one exit; a longer instruction is executed again for the rest
 

@@ -160,7 +160,7 @@ def _prepare(k: State, thread: Tcb, vmcs: Vmcs) -> bool:
         if vmcs.activity != ACTIVE:
             if vmcs.activity == HALTED and vmcs.cpu_controls & WINDOW and flags & FLAG_IF:
                 return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
-            k.function = "vm.run"
+            k.function = "vmthread.run"
             thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
             k.trace.append(Blocked(k.now, thread.word, "INACTIVE", 0, OWN_IPC.name))
             return False

@@ -16,6 +16,8 @@ A library of small parts, and a monitor put together from them. Built on system 
     guest_interrupts    how an interrupt reaches the guest, whatever it is doing
     pc              the devices of the guest's PC
     monitor         the main loop; how it ends is an `outcome`
+    monitor_parts   the parts of a monitor that can be exchanged: what each has to do
+    guarded_part, outside_pager, outside_interrupts, outside_devices, outside_loop    somebody else's, with checks
     start_linux, start_multiboot, start_flat    guests that begin in protected mode: what each starts with
     realmode        guests that begin in real mode: boot disks, setup code, somebody else's BIOS
     rom, bios, bios_call    the lab's BIOS: what lies in memory, which service answers what, one call of it

@@ -30,10 +30,10 @@ MANIFEST = "l4lab/_compiled.json"
 KERNEL = {
     "objects": "copying counters instants lines outside program space thread vcpu waits",
     "memory": "mapping mappingtree ports smallpages walking",
-    "scheduling": "outside priorities timers",
-    "ipc": "ctrlxfer faults ipc outside propagation strings transfer",
+    "scheduling": "outsidescheduler priorities timers",
+    "ipc": "ctrlxfer faults ipc outsideipc propagation strings transfer",
     "processor": "dispatch preemption",
-    "virtual": "filling shadowed shadowtables vm vmfault vtlb",
+    "virtual": "entering filling shadowed shadowtables vmfault vmthread vtlb",
     "calls": "answers control hosted traps",
     ".": "kernel parts state",
 }
@@ -52,7 +52,13 @@ COMPILED = [
     ),
     "l4lab/user/l4.py",
     # What every exit passes through; of the rest a student replaces what he likes, by an entry of `handlers`.
-    *(f"l4lab/user/monitor/{name}.py" for name in ("exits", "fault", "interrupts", "memory", "monitor", "ports")),
+    *(
+        f"l4lab/user/monitor/{name}.py"
+        for name in (
+            *("exit_handlers", "fault", "guarded_part", "guest_interrupts", "guest_memory", "guest_ports", "monitor"),
+            *("monitor_parts", "outside_devices", "outside_interrupts", "outside_loop", "outside_pager"),
+        )
+    ),
 ]
 
 

@@ -20,11 +20,11 @@ from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.l4 import L4
 from l4lab.user.monitor.emulate import Emulator
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.flat import start_of
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.ports import PortIo
-from l4lab.user.monitor.state import FAULT_ITEMS
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
+from l4lab.user.monitor.guest_ports import PortIo
+from l4lab.user.monitor.start import FAULT_ITEMS
+from l4lab.user.monitor.start_flat import start_of
 
 MEMORY, CONSOLE, SUM_PORT, SUM_ADDRESS = 4 << 20, 0x3F8, 0x300, 0xFEC0_0000
 SOURCE = """

@@ -85,8 +85,9 @@ def _warn(text: str) -> None:
 
 ADVICE: Final = (
     "It is compiled, and compiled code would not notice what is assigned to it. Give the kernel a part of your own "
-    f"when it boots (boot(..., parts=Parts(...)), see l4lab/kernel/parts.py), or set {VARIABLE}=python before l4lab "
-    "is imported, to run all of it from source."
+    "when it boots (boot(..., parts=Parts(...)), see l4lab/kernel/parts.py), or a monitor (monitor=MonitorParts(...), "
+    f"see l4lab/user/monitor/monitor_parts.py), or set {VARIABLE}=python before l4lab is imported, to run all of it "
+    "from source."
 )
 _FLAGS_AT: Final = 168  # of tp_flags in CPython's type objects, on 64 bits; checked before it is used
 _IMMUTABLE: Final = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE

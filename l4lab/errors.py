@@ -26,4 +26,4 @@ class LabError(Exception):
 
 
 class PartFailed(LabError):
-    """A part that somebody put in the place of one of the kernel's does what no such part may do."""
+    """A part that somebody put in the place of one of the kernel's, or of a monitor's, does what no such part may."""

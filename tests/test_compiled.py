@@ -150,4 +150,4 @@ def test_what_every_exit_passes_is_compiled(shadow: bool, body: str) -> None:
 
     assert "[]\n" == python(code, "compiled").stdout
     if shadow or "in al" in body:  # otherwise nothing exits
-        assert f"kernel/virtual/{'shadowed' if 'loops' in body else 'vm'}.py" in python(code, "python").stdout
+        assert f"kernel/virtual/{'shadowed' if 'loops' in body else 'vmthread'}.py" in python(code, "python").stdout

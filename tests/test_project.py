@@ -78,6 +78,32 @@ def test_no_class_has_the_name_of_another() -> None:
     assert {} == {name: files for name, files in homes.items() if len(files) > 1}
 
 
+def test_no_file_has_the_name_of_another() -> None:
+    """A file's name says at which level the reader is: no two of l4lab are called the same, but for those below."""
+    same_by_nature = ("cli", "views")  # a command is called what it is about; a picture, what it shows
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "l4lab").rglob("*.py")):
+        file = path.relative_to(ROOT / "l4lab")
+        if file.parts[0] not in same_by_nature and file.name != "__init__.py":  # which stands for its package
+            homes.setdefault(file.name, []).append(str(file))
+
+    assert {} == {name: files for name, files in homes.items() if len(files) > 1}
+
+
+def test_the_qualification_of_an_exit_is_taken_apart_by_its_type_only() -> None:
+    """Nobody masks or shifts a qualification himself: `abi.vm` has a type for each kind."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "l4lab").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.BitAnd | ast.RShift)
+        and any(re.search(r"\bqualification$|_qualification$", ast.unparse(side)) for side in (node.left, node.right))
+    ]
+
+    assert [] == found
+
+
 def test_the_contract_has_the_levels_of_the_architecture(project: dict[str, Any]) -> None:
     """What lint-imports holds is what ARCHITECTURE.md says."""
     held = levels(project, "l4lab")

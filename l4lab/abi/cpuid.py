@@ -2,7 +2,8 @@
 """How CPUID spells what a CPU is: leaves of four words, feature bits, texts in registers.
 
 Lives here: the layout, and the features that every CPU of the lab has, the machine's own and those of its guests. What
-each says besides is in `machine/identity.py` and `user/monitor/cpuid.py`. Source: Intel SDM vol. 2, instruction CPUID.
+each says besides is in `machine/identity.py` and `user/monitor/guest_cpuid.py`.
+Source: Intel SDM vol. 2, instruction CPUID.
 """
 
 from __future__ import annotations

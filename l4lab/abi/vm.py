@@ -312,6 +312,13 @@ class IoAccess(Word):
         return self.size + 1
 
 
+class EptViolation(Word):
+    """Qualification of an EPT violation, which is what the CPU tells the kernel; its pager hears of a page fault."""
+
+    write = bit(1)
+    read = bit(0)
+
+
 class DebugExit(Word):
     """Qualification of a debug exception."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from l4lab.abi.frame import EAX, EBX, ECX, EDX, EIP, REGISTER_NAMES
 from l4lab.grader.exchange import Exchange
-from l4lab.grader.probe import STRANGE_LEAF
+from l4lab.grader.probe_guest import STRANGE_LEAF
 from l4lab.grader.scene import SAME_AGAIN, Run
 from l4lab.user.guests import greeting
 from l4lab.user.monitor.outcome import End

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from l4lab.abi.vm import ExitReason, IoAccess
-from l4lab.grader import probe
+from l4lab.grader import probe_guest
 from l4lab.grader.exchange import Exchange, exchanges
 from l4lab.grader.result import Trouble
 from l4lab.grader.student import Function, OutOfTime, Student, Troubled
@@ -22,11 +22,11 @@ from l4lab.user.guests import greeting
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.flat import start_of
 from l4lab.user.monitor.monitor import GuestProgram, GuestRun, Monitor
 from l4lab.user.monitor.outcome import End
+from l4lab.user.monitor.start_flat import start_of
 
-GUESTS: Mapping[str, Callable[[], FlatGuest]] = {"greeting": greeting.build, "probe": probe.build}
+GUESTS: Mapping[str, Callable[[], FlatGuest]] = {"greeting": greeting.build, "probe": probe_guest.build}
 SERIAL_PORTS = range(0x3F8, 0x400)
 
 SAME_AGAIN = 1000  # times the very same exit: nothing new will come

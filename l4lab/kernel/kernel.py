@@ -20,13 +20,13 @@ from l4lab.kernel.calls.hosted import STEP_CYCLES
 from l4lab.kernel.devices import debugtraps, interrupts
 from l4lab.kernel.events import KernelEntry
 from l4lab.kernel.ipc import ipc
-from l4lab.kernel.ipc.outside import OutsideIpc
+from l4lab.kernel.ipc.outsideipc import OutsideIpc
 from l4lab.kernel.objects.instants import Input
 from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb
 from l4lab.kernel.parts import Parts
 from l4lab.kernel.processor.dispatch import choose
 from l4lab.kernel.state import EventSink, State
-from l4lab.kernel.virtual import vm
+from l4lab.kernel.virtual import vmthread
 from l4lab.machine import engine as e
 from l4lab.machine.board import Machine
 
@@ -185,7 +185,7 @@ class Kernel(State):
             limit = start + thread.slice_left
             if limit > self._horizon:
                 limit = self._horizon
-            entered = vm.run(self, thread, limit) if thread.vcpu is not None else self._run_native(thread, limit)
+            entered = vmthread.run(self, thread, limit) if thread.vcpu is not None else self._run_native(thread, limit)
             if not entered:
                 _account(thread, self.now - start)
                 if self.now < limit:  # it has taken long

@@ -33,7 +33,7 @@ from l4lab.kernel.objects.program import Died, HostedThread
 from l4lab.kernel.objects.space import KernelArea, Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.parts import PageTree, PageWalk, Parts, Scheduler, Why
-from l4lab.kernel.scheduling.outside import OutsideScheduler
+from l4lab.kernel.scheduling.outsidescheduler import OutsideScheduler
 from l4lab.kernel.scheduling.priorities import Priorities
 from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine
@@ -56,7 +56,7 @@ class Next(NamedTuple):
 
 
 class IpcPath(ABC):
-    """The send phase and the receive phase, if they are somebody else's: `ipc/outside.py`."""
+    """The send phase and the receive phase, if they are somebody else's: `ipc/outsideipc.py`."""
 
     @abstractmethod
     def send(self, sender: Tcb, to: int, timeout: int, from_: int, then_timeout: int) -> None:

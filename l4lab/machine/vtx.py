@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from l4lab.abi.vm import ActivityState, CpuControls, Interruptibility, InterruptionType
+from l4lab.abi.vm import ActivityState, CpuControls, EptViolation, Interruptibility, InterruptionType
 
 EXTERNAL: Final = int(InterruptionType.EXTERNAL_INTERRUPT)
 NMI: Final = int(InterruptionType.NMI)
@@ -28,8 +28,8 @@ HALTED: Final = int(ActivityState.HLT)
 SHUTDOWN: Final = int(ActivityState.SHUTDOWN)
 WAIT_FOR_SIPI: Final = int(ActivityState.WAIT_FOR_SIPI)
 
-EPT_READ: Final = 1  # of an EPT violation's qualification: what was tried
-EPT_WRITE: Final = 2
+EPT_READ: Final = int(EptViolation.make(read=1))  # what was tried
+EPT_WRITE: Final = int(EptViolation.make(write=1))
 
 WINDOW: Final = int(CpuControls.INTERRUPT_WINDOW_EXITING)
 TSC_OFFSETTING: Final = int(CpuControls.USE_TSC_OFFSET)

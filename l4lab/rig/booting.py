@@ -13,13 +13,10 @@ from typing import Final
 
 from l4lab.devices.disk import Image
 from l4lab.errors import LabError
-from l4lab.images import bzimage, flat, linux, multiboot_kernel
+from l4lab.images import bzimage, flat_image, linux, multiboot_kernel
 from l4lab.images.kinds import Kind, is_linux, recognise, unpacked
 from l4lab.rig.loader import Module
-from l4lab.user.monitor import flat as flat_monitor
-from l4lab.user.monitor import linux as linux_monitor
-from l4lab.user.monitor import multiboot as multiboot_monitor
-from l4lab.user.monitor import realmode
+from l4lab.user.monitor import realmode, start_flat, start_linux, start_multiboot
 from l4lab.user.monitor.monitor import GuestProgram
 
 
@@ -61,15 +58,13 @@ def guest_program(image: bytes, name: str, kind: Kind | None, options: Options, 
             return realmode.setup_code(image, name, options.initrd, options.append or "", memory)
         case Kind.LINUX:
             plan = linux.plan(bzimage.parse(image, name), options.initrd, options.append or "", memory, options.screen)
-            return linux_monitor.program(plan, memory)
+            return start_linux.program(plan, memory)
         case Kind.MULTIBOOT:
             modules = [(unpacked(module.data, module.name), module.command_line) for module in options.module or ()]
-            return multiboot_monitor.program(
-                multiboot_kernel.plan(image, name, options.append, modules, memory), memory
-            )
+            return start_multiboot.program(multiboot_kernel.plan(image, name, options.append, modules, memory), memory)
         case Kind.FLAT:
-            load = flat.DEFAULT_LOAD if options.load is None else options.load
-            return flat_monitor.image_program(flat.plan(image, name, load, memory), memory)
+            load = flat_image.DEFAULT_LOAD if options.load is None else options.load
+            return start_flat.image_program(flat_image.plan(image, name, load, memory), memory)
         case Kind.BOOTSECTOR:
             return realmode.boot_sector(image, name, memory)
         case Kind.DISKETTE:

@@ -30,9 +30,10 @@ from l4lab.user.host import Host, NativePlan, VmPlan
 from l4lab.user.l4 import Program
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import GuestProgram
+from l4lab.user.monitor.monitor_parts import MonitorParts
 from l4lab.user.monitor.realmode import LabBios
 from l4lab.user.monitor.saved import SavedGuest
-from l4lab.user.monitor.state import Start
+from l4lab.user.monitor.start import Start
 
 VERSION: Final = 1
 Root = Program | ProgramPlan | GuestProgram | Host
@@ -78,6 +79,7 @@ class GuestPlan(msgspec.Struct, frozen=True, tag="guest"):
     shadow_paging: bool
     disk: str | None
     restarts: int
+    parts: tuple[tuple[str, Code], ...] = ()  # of the monitor, in the place of its own: which, and what
 
 
 class VmOfHost(msgspec.Struct, frozen=True):
@@ -120,7 +122,7 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
     io: Io
     programs: tuple[tuple[int, Code], ...] = ()  # what threads do that the root task is going to create
-    parts: tuple[tuple[str, Code], ...] = ()  # of the kernel, in the place of its own: which, and what
+    parts: tuple[tuple[str, Code], ...] = ()  # of the kernel, as those of a monitor in `GuestPlan`
     version: int = VERSION
 
     def encode(self) -> bytes:
@@ -177,9 +179,13 @@ def plan_of(made: MadeFrom) -> tuple[Plan, dict[str, Image]]:
     else:
         root = code_of(made.root)
     programs = tuple((int(thread), code_of(program)) for thread, program in made.programs.items())
-    given = {part.name: getattr(made.parts, part.name) for part in fields(Parts)}
-    parts = tuple((name, code_of(part)) for name, part in given.items() if part is not None)
-    return Plan(root, made.memory, made.name, made.io, programs, parts), images.by_hash
+    return Plan(root, made.memory, made.name, made.io, programs, _exchanged(made.parts)), images.by_hash
+
+
+def _exchanged(parts: Parts | MonitorParts) -> tuple[tuple[str, Code], ...]:
+    """Which parts were given, and what they are."""
+    given = {part.name: getattr(parts, part.name) for part in fields(parts)}
+    return tuple((name, code_of(part)) for name, part in given.items() if part is not None)
 
 
 def _machine(plan: VmPlan, images: _Images) -> VmOfHost:
@@ -208,6 +214,7 @@ def _guest(program: GuestProgram, images: _Images) -> GuestPlan:
         shadow_paging=hardware.shadow_paging,
         disk=images.optional(hardware.disk),
         restarts=hardware.restarts,
+        parts=_exchanged(program.parts),
     )
 
 
@@ -269,14 +276,20 @@ def made_from(plan: Plan, images: Mapping[str, Image], functions: Mapping[str, A
                 assert guest.start is not None
                 root = GuestProgram(contents(guest.contents), guest.start, guest.memory_size, attach)
             root.hardware = Hardware(guest.shadow_paging, optional(guest.disk), guest.restarts)
+            root.parts = MonitorParts(**_parts(MonitorParts, guest.parts, functions))
         case Code() as code:
             root = _find(code, functions)
     programs = {ThreadId.decode(thread): _find(code, functions) for thread, code in plan.programs}
-    known = {part.name for part in fields(Parts)}
-    if unknown := [name for name, _ in plan.parts if name not in known]:
-        raise LabError(f"this plan exchanges {', '.join(unknown)}, of which this l4lab knows nothing; make it again")
-    parts = Parts(**{name: _find(code, functions) for name, code in plan.parts})
+    parts = Parts(**_parts(Parts, plan.parts, functions))
     return MadeFrom(root, plan.memory, plan.name, programs, plan.io, parts)
+
+
+def _parts(kind: type, given: Sequence[tuple[str, Code]], functions: Mapping[str, Any]) -> dict[str, Any]:
+    """What to make the parts with, by their names."""
+    known = {part.name for part in fields(kind)}
+    if unknown := [name for name, _ in given if name not in known]:
+        raise LabError(f"this plan exchanges {', '.join(unknown)}, of which this l4lab knows nothing; make it again")
+    return {name: _find(code, functions) for name, code in given}
 
 
 def _find(code: Code, functions: Mapping[str, Any]) -> Any:

@@ -44,9 +44,10 @@ from l4lab.user import sigma0
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.host import Host, HostRun
 from l4lab.user.l4 import L4, Program
-from l4lab.user.monitor import flat, realmode, savedcheck
+from l4lab.user.monitor import realmode, savedcheck, start_flat
 from l4lab.user.monitor.hardware import PLAIN, Hardware
 from l4lab.user.monitor.monitor import GuestProgram, GuestRun
+from l4lab.user.monitor.monitor_parts import THE_MONITORS_OWN, MonitorParts
 from l4lab.user.monitor.outcome import Outcome
 from l4lab.user.monitor.saved import LONGEST_LINE, SavedGuest
 
@@ -155,11 +156,19 @@ class Rig:
 
     @classmethod
     def for_flat_guest(
-        cls, guest: FlatGuest, trace: Trace | None = None, hardware: Hardware = PLAIN, parts: Parts = THE_KERNELS_OWN
+        cls,
+        guest: FlatGuest,
+        trace: Trace | None = None,
+        hardware: Hardware = PLAIN,
+        parts: Parts = THE_KERNELS_OWN,
+        monitor: MonitorParts = THE_MONITORS_OWN,
     ) -> Rig:
-        """A machine whose root task is a monitor that runs one of our own small systems."""
-        program = flat.program(guest)
-        program.hardware = hardware
+        """A machine whose root task is a monitor that runs one of our own small systems.
+
+        `monitor`: what takes the place of parts of the monitor, as `parts` does of the kernel's.
+        """
+        program = start_flat.program(guest)
+        program.hardware, program.parts = hardware, monitor
         return cls.for_guest(program, trace, parts)
 
     @classmethod
@@ -180,26 +189,36 @@ class Rig:
         hardware: Hardware = PLAIN,
         screen: bool = False,
         parts: Parts = THE_KERNELS_OWN,
+        monitor: MonitorParts = THE_MONITORS_OWN,
     ) -> Rig:
         """A machine whose root task is a monitor that boots a Linux kernel in `memory_mib` MiB.
 
-        `screen`: the kernel is told that there is one.
+        `screen`: the kernel is told that there is one. `monitor`: as for `for_flat_guest`.
         """
         from l4lab.images.kinds import Kind
         from l4lab.rig.booting import Options, guest_program
 
         options = Options(initrd, append, screen=screen)
         program = guest_program(image, name, Kind.LINUX, options, memory_mib << 20)
-        program.hardware = hardware
+        program.hardware, program.parts = hardware, monitor
         return cls.for_guest(program, trace, parts)
 
     @classmethod
-    def restore(cls, path: Path | str, trace: Trace | None = None, disk: Image | None = None) -> Rig:
-        """A machine whose root task is a monitor that goes on with a saved guest (see `save`)."""
+    def restore(
+        cls,
+        path: Path | str,
+        trace: Trace | None = None,
+        disk: Image | None = None,
+        monitor: MonitorParts = THE_MONITORS_OWN,
+    ) -> Rig:
+        """A machine whose root task is a monitor that goes on with a saved guest (see `save`).
+
+        `monitor`: as for `for_flat_guest`.
+        """
         saved = savefile.read(path)
         savedcheck.check(saved, disk)
         program = GuestProgram.going_on(saved, disk)
-        program.attach = realmode.GO_ON
+        program.attach, program.parts = realmode.GO_ON, monitor
         return cls.for_guest(program, trace)
 
     def _take_over(self, saved: SavedGuest) -> None:

@@ -34,13 +34,13 @@ from l4lab.user.asm import assemble
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.keyboard import SharedKeyboard
 from l4lab.user.l4 import L4, IpcFailed, Program, Received
-from l4lab.user.monitor.flat import start_of
+from l4lab.user.monitor.guest_cpu import MOST_CPUS, GuestCpu
+from l4lab.user.monitor.guest_memory import PAGE, WINDOW, GuestMemory
 from l4lab.user.monitor.link import COM2_IRQ, MOST_BYTES, LinkedUart, link_bytes, link_message
-from l4lab.user.monitor.memory import PAGE, WINDOW, GuestMemory
 from l4lab.user.monitor.outcome import Outcome
-from l4lab.user.monitor.state import Start
+from l4lab.user.monitor.start import Start
+from l4lab.user.monitor.start_flat import start_of
 from l4lab.user.monitor.together import ServedGuest, Together
-from l4lab.user.monitor.vcpu import MOST_CPUS, GuestCpu
 
 FIRST_THREAD: Final = USER_BASE + 16
 SUPERPAGE: Final = 4 << 20

@@ -24,8 +24,8 @@ from l4lab.user.asm import assemble
 from l4lab.user.guests.flat import ORIGIN, RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4, IpcFailed
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.flat import start_of
 from l4lab.user.monitor.monitor import Monitor
+from l4lab.user.monitor.start_flat import start_of
 
 CORES = pytest.mark.parametrize("core", ["native", "python"])
 PLACE = MEMORY.base + 0x2000  # a page that all routes but messages write

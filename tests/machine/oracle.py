@@ -28,7 +28,7 @@ from l4lab.machine.memory import Memory
 from l4lab.machine.vmcs import CR4_PSE, Vmcs
 from l4lab.machine.vtx import HLT_EXITING
 from l4lab.user.asm import Program, assemble
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.taskswitch import switch_task
 
 # Guest-physical memory: 64 KiB.

@@ -19,12 +19,12 @@ from l4lab.abi.vm import ExitReason, ItemId, fault_id_of
 from l4lab.kernel.objects.thread import Tcb
 from l4lab.machine.vmcs import CR4_PSE
 from l4lab.testing import Root, System
-from l4lab.user.monitor import control
+from l4lab.user.monitor import guest_control
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.state import CPU_CONTROLS, FAULT_ITEMS
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
+from l4lab.user.monitor.start import CPU_CONTROLS, FAULT_ITEMS
 from l4lab.user.monitor.taskswitch import TaskSwitches
-from l4lab.user.monitor.vcpu import GuestCpu
 
 from .oracle import ENOUGH, SIZE, BeyondMemory, Case, State, first_state, run_here, state_of
 
@@ -77,7 +77,7 @@ class _Run:
         elif fault.reason in (ExitReason.HLT, ExitReason.TRIPLE_FAULT):
             self.ended.append(ExitReason(fault.reason))
         elif fault.reason == ExitReason.CR_ACCESS:
-            control.cr_access(fault, reply)
+            guest_control.cr_access(fault, reply)
         elif fault.reason == ExitReason.TASK_SWITCH:
             TaskSwitches(vcpu, memory).handle(fault, reply)
         else:

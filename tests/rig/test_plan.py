@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 import l4lab
+from l4lab.abi.fpage import Fpage
+from l4lab.abi.message import MapItem
 from l4lab.errors import LabError
 from l4lab.images.kinds import Kind
 from l4lab.kernel.objects.thread import Tcb
@@ -25,8 +27,10 @@ from l4lab.user.guests import greeting, tinyos, twins
 from l4lab.user.guests.flat import FlatGuest
 from l4lab.user.host import Host, NativePlan, VmPlan
 from l4lab.user.l4 import L4
+from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import Monitor
+from l4lab.user.monitor.monitor_parts import GuestPager, GuestRam, MonitorParts
 from tests.kernel.student_parts import PARTS
 
 CYCLES = 40_000_000
@@ -83,6 +87,22 @@ class InARow(Scheduler):
         return any(other.priority > thread.level for other in self.row)
 
 
+class SmallPages(GuestPager):
+    """A pager of one's own."""
+
+    def __init__(self, ram: GuestRam) -> None:
+        self.ram = ram
+
+    def page_fault(self, fault: Fault, reply: Reply) -> None:
+        """A page at a time; no reads beyond the memory."""
+        page = fault.words[1] & -4096
+        if page >= self.ram.size:
+            self.ram.do(fault, reply)
+            return
+        reply.typed = [MapItem.at(page), Fpage.at(self.ram.at(page))]
+        reply.resume_delivery(fault)
+
+
 def greeting_image() -> bytes:
     """Flat code that halts."""
     return assemble("mov al, 'x'\n mov dx, 0x3f8\n out dx, al\n cli\n hlt", 0x100000).code
@@ -133,6 +153,7 @@ WAYS: dict[str, Callable[[Path], Rig]] = {
     "a saved guest": restored,
     "a program in Python": lambda _: Rig(speaker, 16 * MIB),
     "a monitor with a part of one's own": lambda _: attached(),
+    "a monitor with other parts": lambda _: l4lab.boot("tinyos", monitor=MonitorParts(SmallPages)),
     "a kernel with a part of one's own": lambda _: Rig.for_flat_guest(tinyos.build(), parts=Parts(scheduler=InARow)),
     "a kernel with other IPC and another walk": lambda _: Rig.for_flat_guest(tinyos.build(), parts=PARTS["both"]),
 }

@@ -22,7 +22,7 @@ from l4lab.kernel.objects.space import USER_LIMIT, Space
 from l4lab.kernel.objects.thread import MR, Tcb
 from l4lab.kernel.objects.waits import START
 from l4lab.kernel.state import State
-from l4lab.kernel.virtual import vm
+from l4lab.kernel.virtual import vmthread
 
 VM = 1 << 30  # SpaceControl: this space is a virtual machine
 SHADOW = 1 << 28  # with shadow page tables rather than nested paging: an addition of ours
@@ -56,14 +56,14 @@ def sys_space_control(k: State, caller: Tcb) -> None:
             raise Refused(ErrorCode.KIP_AREA)
     if not redirector.is_nil and redirector != ANY_THREAD and k.find(redirector, None) is None:
         raise Refused(ErrorCode.INVALID_THREAD)
-    k.frames.require(MIN_FRAMES + len(space.threads) * vm.FRAMES)
+    k.frames.require(MIN_FRAMES + len(space.threads) * vmthread.FRAMES)
     if becomes_vm:
         space.become_vm(bool(control & SHADOW))
         k.trace.append(SpaceBecameVm(k.now, space.number, space.name, space.shadow_paging))
         for member in space.threads:
             if member.wait is not START:  # as when it moves there: what it has under way is a program's, not a guest's
                 ipc.cancel(k, member)
-            vm.create(k, member)
+            vmthread.create(k, member)
     if configures:
         for area in (kip_area, utcb_area):
             _revoke(k, space, area, ALL_RIGHTS, True)

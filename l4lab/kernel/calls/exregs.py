@@ -19,7 +19,7 @@ from l4lab.kernel.events import Resumed
 from l4lab.kernel.ipc import ctrlxfer, ipc
 from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
 from l4lab.kernel.state import State
-from l4lab.kernel.virtual import vm
+from l4lab.kernel.virtual import vmthread
 
 ITEM_WORDS = MESSAGE_REGISTERS - 1 - VM_FAULT_WORDS  # what register items may take of a fault's message
 _ZERO_FLAG = 1 << 6
@@ -55,7 +55,7 @@ def sys_exchange_registers(k: State, caller: Tcb) -> None:
     if control & _ITEM_CONTROLS:
         _exchange_items(caller, dest, control)
         if control & ExregsControl.WRITE_ITEMS:
-            vm.wake(k, dest)
+            vmthread.wake(k, dest)
     if control & ExregsControl.ACT_ON_HALT:
         _halt(k, dest) if control & ExregsControl.HALT else _resume(k, dest)
 

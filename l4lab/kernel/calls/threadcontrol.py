@@ -19,10 +19,10 @@ from l4lab.kernel.objects.space import Space
 from l4lab.kernel.objects.thread import Tcb, ThreadState
 from l4lab.kernel.objects.waits import OWN_IPC, START
 from l4lab.kernel.state import State
-from l4lab.kernel.virtual import vm
+from l4lab.kernel.virtual import vmthread
 
 # What one call may need: directory, KIP and UTCB tables, UTCB, register frames; and a virtual CPU's.
-MOST_FRAMES = 7 + vm.FRAMES
+MOST_FRAMES = 7 + vmthread.FRAMES
 
 # Thread control registers that are zero, nilthread or never at first.
 _FRESH = (
@@ -77,7 +77,7 @@ def _create(k: State, dest: ThreadId, space_id: ThreadId, scheduler: ThreadId, p
     if location != UNCHANGED:
         thread.utcb_location = location
     if thread.space.is_vm:
-        vm.create(k, thread)
+        vmthread.create(k, thread)
     if not pager.is_nil:
         activate(k, thread, pager)
 
@@ -207,7 +207,7 @@ def delete(k: State, thread: Tcb) -> None:
     if thread.program is not None:
         thread.program.stop()
     if thread.vcpu is not None:
-        vm.destroy(k, thread)
+        vmthread.destroy(k, thread)
     k.machine.user.forget_thread(thread.frame)
     k.register_frames.free(thread.frame)
     thread.space.threads.remove(thread)
@@ -232,9 +232,9 @@ def _migrate(k: State, thread: Tcb, space: Space) -> None:
             thread.utcb[i] = word
         thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
     if thread.vcpu is not None:
-        vm.destroy(k, thread)
+        vmthread.destroy(k, thread)
         thread.regs[EFLAGS] = _first_flags(space)  # a guest's may have had any, I/O privilege too
     if space.is_vm:
-        vm.create(k, thread)
+        vmthread.create(k, thread)
     if not old.threads:
         k.delete_space(old)

@@ -2,7 +2,8 @@
 """What an entry into the kernel means: traps of native programs, requests of hosted ones, and the system calls.
 
 The main loop in `kernel.py` has run a thread until it entered the kernel. Here the vector, or what a hosted program
-asked for, leads to the function that does it; `SYSTEM_CALLS` is the table of those. Exits of virtual CPUs are `vm.py`.
+asked for, leads to the function that does it; `SYSTEM_CALLS` is the table of those. Exits of virtual CPUs are
+`vmthread.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from l4lab.errors import PartFailed, Refused
 from l4lab.kernel import events
 from l4lab.kernel.calls import control, exregs, schedule, threadcontrol
 from l4lab.kernel.calls.kip_stubs import CALL_VECTOR, IPC_VECTOR
-from l4lab.kernel.devices import debugtraps, instructions, portio
+from l4lab.kernel.devices import debugtraps, nativefaults, portio
 from l4lab.kernel.ipc import faults, ipc
 from l4lab.kernel.objects.program import Died, PortFault, Request
 from l4lab.kernel.objects.thread import Tcb
@@ -49,8 +50,8 @@ def user_trap(k: State, thread: Tcb, event: int) -> None:
     elif event == UNDEFINED_OPCODE and k.code_at(thread, 2) == kip.LOCK_NOP:
         thread.regs[EIP] += 2
         system_call(k, thread, SystemCall.KERNEL_INTERFACE)
-    elif event == GENERAL_PROTECTION and instructions.done_for(k, thread):
-        k.function = "instructions.done_for"
+    elif event == GENERAL_PROTECTION and nativefaults.done_for(k, thread):
+        k.function = "nativefaults.done_for"
     else:
         k.function = "faults.exception"
         faults.exception(k, thread, event, info[e.INFO_ERROR_CODE])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the kernel counts: for each virtual CPU what its guest cost, and for the whole run what is left.
 
-What lives here: the numbers, and their sums. Each is counted at one place (`vm.py`, `ipc.py`, `faults.py`), and each of
-a virtual CPU's can be counted again from the trace (`rig.counting` does). A virtual CPU's numbers outlive it, so that
-those of a run that has ended are complete.
+What lives here: the numbers, and their sums. Each is counted at one place (`vmthread.py`, `ipc.py`, `faults.py`), and
+each of a virtual CPU's can be counted again from the trace (`rig.counting` does). A virtual CPU's numbers outlive it,
+so that those of a run that has ended are complete.
 """
 
 from __future__ import annotations

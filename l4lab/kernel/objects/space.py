@@ -74,7 +74,7 @@ class Space:
         self.utcb_area: Fpage = NILPAGE
         self.is_vm = False
         self.shadow_paging = False  # of a virtual machine: the CPU does not walk the space's tables itself
-        self.machine = 0  # its number among the virtual machines, once it has had a virtual CPU; written by vm.py only
+        self.machine = 0  # its number among the virtual machines, once it has had a virtual CPU; vmthread.py writes it
         self.is_sigma0 = False
         self.privileged = False
         self.ports: dict[int, Space] = {}  # I/O ports that its programs may use -> from whom; written by ports.py only

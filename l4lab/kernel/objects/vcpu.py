@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What makes a thread a virtual CPU: its control structure, its counters, its shadow page tables.
 
-What lives here: the record. Running it is `virtual/vm.py`.
+What lives here: the record. Running it is `virtual/vmthread.py`.
 """
 
 from __future__ import annotations

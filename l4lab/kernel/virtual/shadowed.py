@@ -7,62 +7,44 @@ once; the others become faults to the monitor or the pager. What the tables are 
 
 from __future__ import annotations
 
-from typing import Final
-
 from l4lab.abi.exceptions import PAGE_FAULT, SHUTDOWN, escalated
-from l4lab.abi.frame import EIP, of_gpr
+from l4lab.abi.frame import EIP
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import (
     CR3_LOAD_EXITING,
     CR3_STORE_EXITING,
     EVENT_HAS_ERROR_CODE,
     EVENT_VALID,
+    CrAccess,
     CrAccessType,
     ExitReason,
 )
-from l4lab.kernel.events import Injected, KernelExit, VtlbFill, VtlbFlush
+from l4lab.kernel.events import KernelExit, VtlbFill, VtlbFlush
 from l4lab.kernel.ipc.faults import page_fault
 from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.objects.vcpu import Vcpu
 from l4lab.kernel.parts import Miss, ShadowPaging
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual import vmfault
+from l4lab.kernel.virtual.entering import enter
 from l4lab.machine.guestmode import Pause
 from l4lab.machine.vmcs import Vmcs
 from l4lab.machine.vtx import HARDWARE_EXCEPTION, INVLPG_EXITING
 
 FILLED, MISSING = Miss.FILLED, Miss.MISSING
 _EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with an error code
-_FROM_CR: Final = CrAccessType.MOV_FROM_CR << 4  # of the qualification of an access to a control register
 FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
 MOST_ROUNDS = 64  # exits that end here, before the caller may look whether somebody wants to stop
-DELIVERY_CYCLES: Final = 1  # what the CPU takes to deliver an event, before it executes anything
 
 
 def run(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, deadline: int) -> bool:
     """`run` under shadow paging. What concerns the shadow tables only ends here (reference section 9.4)."""
-    machine, vmcs, counters, clock = k.machine, vcpu.vmcs, vcpu.counters, k.clock
+    machine, vmcs = k.machine, vcpu.vmcs
     for _ in range(MOST_ROUNDS):
         generation = thread.space.tables.generation
         if vtlb.generation != generation or vmcs.paging_changed:
             _follow(k, thread, vcpu, vtlb, generation)
-        event, retired = vmcs.entry_info, clock.retired
-        waiting = event & EVENT_VALID
-        delivered = clock.cycles + DELIVERY_CYCLES if waiting else 0
-        reason = machine.run_guest(vmcs, generation, deadline)
-        k.now = clock.cycles
-        executed = clock.retired - retired
-        counters.instructions += executed
-        # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
-        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and not executed
-        own = False  # and is it the guest's own page fault: nobody else's affair?
-        if waiting and not vmcs.entry_info & EVENT_VALID:
-            if vcpu.reflected:
-                vcpu.reflected = False
-                own = first
-            else:
-                counters.injections += 1
-                k.note(Injected(delivered, thread.word, event))
+        reason, first, own = enter(k, thread, vcpu, deadline)
         if reason is Pause.PAGING_CHANGED:
             continue
         if isinstance(reason, Pause):
@@ -147,11 +129,11 @@ def _access_cr3(k: State, thread: Tcb, vcpu: Vcpu) -> bool:
     """MOV to or from CR3, of which the monitor does not want to hear."""
     vmcs = vcpu.vmcs
     _ended_here(k, thread, vcpu, ExitReason.CR_ACCESS)
-    register = of_gpr(vmcs.exit_qualification >> 8 & 15)
-    if vmcs.exit_qualification & _FROM_CR:
-        thread.regs[register] = vmcs.control_register(3)
+    access = CrAccess.decode(vmcs.exit_qualification)
+    if access.access is CrAccessType.MOV_FROM_CR:
+        thread.regs[access.register] = vmcs.control_register(3)
     else:
-        vmcs.set_control_register(3, thread.regs[register])
+        vmcs.set_control_register(3, thread.regs[access.register])
     k.machine.guest.skip(vmcs)
     return False
 
@@ -182,9 +164,9 @@ def _follow(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, generation: i
 
 def _is_ours(vmcs: Vmcs) -> bool:
     """Is this an access to CR3 that only shadow paging wants to hear of?"""
-    qualification = vmcs.exit_qualification
-    exiting = CR3_STORE_EXITING if qualification & _FROM_CR else CR3_LOAD_EXITING
-    return qualification & 15 == 3 and not vmcs.cpu_controls & exiting
+    access = CrAccess.decode(vmcs.exit_qualification)
+    exiting = CR3_STORE_EXITING if access.access is CrAccessType.MOV_FROM_CR else CR3_LOAD_EXITING
+    return access.cr == 3 and not vmcs.cpu_controls & exiting
 
 
 def _reflect(vmcs: Vmcs, linear: int) -> bool:

@@ -2,7 +2,7 @@
 """The virtualization fault: how a VM exit becomes a message to the monitor, and what its answer does.
 
 What lives here: the message, the answer, and what becomes of an event whose delivery the exit cut short. When a guest
-exits is `vm.py` and `shadowed.py`. (Reference sections 9.3 and 9.8.)
+exits is `vmthread.py` and `shadowed.py`. (Reference sections 9.3 and 9.8.)
 """
 
 from __future__ import annotations

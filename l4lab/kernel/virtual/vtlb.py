@@ -15,7 +15,7 @@ entry with the guest's entry that it was made from (`expected`). A load of CR3 c
 tables say now, and drops what differs. What is left is what a walk would find, so nothing can be told from a flush.
 
 What lives here: filling the shadow tables and dropping what is in them. What they are made of is in shadowtables.py;
-when to fill and drop, and who is told, is vm.py's.
+when to fill and drop, and who is told, is vmthread.py's.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from l4lab.user.monitor.bios_system import BiosSystem
 from l4lab.user.monitor.bios_video import BiosVideo
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.state import EFLAGS_START, Start
+from l4lab.user.monitor.start import EFLAGS_START, Start
 
 if TYPE_CHECKING:
     from l4lab.user.monitor.monitor import Monitor

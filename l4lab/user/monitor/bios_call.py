@@ -13,8 +13,8 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EIP, ESI, ESP
 from l4lab.abi.vm import ItemId
 from l4lab.user.monitor.fault import MASK, Fault, Reply
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.vcpu import Registers
+from l4lab.user.monitor.guest_cpu import Registers
+from l4lab.user.monitor.guest_memory import GuestMemory
 
 ITEMS: Final = (ItemId.CS, ItemId.SS, ItemId.DS, ItemId.ES)
 CARRY, ZERO = 1 << 0, 1 << 6

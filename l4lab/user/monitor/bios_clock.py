@@ -14,7 +14,7 @@ from l4lab.abi.vm import ItemId
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import CARRY, BiosCall
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_memory import GuestMemory
 
 INDEX, DATA = 0x70, 0x71
 SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, CENTURY = 0, 2, 4, 7, 8, 9, 0x32  # the clock's registers

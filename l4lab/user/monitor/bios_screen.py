@@ -18,7 +18,7 @@ from l4lab.abi.vm import ItemId
 from l4lab.devices.vga import CURSOR_HIGH, CURSOR_LOW, MAX_COLUMNS, MAX_ROWS, START_HIGH, START_LOW, TEXT_WINDOW, Vga
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import BiosCall
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_memory import GuestMemory
 
 USUAL_COLOUR: Final = 0x07  # light grey on black
 BELL, BACKSPACE, LINE_FEED, RETURN = 7, 8, 10, 13

@@ -15,7 +15,7 @@ from l4lab.images.pieces import LOW_RAM_END, MOST_TOLD_KB
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import CARRY, BiosCall
 from l4lab.user.monitor.bios_clock import BiosClock
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.outcome import End
 
 UNSUPPORTED: Final = 0x86  # what INT 15 returns in AH

@@ -29,7 +29,7 @@ from l4lab.devices.vga_modes import MODES, VideoMode
 from l4lab.user.monitor import rom
 from l4lab.user.monitor.bios_call import BiosCall
 from l4lab.user.monitor.bios_screen import PAGES, USUAL_COLOUR, BiosScreen
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_memory import GuestMemory
 
 KEEP: Final = 0x80  # of the mode's number: memory keeps what it holds
 COLOUR_DISPLAY: Final = 0x08  # VGA with a colour screen, as INT 10, 1A tells it

@@ -24,10 +24,10 @@ from l4lab.abi.vm import ItemId, SegmentAttributes
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import alu
 from l4lab.user.monitor.fault import MASK, Fault, Reply
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, code_at, locate
 from l4lab.user.monitor.scratch import Operand, Scratch, Unsupported
-from l4lab.user.monitor.vcpu import GuestCpu
 
 LONGEST_INSTRUCTION: Final = 15
 CHUNK: Final = 4096  # repetitions done at one exit; a longer instruction is executed again for the rest

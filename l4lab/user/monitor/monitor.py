@@ -2,7 +2,7 @@
 """A virtual-machine monitor: makes a guest, answers its faults, brings it its interrupts, until it ends.
 
 Lives here: the main loop, the console, and saving the whole guest. Everything it does for the guest is in the parts
-beside this file; a monitor of one's own replaces entries of `handlers`, or parts.
+beside this file; a monitor of one's own replaces entries of `handlers`, or parts (`monitor_parts`).
 
 One thread does everything, so nothing happens to the guest behind its back: while the monitor runs, the guest does not.
 """
@@ -18,26 +18,30 @@ from l4lab.abi import vm
 from l4lab.abi.ids import ANY_THREAD, NIL_THREAD, ThreadId, global_id, interrupt_id
 from l4lab.abi.message import IpcErrorCode, IpcErrorWord, Message
 from l4lab.abi.protocols import INTERRUPT, is_page_fault
-from l4lab.abi.time import FARTHEST_POINT, ZERO, point, timeouts
-from l4lab.abi.vm import QUALIFICATION_MR, CpuControls, ExitReason, ItemId, is_vm_fault
+from l4lab.abi.time import FARTHEST_POINT, ZERO, Timeouts, point, timeouts
+from l4lab.abi.vm import CpuControls, ExitReason, IoAccess, ItemId, is_vm_fault
 from l4lab.devices.device import Device
 from l4lab.devices.disk import Disk, Image
-from l4lab.errors import LabError
+from l4lab.errors import LabError, PartFailed
 from l4lab.user import console
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
-from l4lab.user.monitor.cpuid import Cpuid
-from l4lab.user.monitor.exits import ExitHandlers
+from l4lab.user.monitor.exit_handlers import ExitHandlers
 from l4lab.user.monitor.fault import Fault, Reply
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_cpuid import Cpuid
+from l4lab.user.monitor.guest_interrupts import Interrupts
+from l4lab.user.monitor.guest_memory import GuestMemory
+from l4lab.user.monitor.guest_ports import PortIo
 from l4lab.user.monitor.hardware import PLAIN, Hardware
-from l4lab.user.monitor.interrupts import Interrupts
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.monitor_parts import THE_MONITORS_OWN, MonitorParts
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End, Outcome
+from l4lab.user.monitor.outside_devices import OutsideDevices
+from l4lab.user.monitor.outside_interrupts import OutsideInterrupts
+from l4lab.user.monitor.outside_pager import OutsidePager
 from l4lab.user.monitor.pc import Pc
-from l4lab.user.monitor.ports import PortIo
 from l4lab.user.monitor.saved import SavedGuest, as_registers, pieces_of, registers_of
-from l4lab.user.monitor.state import FAULT_ITEMS, Start
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.start import FAULT_ITEMS, Start
 from l4lab.words import hex_rows
 
 # The machine's own serial port is the guest's console. Its keyboard is the guest's, too.
@@ -71,8 +75,12 @@ class Monitor:
         devices: Sequence[Device] = (),
         clock: int | None = None,
         vcpu: GuestCpu | None = None,
+        parts: MonitorParts = THE_MONITORS_OWN,
     ) -> None:
-        """`clock`: what the guest's clock shows, in nanoseconds, if it does not begin with the machine's."""
+        """`clock`: what the guest's clock shows, in nanoseconds, if it does not begin with the machine's.
+
+        `parts`: what takes the place of the monitor's own; for a loop see `outside_loop.LoopedMonitor`.
+        """
         self.l4 = l4
         self._ahead = 0 if clock is None else clock - l4.time_stamp()  # of the machine's clock, in nanoseconds
         self.now: Callable[[], int] = l4.time_stamp if clock is None else self._shifted_time
@@ -92,13 +100,34 @@ class Monitor:
             now, self.vcpu, self.memory, self.cpuid, self.msrs, self.io, stop, self.tell, self.pc.addresses
         )
         self.handlers = self.exits.handlers
-        self.interrupts = Interrupts(self.pc.pic, self.vcpu)
         self._unanswered: tuple[Fault, Reply] | None = None  # the fault the guest waits in
         self._last: Fault | None = None
         self._due: int | None = None  # when a device next does something, in nanoseconds
         self._times = REPLY  # how long to wait for a message: until then
         self.serving = False  # has the guest begun to run?
         self.saved: SavedGuest | None = None  # the guest as it was when somebody last asked to save it
+        self.parts = parts
+        self.interrupts = self._exchange_parts()
+
+    def _exchange_parts(self) -> Interrupts:
+        """Have the parts that somebody else wrote do what they are to do. What brings interrupts."""
+        parts, pic, vcpu, tell = self.parts, self.pc.pic, self.vcpu, self.part_failed
+        if parts.memory is not None:
+            self.exits.pager = OutsidePager(parts.memory, tell, self.memory, self.exits.do_instead)
+        if parts.devices is not None:
+            devices = OutsideDevices(parts.devices, tell, self.pc.ports, self.memory, vcpu, self.msrs.values)
+            self.handlers[ExitReason.IO_INSTRUCTION] = devices.port_io
+            if devices.answers("rdmsr"):
+                self.handlers[ExitReason.RDMSR] = devices.rdmsr
+            if devices.answers("wrmsr"):
+                self.handlers[ExitReason.WRMSR] = devices.wrmsr
+        if parts.interrupts is not None:
+            return OutsideInterrupts(parts.interrupts, tell, pic, vcpu)
+        return Interrupts(pic, vcpu)
+
+    def part_failed(self, sentence: str) -> None:
+        """A part breaks a rule."""
+        self.stop(End.PART_FAILED, sentence)
 
     def _shifted_time(self) -> int:
         return self.l4.time_stamp() + self._ahead
@@ -142,6 +171,17 @@ class Monitor:
         else:
             answer = self.vcpu.id, self.vcpu.launch(start.registers())
         self.serving = True
+        try:
+            self._serve(answer)
+        except PartFailed:
+            if self.outcome is None:
+                raise
+        assert self.outcome is not None
+        return self.outcome
+
+    def _serve(self, answer: Answer) -> None:
+        """The loop, until the guest ends. It begins with sending this."""
+        l4 = self.l4
         while True:
             to, words = answer
             try:
@@ -151,11 +191,15 @@ class Monitor:
             else:
                 self._take(received)
             if self.outcome is not None:
-                return self.outcome
-            if self._due is not None and l4.time_stamp() >= self._due:
-                self.pc.advance()
-                self._look_ahead()
+                return
+            self._let_devices_work()
             answer = self._answer()
+
+    def _let_devices_work(self) -> None:
+        """Let the devices do what is due by now."""
+        if self._due is not None and self.l4.time_stamp() >= self._due:
+            self.pc.advance()
+            self._look_ahead()
 
     def _take(self, received: Received) -> None:
         """One message, from the guest or from the console."""
@@ -163,16 +207,7 @@ class Monitor:
             self._last = fault = Fault(received.words)
             reply = Reply()
             self._unanswered = fault, reply
-            if is_vm_fault(fault.label):
-                self.exits.handle(fault, reply)
-                if fault.reason == IO_INSTRUCTION:  # the guest may have set a timer
-                    self._look_ahead(fault.words[QUALIFICATION_MR] >> 16)
-            elif is_page_fault(fault.label):
-                self.exits.page_fault(fault, reply)
-                if self.pc.addresses.devices:
-                    self._look_ahead()
-            else:
-                self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
+            self._handle(fault, reply)
         elif received.sender == console.CONSOLE_IRQ:
             self._receive()
         elif received.sender == KEYBOARD_IRQ:
@@ -180,6 +215,19 @@ class Monitor:
         elif received.sender == SAVE_IRQ:
             self.saved = self.save()
             self.l4.send(SAVE_IRQ, Message(INTERRUPT))
+
+    def _handle(self, fault: Fault, reply: Reply) -> None:
+        """Have a fault answered, whatever its kind."""
+        if is_vm_fault(fault.label):
+            self.exits.handle(fault, reply)
+            if fault.reason == IO_INSTRUCTION:  # the guest may have set a timer
+                self._look_ahead(IoAccess.decode(fault.qualification).port)
+        elif is_page_fault(fault.label):
+            self.exits.page_fault(fault, reply)
+            if self.pc.addresses.devices:
+                self._look_ahead()
+        else:
+            self.stop(End.STOPPED, f"the virtual CPU sent label {fault.label:#x}, which is no fault")
 
     def _answer(self) -> Answer:
         """What to send now: the answer to the guest's fault, unless it waits for an interrupt that is not there."""
@@ -201,14 +249,15 @@ class Monitor:
         if due == self._due:
             return
         self._due = due
-        if due is None:
-            self._times = REPLY
-            return
+        self._times = REPLY if due is None else self._until(due)
+
+    def _until(self, due: int) -> Timeouts:
+        """The timeouts of an IPC that waits until then, in nanoseconds of the machine's clock."""
         # As a point in time the word stays right for all answers until then. It has to lie ahead of the clock whenever
         # the kernel reads it, the way into the kernel included.
         now = self.l4.time_stamp() // 1000
         when = min(max(due // 1000, now) + KERNEL_ENTRY_US, now + FARTHEST_POINT - 1)
-        self._times = timeouts(ZERO, point(now, when))
+        return timeouts(ZERO, point(now, when))
 
     def devices_changed(self) -> None:
         """A part of the monitor's own has written to the guest's devices."""
@@ -254,6 +303,8 @@ class Monitor:
         ahead = self._ahead & (1 << 64) - 1
         registers[ItemId.OTHERREGS] |= {vm.TSC_OFFSET_LOW: ahead & 0xFFFF_FFFF, vm.TSC_OFFSET_HIGH: ahead >> 32}
         registers[ItemId.EXECCTRL][vm.CPU_CONTROLS] |= CpuControls.USE_TSC_OFFSET
+        if self.parts.interrupts is not None:  # it begins with the window shut
+            registers[ItemId.EXECCTRL][vm.CPU_CONTROLS] &= ~CpuControls.INTERRUPT_WINDOW_EXITING
         self.interrupts.controls |= CpuControls.USE_TSC_OFFSET
         self.interrupts.window = bool(
             registers[ItemId.EXECCTRL][vm.CPU_CONTROLS] & CpuControls.INTERRUPT_WINDOW_EXITING
@@ -318,6 +369,7 @@ class GuestProgram:
         self.memory_size = memory_size
         self.attach = attach
         self.hardware = PLAIN  # of the guest's PC; may be changed before the program runs
+        self.parts = THE_MONITORS_OWN  # of the monitor, and what takes their place; this, too
 
     @classmethod
     def going_on(cls, saved: SavedGuest, disk: Image | None = None) -> GuestProgram:
@@ -328,6 +380,12 @@ class GuestProgram:
 
     def run(self, l4: L4, run: GuestRun) -> None:
         """Run the guest until it ends."""
+        try:
+            self._lives(l4, run)
+        except PartFailed as failed:  # before there was a monitor to say so
+            run.outcome = Outcome(End.PART_FAILED, str(failed))
+
+    def _lives(self, l4: L4, run: GuestRun) -> None:
         disk = None if self.hardware.disk is None else Disk(self.hardware.disk)
         clock = self.start.clock if isinstance(self.start, SavedGuest) else None
         monitor = self._life(run, self._monitor(l4, disk, clock=clock))
@@ -341,8 +399,12 @@ class GuestProgram:
     def _monitor(
         self, l4: L4, disk: Disk | None, memory: GuestMemory | None = None, clock: int | None = None
     ) -> Monitor:
-        shadow = self.hardware.shadow_paging
-        return Monitor(l4, self.memory_size, shadow_paging=shadow, disk=disk, memory=memory, clock=clock)
+        size, shadow, parts = self.memory_size, self.hardware.shadow_paging, self.parts
+        if parts.loop is None:
+            return Monitor(l4, size, shadow_paging=shadow, disk=disk, memory=memory, clock=clock, parts=parts)
+        from l4lab.user.monitor.outside_loop import LoopedMonitor
+
+        return LoopedMonitor(l4, size, shadow_paging=shadow, disk=disk, memory=memory, clock=clock, parts=parts)
 
     def _life(self, run: GuestRun, monitor: Monitor) -> Monitor:
         """One life of the guest, from power-on or reset on. What it does not load keeps what it holds, as RAM does."""

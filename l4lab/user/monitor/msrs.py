@@ -16,7 +16,7 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EDX
 from l4lab.abi.vm import ItemId
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.guest_cpu import GuestCpu
 
 TIME_STAMP_COUNTER: Final = 0x10
 UNKNOWN_KINDS: Final = 256  # different ones that are counted

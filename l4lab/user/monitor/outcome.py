@@ -15,6 +15,7 @@ class End(Enum):
     RESET = "reset"
     TRIPLE_FAULT = "triple fault"
     STOPPED = "stopped by the monitor"
+    PART_FAILED = "stopped, because a part of its monitor failed"
 
     @property
     def is_clean(self) -> bool:

@@ -14,8 +14,8 @@ from typing import Final
 
 from l4lab.abi import vm
 from l4lab.abi.vm import ItemId, SegmentAttributes
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
 
 CR0_WP, CR0_PG, CR4_PSE = 1 << 16, 1 << 31, 1 << 4
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's PC: which devices it has, and how they are wired.
 
-Lives here: the wiring. What each device does is in `devices`; how an interrupt reaches the guest is in `interrupts`.
+Lives here: the wiring. What each device does is in `devices`; how an interrupt reaches the guest is in
+`guest_interrupts`.
 """
 
 from __future__ import annotations

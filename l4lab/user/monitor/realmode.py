@@ -24,7 +24,7 @@ from l4lab.user.monitor.bios import Bios
 from l4lab.user.monitor.bios_disk import BiosDisks, Diskette
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import GuestProgram, Monitor
-from l4lab.user.monitor.state import Start
+from l4lab.user.monitor.start import Start
 from l4lab.words import PAddr
 
 RESET: Start = Start.real_mode(rom.SEGMENT, rom.RESET)

@@ -17,8 +17,8 @@ import msgspec
 from l4lab.abi import vm
 from l4lab.abi.vm import ActivityState, ItemId
 from l4lab.user.monitor.fault import NONREGEXC, Reply
-from l4lab.user.monitor.memory import PAGE, GuestMemory
-from l4lab.user.monitor.vcpu import GuestCpu, Registers
+from l4lab.user.monitor.guest_cpu import GuestCpu, Registers
+from l4lab.user.monitor.guest_memory import PAGE, GuestMemory
 
 LONGEST_LINE: Final = 200  # bytes of the last line that are kept: as a rule a prompt
 READ_AT_ONCE: Final = 256 * PAGE

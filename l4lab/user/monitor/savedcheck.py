@@ -15,7 +15,7 @@ from l4lab.abi.vm import ItemId
 from l4lab.devices.device import TIME
 from l4lab.devices.disk import Disk, Image
 from l4lab.errors import LabError
-from l4lab.user.monitor.memory import LARGEST, PAGE
+from l4lab.user.monitor.guest_memory import LARGEST, PAGE
 from l4lab.user.monitor.msrs import TABLE
 from l4lab.user.monitor.outcome import End
 from l4lab.user.monitor.pc import Pc

@@ -27,10 +27,10 @@ from l4lab.abi.protocols import is_page_fault, page_fault_rights
 from l4lab.abi.vm import CpuControls, ExitReason, InterruptionInfo, ItemId
 from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.memory import LENT_PAGES, PAGE, GuestMemory
+from l4lab.user.monitor.guest_cpu import END_OF_MAPPINGS, GuestCpu
+from l4lab.user.monitor.guest_memory import LENT_PAGES, PAGE, GuestMemory
 from l4lab.user.monitor.paging import CR0_PG, LARGE, PRESENT, USER, WRITABLE, GuestPageFault, Paging
-from l4lab.user.monitor.state import CR0_PE
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, GuestCpu
+from l4lab.user.monitor.start import CR0_PE
 from l4lab.words import Rights
 
 ALL_EXCEPTIONS: Final = 0xFFFF_FFFF

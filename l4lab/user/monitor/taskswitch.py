@@ -24,11 +24,11 @@ from l4lab.abi import vm
 from l4lab.abi.exceptions import DEBUG, INVALID_TSS, NOT_PRESENT, STACK_FAULT
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EFLAGS, EIP, ESI, ESP, FLAG_NT, FLAG_VM
 from l4lab.abi.vm import InterruptionType, ItemId, TaskSwitch, TaskSwitchSource
-from l4lab.user.monitor.control import CR0_PG, CR0_TS
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_control import CR0_PG, CR0_TS
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.paging import GuestPageFault, Paging, locate, read_linear, write_linear, write_pieces
-from l4lab.user.monitor.vcpu import GuestCpu
 
 _BUSY, _WIDE = 2, 8  # in the type of a TSS
 _ACCESSED, _WRITABLE_OR_READABLE, _CONFORMING, _CODE, _SEGMENT, _PRESENT = 1, 2, 4, 8, 0x10, 0x80

@@ -24,12 +24,12 @@ from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.devices.device import Device
 from l4lab.user.l4 import L4, REPLY, IpcFailed, Received
 from l4lab.user.monitor.fault import Fault, Reply
+from l4lab.user.monitor.guest_cpu import MOST_CPUS, GuestCpu
+from l4lab.user.monitor.guest_memory import PAGE, GuestMemory
 from l4lab.user.monitor.link import SHARED_PAGE
-from l4lab.user.monitor.memory import PAGE, GuestMemory
 from l4lab.user.monitor.monitor import Answer, Monitor
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.state import FAULT_ITEMS, Start, flat_code, flat_data
-from l4lab.user.monitor.vcpu import MOST_CPUS, GuestCpu
+from l4lab.user.monitor.start import FAULT_ITEMS, Start, flat_code, flat_data
 from l4lab.words import hex32
 
 START_PORT: Final = 0x4A0

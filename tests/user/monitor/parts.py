@@ -10,8 +10,8 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EFLAGS, EIP
 from l4lab.abi.vm import ExitReason, ItemId
 from l4lab.user.monitor.fault import Fault, item_words
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
 
 Registers = Mapping[ItemId, Mapping[int, int]]
 

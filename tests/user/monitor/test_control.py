@@ -11,13 +11,13 @@ from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBX, EIP
 from l4lab.abi.vm import EVENT_VALID, CrAccess, CrAccessType, DrAccess, ExitReason, InterruptionType, ItemId
 from l4lab.devices.device import PortBus
-from l4lab.user.monitor.control import cr_access, dr_access
-from l4lab.user.monitor.cpuid import Cpuid
-from l4lab.user.monitor.exits import ExitHandlers
+from l4lab.user.monitor.exit_handlers import ExitHandlers
 from l4lab.user.monitor.fault import Fault, Reply, exception
+from l4lab.user.monitor.guest_control import cr_access, dr_access
+from l4lab.user.monitor.guest_cpuid import Cpuid
+from l4lab.user.monitor.guest_ports import PortIo
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.ports import PortIo
 from tests.user.monitor.parts import fault, guest_memory, still_vcpu
 
 words = st.integers(0, 0xFFFF_FFFF)

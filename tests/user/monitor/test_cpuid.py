@@ -8,8 +8,8 @@ import pytest
 from l4lab.abi import vm
 from l4lab.abi.frame import EAX, EBX, ECX, EDX, EIP
 from l4lab.abi.vm import ExitReason, ItemId
-from l4lab.user.monitor.cpuid import Cpuid
 from l4lab.user.monitor.fault import Reply
+from l4lab.user.monitor.guest_cpuid import Cpuid
 from l4lab.user.monitor.msrs import UNKNOWN_KINDS, Msrs
 from tests.user.monitor.parts import fault, full, still_vcpu
 

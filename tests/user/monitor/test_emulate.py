@@ -17,8 +17,8 @@ from l4lab.devices.memory_bus import MemoryBus
 from l4lab.user.monitor import alu
 from l4lab.user.monitor.emulate import Emulator
 from l4lab.user.monitor.fault import MASK, Reply
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.state import CODE_32, DATA_32, REAL_16
+from l4lab.user.monitor.guest_memory import GuestMemory
+from l4lab.user.monitor.start import CODE_32, DATA_32, REAL_16
 from tests.machine.guestbench import CODE, DATA, GUEST_SIZE, STACK, Guest
 from tests.user.monitor.parts import Ram, fault, full, still_vcpu
 

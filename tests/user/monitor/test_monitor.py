@@ -17,7 +17,7 @@ from l4lab.user.asm import assemble
 from l4lab.user.guests import greeting, misbehave, tinyos
 from l4lab.user.guests.flat import COM1, ORIGIN, RAM_SIZE, FlatGuest
 from l4lab.user.l4 import L4
-from l4lab.user.monitor import flat
+from l4lab.user.monitor import start_flat
 from l4lab.user.monitor.fault import Fault, Reply
 from l4lab.user.monitor.hardware import Hardware
 from l4lab.user.monitor.monitor import Monitor
@@ -176,7 +176,7 @@ def test_any_number_of_pages_makes_a_guests_memory(size: int) -> None:
         hlt
         """
     )
-    rig = Rig(flat.program(guest, size), 32 << 20)
+    rig = Rig(start_flat.program(guest, size), 32 << 20)
     rig.run(SECOND)
 
     assert "EAX 0x11223344" in outcome(rig).registers
@@ -185,7 +185,7 @@ def test_any_number_of_pages_makes_a_guests_memory(size: int) -> None:
 
 def test_more_memory_than_there_is_is_refused_with_advice() -> None:
     """Does a guest that does not fit end its monitor with a sentence that says what to do?"""
-    rig = Rig(flat.program(greeting.build(), 64 << 20), 32 << 20)
+    rig = Rig(start_flat.program(greeting.build(), 64 << 20), 32 << 20)
     rig.run(SECOND)
 
     assert "less memory" in rig.last_stop.detail
@@ -265,7 +265,7 @@ def test_a_monitor_of_ones_own_replaces_a_handler() -> None:
         monitor = Monitor(l4, RAM_SIZE)
         monitor.load(guest.pieces)
         monitor.handlers[ExitReason.CPUID] = cpuid
-        monitor.run(flat.start_of(guest))
+        monitor.run(start_flat.start_of(guest))
 
     rig = Rig(main, 64 << 20)
     rig.run(SECOND)
@@ -360,7 +360,7 @@ text:   .asciz  "by memory"
         port = AtMemory(Uart16550(l4.time_stamp, no_line, said.append), 0x20_0000, shift=2)
         monitor = Monitor(l4, RAM_SIZE, devices=[port])
         monitor.load(guest.pieces)
-        found.append(monitor.run(flat.start_of(guest)))
+        found.append(monitor.run(start_flat.start_of(guest)))
 
     rig = Rig(main, 64 << 20)
     rig.run(SECOND)

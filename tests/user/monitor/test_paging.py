@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from l4lab.machine import mmu
 from l4lab.machine.memory import Memory
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.paging import CR0_PG, CR0_WP, CR4_PSE, GuestPageFault, Paging, read_linear, write_linear
 from tests.user.monitor.parts import guest_memory
 

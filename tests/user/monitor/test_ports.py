@@ -11,9 +11,9 @@ from l4lab.abi.frame import EAX, ECX, EDI, EIP, ESI, FLAG_DF
 from l4lab.abi.vm import ExitReason, IoAccess, ItemId
 from l4lab.devices.device import Device, PortBus
 from l4lab.user.monitor.fault import Reply
-from l4lab.user.monitor.memory import GuestMemory
-from l4lab.user.monitor.ports import CHUNK, PortIo
-from l4lab.user.monitor.state import CODE_32, DATA_32
+from l4lab.user.monitor.guest_memory import GuestMemory
+from l4lab.user.monitor.guest_ports import CHUNK, PortIo
+from l4lab.user.monitor.start import CODE_32, DATA_32
 from tests.user.monitor.parts import fault, full, guest_memory, still_vcpu
 
 SIZE = 1 << 17

@@ -13,7 +13,7 @@ from l4lab.rig.rig import Rig
 from l4lab.user.asm import assemble
 from l4lab.user.guests.flat import ORIGIN, FlatGuest
 from l4lab.user.l4 import L4
-from l4lab.user.monitor import flat
+from l4lab.user.monitor import start_flat
 from l4lab.user.monitor.monitor import Monitor
 from l4lab.user.monitor.outcome import End, Outcome
 
@@ -196,7 +196,7 @@ def run(name: str, at: int, paging: str = "no paging", shadow: bool = False, dev
         monitor.load(guest.pieces)
         if at < RAM_SIZE:
             monitor.load([(at, CONTENTS)])
-        outcomes.append(monitor.run(flat.start_of(guest)))
+        outcomes.append(monitor.run(start_flat.start_of(guest)))
         found.append(Result(monitor.memory.read(REPORT, 1024), monitor.memory.read(at, len(CONTENTS))))
 
     rig = Rig(main, 64 << 20)

@@ -10,10 +10,10 @@ import pytest
 from l4lab.rig.rig import Rig
 from l4lab.user.asm import assemble
 from l4lab.user.guests.flat import COM1, ORIGIN, RAM_SIZE, FlatGuest
+from l4lab.user.monitor.guest_cpu import END_OF_MAPPINGS, KIP_AREA, UTCB_AREA
+from l4lab.user.monitor.guest_memory import WINDOW
 from l4lab.user.monitor.hardware import Hardware
-from l4lab.user.monitor.memory import WINDOW
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, KIP_AREA, UTCB_AREA
 
 COUNT = 64
 PLACES = (RAM_SIZE, RAM_SIZE + 0x1000, WINDOW, UTCB_AREA, KIP_AREA, 0xE000_0000, 0xFFFF_F000, 0xFFFF_FFF0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from l4lab.images.linux import LinuxPlan
 from l4lab.user.monitor.monitor import GuestProgram
-from l4lab.user.monitor.state import Start, flat_code, flat_data
+from l4lab.user.monitor.start import Start, flat_code, flat_data
 
 
 def start_of(plan: LinuxPlan) -> Start:

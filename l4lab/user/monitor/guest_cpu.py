@@ -3,7 +3,7 @@
 
 Lives here: making one (reference section 9.2), saying which registers come with which fault (9.5), starting it, and
 reaching into it while it runs or waits, by ExchangeRegisters (8.3), or stopping it. What a guest's registers should be
-is in `state`.
+is in `start`.
 """
 
 from __future__ import annotations

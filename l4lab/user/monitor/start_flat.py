@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from l4lab.images.flat import FlatPlan
+from l4lab.images.flat_image import FlatPlan
 from l4lab.images.loader_area import CODE_SELECTOR, DATA_SELECTOR
 from l4lab.user.guests.flat import RAM_SIZE, FlatGuest
 from l4lab.user.monitor.monitor import GuestProgram
-from l4lab.user.monitor.state import Start, flat_code, flat_data
+from l4lab.user.monitor.start import Start, flat_code, flat_data
 
 
 def start_of(guest: FlatGuest) -> Start:

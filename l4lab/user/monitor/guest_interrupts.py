@@ -15,8 +15,8 @@ from l4lab.abi.frame import EFLAGS, FLAG_IF
 from l4lab.abi.vm import EVENT_VALID, CpuControls, ExitReason, Interruptibility, ItemId
 from l4lab.devices.i8259 import I8259Pair
 from l4lab.user.monitor.fault import Fault, Reply, external_interrupt
-from l4lab.user.monitor.state import CPU_CONTROLS
-from l4lab.user.monitor.vcpu import GuestCpu
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.start import CPU_CONTROLS
 
 _BLOCKED = Interruptibility.BLOCKED_BY_STI | Interruptibility.BLOCKED_BY_MOV_SS
 

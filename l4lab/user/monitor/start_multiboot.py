@@ -6,7 +6,7 @@ from __future__ import annotations
 from l4lab.images.loader_area import CODE_SELECTOR, DATA_SELECTOR
 from l4lab.images.multiboot_kernel import LOADED, MultibootPlan
 from l4lab.user.monitor.monitor import GuestProgram
-from l4lab.user.monitor.state import Start, flat_code, flat_data
+from l4lab.user.monitor.start import Start, flat_code, flat_data
 
 
 def start_of(plan: MultibootPlan) -> Start:

@@ -2,7 +2,7 @@
 """I/O instructions of the guest: IN, OUT, and the string forms INS and OUTS with their repetition.
 
 Lives here: taking the exit apart and moving the data. The devices are behind the `PortBus`. Most exits of a guest come
-here, a console's byte at a time; hence the first lines of `handle`, which know the layout of the qualification.
+here, a console's byte at a time.
 Source: Intel SDM vol. 2, instructions IN, OUT, INS, OUTS; vol. 3, exit qualification for I/O instructions.
 """
 
@@ -16,7 +16,8 @@ from l4lab.abi.frame import EAX, ECX, EDI, ESI, FLAG_DF
 from l4lab.abi.vm import IoAccess, ItemId, SegmentAttributes
 from l4lab.devices.device import PortBus
 from l4lab.user.monitor.fault import MASK, Fault, Reply
-from l4lab.user.monitor.memory import GuestMemory
+from l4lab.user.monitor.guest_cpu import GuestCpu
+from l4lab.user.monitor.guest_memory import GuestMemory
 from l4lab.user.monitor.paging import (
     GuestPageFault,
     Paging,
@@ -26,9 +27,7 @@ from l4lab.user.monitor.paging import (
     read_linear,
     write_pieces,
 )
-from l4lab.user.monitor.vcpu import GuestCpu
 
-IN, STRING = 1 << 3, 1 << 4  # bits of the qualification
 CHUNK: Final = 4096  # repetitions done at one exit; a longer instruction is executed again for the rest
 
 _ADDRESS_SIZE_PREFIX: Final = 0x67
@@ -45,13 +44,13 @@ class PortIo:
 
     def handle(self, fault: Fault, reply: Reply) -> None:
         """An I/O exit."""
-        qualification = fault.words[1]
-        if qualification & STRING:
-            self._string(fault, reply)
+        access = IoAccess.decode(fault.words[1])
+        if access.string:
+            self._string(fault, reply, access)
             return
-        port, size = qualification >> 16, (qualification & 7) + 1
+        port, size = access.port, access.width
         eax = fault.gpr(EAX)
-        if qualification & IN:
+        if access.is_in:
             value = self.ports.read(port, size)
             if size < 4:
                 low = (1 << 8 * size) - 1
@@ -61,11 +60,11 @@ class PortIo:
             self.ports.write(port, size, eax & (1 << 8 * size) - 1)
         reply.skip(fault)
 
-    def _string(self, fault: Fault, reply: Reply) -> None:
+    def _string(self, fault: Fault, reply: Reply, access: IoAccess) -> None:
         registers = self.vcpu.read(*Paging.ITEMS)
         code, _ = read_code(self.memory, self.vcpu, fault.eip, max(fault.instruction_length, 1))
         wide = bool(SegmentAttributes.decode(registers[ItemId.CS][vm.ATTRIBUTES]).default_big)
-        transfer = StringIo.of(fault, 4 if wide != _has_address_size_prefix(code) else 2)
+        transfer = StringIo.of(fault, access, 4 if wide != _has_address_size_prefix(code) else 2)
         self._move(transfer, Paging.of(registers), reply)
         transfer.write_back(fault, reply)
 
@@ -121,9 +120,8 @@ class StringIo:
     mask: int  # of index and count
 
     @classmethod
-    def of(cls, fault: Fault, address_size: int) -> StringIo:
+    def of(cls, fault: Fault, access: IoAccess, address_size: int) -> StringIo:
         """As the exit found it: MR3 is the linear address of the first element."""
-        access = IoAccess.decode(fault.qualification)
         mask = (1 << 8 * address_size) - 1
         index = (fault.edi if access.is_in else fault.esi) & mask
         step = -access.width if fault.eflags & FLAG_DF else access.width

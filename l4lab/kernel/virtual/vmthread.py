@@ -19,6 +19,7 @@ from l4lab.abi.frame import EFLAGS, FLAG_IF, FLAG_VM
 from l4lab.abi.protocols import FaultId
 from l4lab.abi.vm import (
     EVENT_VALID,
+    EptViolation,
     ExitReason,
     ItemId,
 )
@@ -26,7 +27,6 @@ from l4lab.abi.vm_state import INITIAL_STATE
 from l4lab.kernel.events import (
     Blocked,
     EntryRefused,
-    Injected,
     Resumed,
     VcpuCreated,
     VcpuDeleted,
@@ -40,15 +40,15 @@ from l4lab.kernel.objects.waits import OWN_IPC
 from l4lab.kernel.parts import ShadowFill, ShadowPaging
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual import shadowed, vmfault
+from l4lab.kernel.virtual.entering import EPT_VIOLATION, enter
 from l4lab.kernel.virtual.filling import FilledTables
 from l4lab.kernel.virtual.shadowtables import RESERVE
 from l4lab.kernel.virtual.vtlb import Vtlb
 from l4lab.machine import entrycheck
 from l4lab.machine.guestmode import Pause
 from l4lab.machine.vmcs import CR0_PE, Vmcs
-from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, EPT_WRITE, HALTED, HARDWARE_EXCEPTION, WINDOW
+from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, WINDOW
 
-EPT_VIOLATION = ExitReason.EPT_VIOLATION
 _DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
 _DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
 FRAMES = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
@@ -122,35 +122,7 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
         return True
     if vcpu.vtlb is not None:
         return shadowed.run(k, thread, vcpu, vcpu.vtlb, deadline)
-    counters, clock, tables = vcpu.counters, k.clock, thread.space.tables
-    while True:
-        event, retired = vmcs.entry_info, clock.retired
-        waiting = event & EVENT_VALID
-        delivered = clock.cycles + shadowed.DELIVERY_CYCLES if waiting else 0
-        reason = k.machine.run_guest(vmcs, tables.generation, deadline)
-        k.now = clock.cycles
-        executed = clock.retired - retired
-        counters.instructions += executed
-        # Is the event whose delivery the exit cut short the one that was to be delivered at the entry?
-        first = bool(waiting and vmcs.idt_info & EVENT_VALID) and not executed
-        touched = reason is EPT_VIOLATION and tables.touch(
-            vmcs.guest_physical, vmcs.exit_qualification & 3 == EPT_WRITE
-        )
-        if touched and first:
-            vmcs.entry_info |= EVENT_VALID
-        own = False  # is it the guest's own exception, whose delivery was cut short before?
-        if waiting and not vmcs.entry_info & EVENT_VALID:
-            if vcpu.reflected:
-                vcpu.reflected = False
-                own = first
-            else:
-                counters.injections += 1
-                k.note(Injected(delivered, thread.word, event))
-        if not touched:
-            break
-        # A page was used, or written to, for the first time since Unmap asked: the CPU's own affair, in no time.
-        if vmcs.idt_info & EVENT_VALID and not first and vmcs.idt_info >> 8 & 7 == HARDWARE_EXCEPTION:
-            vmfault.deliver_again(vcpu)
+    reason, first, own = enter(k, thread, vcpu, deadline)
     if isinstance(reason, Pause):
         return False
     if reason is EPT_VIOLATION:
@@ -158,9 +130,9 @@ def run(k: State, thread: Tcb, deadline: int) -> bool:
             vmfault.deliver_again(vcpu)
         elif vmcs.idt_info & EVENT_VALID:  # the page that was missing was needed to deliver an event
             vmfault.keep_event(thread, vcpu, FaultId.PAGE_FAULT, first)
-        counters.nested_faults += 1
+        vcpu.counters.nested_faults += 1
         k.function = "faults.page_fault"
-        page_fault(k, thread, vmcs.guest_physical, bool(vmcs.exit_qualification & EPT_WRITE))
+        page_fault(k, thread, vmcs.guest_physical, EptViolation.decode(vmcs.exit_qualification).write)
     else:
         vmfault.send(k, thread, vmcs, reason)
     return True
@@ -188,7 +160,7 @@ def _prepare(k: State, thread: Tcb, vmcs: Vmcs) -> bool:
         if vmcs.activity != ACTIVE:
             if vmcs.activity == HALTED and vmcs.cpu_controls & WINDOW and flags & FLAG_IF:
                 return _exit_at_once(k, thread, vmcs, ExitReason.INTERRUPT_WINDOW)
-            k.function = "vm.run"
+            k.function = "vmthread.run"
             thread.state = ThreadState.INACTIVE  # its state stays unchecked: when it wakes, it comes here again
             k.trace.append(Blocked(k.now, thread.word, "INACTIVE", 0, OWN_IPC.name))
             return False

@@ -17,17 +17,18 @@ from l4lab.abi.frame import EAX, EDX, FLAG_IF
 from l4lab.abi.protocols import page_fault_rights
 from l4lab.abi.vm import ExitReason, InterruptionInfo, InterruptionType, ItemId
 from l4lab.devices.memory_bus import MemoryBus
-from l4lab.user.monitor import control
-from l4lab.user.monitor.cpuid import Cpuid
+from l4lab.user.monitor import guest_control
 from l4lab.user.monitor.emulate import Emulator
 from l4lab.user.monitor.fault import Fault, Reply
-from l4lab.user.monitor.memory import PAGE, GuestMemory
+from l4lab.user.monitor.guest_cpu import END_OF_MAPPINGS, GuestCpu
+from l4lab.user.monitor.guest_cpuid import Cpuid
+from l4lab.user.monitor.guest_memory import PAGE, GuestMemory
+from l4lab.user.monitor.guest_ports import PortIo
 from l4lab.user.monitor.msrs import Msrs
 from l4lab.user.monitor.outcome import End
-from l4lab.user.monitor.ports import PortIo
+from l4lab.user.monitor.outside_pager import OutsidePager
 from l4lab.user.monitor.scratch import Unsupported
 from l4lab.user.monitor.taskswitch import TaskSwitches
-from l4lab.user.monitor.vcpu import END_OF_MAPPINGS, GuestCpu
 from l4lab.words import Rights, hex32
 
 Handler = Callable[[Fault, Reply], None]
@@ -60,6 +61,7 @@ class ExitHandlers:
         self.tell = tell
         self._in_vain = 0  # accesses to what is not there, but for reads that a page of ones answers
         self.devices = devices
+        self.pager: OutsidePager | None = None  # in the place of what answers page faults here
         self.emulator = Emulator(devices, memory, vcpu, self.handle)
         reason = ExitReason
         self.handlers: dict[int, Handler] = {
@@ -69,8 +71,8 @@ class ExitHandlers:
             reason.WRMSR: msrs.write,
             reason.HLT: self.halt,
             reason.INTERRUPT_WINDOW: self.nothing,  # whatever waited is delivered after every fault
-            reason.CR_ACCESS: control.cr_access,
-            reason.DR_ACCESS: control.dr_access,
+            reason.CR_ACCESS: guest_control.cr_access,
+            reason.DR_ACCESS: guest_control.dr_access,
             reason.RDTSC: self.read_time,
             reason.EXCEPTION_OR_NMI: self.reflect,
             **dict.fromkeys((reason.INVLPG, reason.INVD, reason.PAUSE), self.skip),
@@ -155,15 +157,24 @@ class ExitHandlers:
     def page_fault(self, fault: Fault, reply: Reply) -> None:
         """The guest touched guest-physical memory that is not mapped: MR1 is the address, MR2 the guest's EIP."""
         address = fault.words[1]
-        is_write = bool(page_fault_rights(fault.label) & Rights.W)
-        if self.devices.holes(address & -PAGE, PAGE):
-            self._emulate(fault, reply, address, is_write)
-            return
-        if address < self.memory.size:
+        if self.pager is not None:
+            self.pager.page_fault(fault, reply)
+        elif self.devices.holes(address & -PAGE, PAGE):
+            self.do_instead(fault, reply)
+        elif address < self.memory.size:
             reply.typed = self.memory.map_item(address)
-        elif not is_write and address < END_OF_MAPPINGS:
+            reply.resume_delivery(fault)
+        elif not page_fault_rights(fault.label) & Rights.W and address < END_OF_MAPPINGS:
             reply.typed = self.memory.map_ones(address)
+            reply.resume_delivery(fault)
         else:
+            self.do_instead(fault, reply)
+
+    def do_instead(self, fault: Fault, reply: Reply) -> None:
+        """No page can be given here that would do what is right: a device has to be told, or nothing is there."""
+        address = fault.words[1]
+        is_write = bool(page_fault_rights(fault.label) & Rights.W)
+        if address >= self.memory.size and not self.devices.holes(address & -PAGE, PAGE):
             self.memory.note_unbacked(address, "write" if is_write else "read")
             self._in_vain += 1
             if self._in_vain == MANY_IN_VAIN:
@@ -171,12 +182,6 @@ class ExitHandlers:
                     f"the guest writes where no memory is, at {hex32(address)} by now. Each time is a VM exit: if it "
                     "looks for the end of its memory, that takes long. Tell it the size, or give it more by --memory."
                 )
-            self._emulate(fault, reply, address, is_write)
-            return
-        reply.resume_delivery(fault)
-
-    def _emulate(self, fault: Fault, reply: Reply, address: int, is_write: bool) -> None:
-        """No page can be given here that would do what is right: a device has to be told, or nothing is there."""
         device = self.devices.owner(address)
         where = f"{hex32(address)}, " + (f"which is the {device.name}'s" if device else "beyond its memory")
         if fault.interrupted is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import KIP_ENTRIES
@@ -199,7 +199,12 @@ class Root(L4):
 
 
 class System:
-    """Machine, kernel, sigma0, and a root task that runs `main`."""
+    """Machine, kernel, sigma0, and a root task that runs `main`.
+
+    Its programs hold it, in frames that no garbage collector looks into: who makes many of them closes them.
+    """
+
+    opened: ClassVar[list[System]] = []  # and not closed
 
     def __init__(
         self,
@@ -220,10 +225,17 @@ class System:
             HostedThread(lambda cpu: main(Root(cpu, self)), "root"),
             parts=parts,
         )
+        self.opened.append(self)
         self._check = check
         self._auditor = Auditor(self.kernel)
         self._audited = 0  # events of the trace
         self._looked = self._frames = 0
+
+    def close(self) -> None:
+        """End the programs, and free the machine."""
+        self.opened.remove(self)
+        self.kernel.close()
+        self.machine.close()
 
     def run(self, cycles: int = 10 * SECOND) -> str:
         """Run for so many cycles, or until nothing can happen any more; a program that raises fails the test."""

@@ -7,10 +7,14 @@ a system that others wrote, a browser or patience is left to `make test`, which 
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from l4lab.testing import System
 
 EXAMPLES = 5  # of a property, with --quick
 # What a test needs is told by its fixtures, or by a mark of its own.
@@ -47,6 +51,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _try_few(getattr(item, "obj", None), getattr(item, "cls", None))
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    """Close the systems that a test has made. (Those of a fixture may be wanted by the next test.)"""
+    before = len(System.opened)
+    try:
+        return (yield)
+    finally:
+        for system in System.opened[before:]:
+            with suppress(Exception):  # one that a test has broken
+                system.close()
+        del System.opened[before:]
 
 
 def _but_for_its_seed(item: pytest.Item) -> object:

@@ -9,6 +9,7 @@ calls, is `calls/traps.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import greenlet
 
@@ -30,10 +31,10 @@ from l4lab.kernel.virtual import vmthread
 from l4lab.machine import engine as e
 from l4lab.machine.board import Machine
 
-ENTRY_CYCLES = 200  # what entering and leaving the kernel takes
-LONGEST_RUN = 1_000_000  # cycles after which the loop looks around, so that a stop request is heard
-TLB_EPOCH = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
-IPC = SystemCall.IPC
+ENTRY_CYCLES: Final = 200  # what entering and leaving the kernel takes
+LONGEST_RUN: Final = 1_000_000  # cycles after which the loop looks around, so that a stop request is heard
+TLB_EPOCH: Final = 1 << 26  # cycles: the TLB is emptied at these instants in every run, since no checkpoint can hold it
+IPC: Final = SystemCall.IPC
 Enough = Callable[[], bool]
 
 

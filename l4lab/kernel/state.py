@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import greenlet
 
@@ -39,7 +39,7 @@ from l4lab.kernel.scheduling.timers import Sleeper, Timers
 from l4lab.machine.board import Machine
 from l4lab.machine.mmu import read_mapped, walk
 
-RUNNING = ThreadState.RUNNING
+RUNNING: Final = ThreadState.RUNNING
 
 # The answer to a call that the kernel made for a thread: the words as the sender wrote them, MR0 first. 0, or the error
 # code that the sender gets: the thread for which the kernel called goes on in any case.

@@ -8,7 +8,7 @@ holds, and the interrupt lines. What does not: any decision about who runs; that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from l4lab.abi.vm import ExitReason
 from l4lab.devices.device import PortBus
@@ -25,8 +25,12 @@ from l4lab.machine.memory import Memory
 from l4lab.machine.usermode import UserMode
 from l4lab.machine.vmcs import Vmcs
 
-FREQUENCY_KHZ = 1_000_000  # one cycle is one nanosecond
-TIMER_LINE, KEYBOARD_LINE, UART_LINE, CLOCK_LINE, BUTTON_LINE = 0, 1, 4, 8, 9
+FREQUENCY_KHZ: Final = 1_000_000  # one cycle is one nanosecond
+TIMER_LINE: Final = 0
+KEYBOARD_LINE: Final = 1
+UART_LINE: Final = 4
+CLOCK_LINE: Final = 8
+BUTTON_LINE: Final = 9
 
 
 class _World(Protocol):

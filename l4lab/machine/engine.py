@@ -17,29 +17,40 @@ import functools
 import importlib
 import os
 import warnings
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from l4lab.errors import LabError
 from l4lab.machine.memory import Memory
 
 # What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in _core.c.
-EVENT_BUDGET = -1  # the deadline is reached, to the instruction; or the run took so long that we may want to stop it
-EVENT_ERROR = -2  # the engine gave up; `info` has its error number
-EVENT_WINDOW = -3  # an interrupt could be taken now (asked for by set_window)
-EVENT_IN = -4  # IN or INS, before it happens
-EVENT_OUT = -5  # OUT or OUTS, before it happens
-EVENT_DELIVER = -6  # an event of a guest could not simply be delivered; `info` has it: see `INFO_KIND`
-EVENT_BEFORE = -7  # before INS, PUSHFD of virtual-8086 mode, or what may switch tasks; go_on() lets it happen
-EVENT_SYSENTER = -8  # SYSENTER of a guest, before it happens
-EVENT_CPUID = -9  # CPUID of a program, before it happens; of a guest it is a VM exit
+EVENT_BUDGET: Final = -1  # the deadline is reached, to the instruction; or the run has taken long
+EVENT_ERROR: Final = -2  # the engine gave up; `info` has its error number
+EVENT_WINDOW: Final = -3  # an interrupt could be taken now (asked for by set_window)
+EVENT_IN: Final = -4  # IN or INS, before it happens
+EVENT_OUT: Final = -5  # OUT or OUTS, before it happens
+EVENT_DELIVER: Final = -6  # an event of a guest could not simply be delivered; `info` has it: see `INFO_KIND`
+EVENT_BEFORE: Final = -7  # before INS, PUSHFD of virtual-8086 mode, or what may switch tasks; go_on() lets it happen
+EVENT_SYSENTER: Final = -8  # SYSENTER of a guest, before it happens
+EVENT_CPUID: Final = -9  # CPUID of a program, before it happens; of a guest it is a VM exit
 # What can be injected, and what INFO_KIND says of an event that waits to be delivered.
-KIND_EXTERNAL, KIND_EXCEPTION, KIND_SOFTWARE, KIND_NMI = range(4)
-VM_EXIT = 0x100  # added to AMD's exit code
+KIND_EXTERNAL: Final = 0
+KIND_EXCEPTION: Final = 1
+KIND_SOFTWARE: Final = 2
+KIND_NMI: Final = 3
+VM_EXIT: Final = 0x100  # added to AMD's exit code
 
 # Words of `info`.
-INFO_VECTOR, INFO_ERROR_CODE, INFO_IS_INT, INFO_PORT, INFO_SIZE, INFO_VALUE, INFO_UC_ERROR = range(7)
+INFO_VECTOR: Final = 0
+INFO_ERROR_CODE: Final = 1
+INFO_IS_INT: Final = 2
+INFO_PORT: Final = 3
+INFO_SIZE: Final = 4
+INFO_VALUE: Final = 5
+INFO_UC_ERROR: Final = 6
 # Of an event to be delivered: what it is, the EIP that is to be pushed, and whether it was injected.
-INFO_KIND, INFO_BACK, INFO_INJECTED = INFO_IS_INT, INFO_VALUE, INFO_SIZE
+INFO_KIND: Final = INFO_IS_INT
+INFO_BACK: Final = INFO_VALUE
+INFO_INJECTED: Final = INFO_SIZE
 
 # CPUX86State of Unicorn 2.1.4, in bytes. Registers are 8 bytes wide, EAX ECX EDX EBX ESP EBP ESI EDI from offset 0.
 ENV_EIP, ENV_EFLAGS, ENV_CC_SRC, ENV_CC_OP, ENV_DIRECTION, ENV_HFLAGS, ENV_HFLAGS2 = 128, 136, 152, 168, 172, 176, 180

@@ -8,6 +8,7 @@ instruction is instructions.py's and its neighbours'; telling one instruction fr
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, EIP, ESI, ESP
 from l4lab.machine import engine as e
@@ -17,9 +18,10 @@ from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import READ, NestedPageFault, WalkFault, host_walk, walk_nested
 from l4lab.machine.vmcs import CR0_PG, CR0_WP, CR4_PSE, Vmcs
 
-_HFLAGS, _CODE_IS_32_BITS_WIDE = e.ENV_HFLAGS >> 2, 1 << 4
-_CS_BASE = (e.ENV_SEGS + 24 >> 2) + 2
-_FRAME_INDEX = {"eax": EAX, "ecx": ECX, "edx": EDX, "ebx": EBX, "esp": ESP, "ebp": EBP, "esi": ESI, "edi": EDI}
+_HFLAGS: Final = e.ENV_HFLAGS >> 2
+_CODE_IS_32_BITS_WIDE: Final = 1 << 4
+_CS_BASE: Final = (e.ENV_SEGS + 24 >> 2) + 2
+_FRAME_INDEX: Final = {"eax": EAX, "ecx": ECX, "edx": EDX, "ebx": EBX, "esp": ESP, "ebp": EBP, "esi": ESI, "edi": EDI}
 
 
 class GuestView:

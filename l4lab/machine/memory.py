@@ -15,12 +15,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from l4lab.abi.utcb import WORDS
 from l4lab.errors import KernelPanic
 
-PAGE_SIZE = 4096
-FRAME_WORDS = 10  # of a register frame
+PAGE_SIZE: Final = 4096
+FRAME_WORDS: Final = 10  # of a register frame
 
 
 class Memory:

@@ -16,41 +16,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from l4lab.machine.memory import PAGE_SIZE, Memory
 
 # Flags of an entry, in the names of the SDM.
-P = 1 << 0  # present: the other bits mean something
-RW = 1 << 1  # writable
-US = 1 << 2  # user: reachable from ring 3
-PWT = 1 << 3  # cache: write-through
-PCD = 1 << 4  # cache: disabled
-A = 1 << 5  # accessed: set by the walker
-D = 1 << 6  # dirty: set by the walker at the first write; in the entry that maps the page only
-PS = 1 << 7  # page size: this PDE maps 4 MB itself
-G = 1 << 8  # global: survives a load of CR3
+P: Final = 1 << 0  # present: the other bits mean something
+RW: Final = 1 << 1  # writable
+US: Final = 1 << 2  # user: reachable from ring 3
+PWT: Final = 1 << 3  # cache: write-through
+PCD: Final = 1 << 4  # cache: disabled
+A: Final = 1 << 5  # accessed: set by the walker
+D: Final = 1 << 6  # dirty: set by the walker at the first write; in the entry that maps the page only
+PS: Final = 1 << 7  # page size: this PDE maps 4 MB itself
+G: Final = 1 << 8  # global: survives a load of CR3
 # The engine's walk of a second level sets neither A nor D in the entry that maps a page. So such entries are *tracked*:
 # they allow nothing until the page is used and no store until there is one; the exit then sets A, or A and D. US and RW
 # say for the CPU what A and D say for everybody, and two bits that the CPU leaves to software say the rest.
-TRACKED = 1 << 10
-WRITABLE = 1 << 9  # what RW says elsewhere
-FLAG_NAMES = {P: "P", RW: "RW", US: "US", PWT: "PWT", PCD: "PCD", A: "A", D: "D", PS: "PS", G: "G"}
+TRACKED: Final = 1 << 10
+WRITABLE: Final = 1 << 9  # what RW says elsewhere
+FLAG_NAMES: Final = {P: "P", RW: "RW", US: "US", PWT: "PWT", PCD: "PCD", A: "A", D: "D", PS: "PS", G: "G"}
 
-FRAME = 0xFFFFF000  # bits of an entry, or of CR3, that give the address of a 4 KB frame
-LARGE_FRAME = 0xFFC00000  # bits of a PDE that give the address of a 4 MB page ...
-LARGE_FRAME_HIGH = 0x001FE000  # ... and bits 39..32 of that address (PSE-36) ...
-LARGE_RESERVED = 0x00200000  # ... and the bit that must be 0
+FRAME: Final = 0xFFFFF000  # bits of an entry, or of CR3, that give the address of a 4 KB frame
+LARGE_FRAME: Final = 0xFFC00000  # bits of a PDE that give the address of a 4 MB page ...
+LARGE_FRAME_HIGH: Final = 0x001FE000  # ... and bits 39..32 of that address (PSE-36) ...
+LARGE_RESERVED: Final = 0x00200000  # ... and the bit that must be 0
 
-PAGE_LOG2 = 12
-LARGE_LOG2 = 22
-LARGE_SIZE = 1 << LARGE_LOG2
+PAGE_LOG2: Final = 12
+LARGE_LOG2: Final = 22
+LARGE_SIZE: Final = 1 << LARGE_LOG2
 
 # What is tried, and a page fault's error code: the same bits, so an access becomes an error code by or-ing.
-READ = 0
-PROTECTION = 1 << 0  # error code only: there was a mapping, it forbade the access
-WRITE = 1 << 1
-USER = 1 << 2  # from ring 3
-RESERVED = 1 << 3  # error code only: a reserved bit was set in an entry
+READ: Final = 0
+PROTECTION: Final = 1 << 0  # error code only: there was a mapping, it forbade the access
+WRITE: Final = 1 << 1
+USER: Final = 1 << 2  # from ring 3
+RESERVED: Final = 1 << 3  # error code only: a reserved bit was set in an entry
 
 
 def used(entry: int, write: bool) -> int:

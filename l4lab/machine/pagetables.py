@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from l4lab.errors import KernelPanic
 from l4lab.machine.memory import PAGE_SIZE, Memory
@@ -30,9 +31,9 @@ from l4lab.machine.mmu import (
     used,
 )
 
-EMPTY_TABLE = bytes(PAGE_SIZE)
-_CHUNK = 128  # bytes of a table that are looked at together
-_EMPTY_CHUNK = bytes(_CHUNK)
+EMPTY_TABLE: Final = bytes(PAGE_SIZE)
+_CHUNK: Final = 128  # bytes of a table that are looked at together
+_EMPTY_CHUNK: Final = bytes(_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ in Python. The IDT is there all the same: its gates say which software interrupt
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from l4lab.abi.exceptions import DEVICE_NOT_AVAILABLE, GENERAL_PROTECTION
 from l4lab.abi.frame import EAX, EBX, ECX, EDX, EFLAGS, EIP, ESP, USER_EFLAGS
@@ -19,18 +20,28 @@ from l4lab.machine.identity import CPUID, NO_LEAF
 from l4lab.machine.memory import PAGE_SIZE, Memory
 from l4lab.machine.mmu import read_mapped
 
-KERNEL_CS, KERNEL_DS, USER_CS, USER_DS, UTCB_GS = 0x08, 0x10, 0x1B, 0x23, 0x2B
-_HFLAGS = e.ENV_HFLAGS >> 2
-_GDT, _IDT, _STUB, _STACK = 0x000, 0x100, 0x900, 0xA00  # offsets in the descriptor frame; 256 gates take 2 KB
-_FPU_BEGIN, _FPU_END = 600, e.ENV_SYSENTER_CS  # x87 and SSE registers in the engine's CPU state
-_SEGMENT_STATE = slice(e.ENV_SEGS, e.ENV_SEGS + 6 * 24)
-_CR0 = 0x80010033  # PG WP NE ET MP PE
-_CR4 = 0x00000614  # PSE TSD OSFXSR OSXMMEXCPT: time is the machine's, so RDTSC traps
+KERNEL_CS: Final = 0x08
+KERNEL_DS: Final = 0x10
+USER_CS: Final = 0x1B
+USER_DS: Final = 0x23
+UTCB_GS: Final = 0x2B
+_HFLAGS: Final = e.ENV_HFLAGS >> 2
+# Offsets in the descriptor frame; 256 gates take 2 KB.
+_GDT: Final = 0x000
+_IDT: Final = 0x100
+_STUB: Final = 0x900
+_STACK: Final = 0xA00
+_FPU_BEGIN: Final = 600  # x87 and SSE registers in the engine's CPU state
+_FPU_END: Final = e.ENV_SYSENTER_CS
+_SEGMENT_STATE: Final = slice(e.ENV_SEGS, e.ENV_SEGS + 6 * 24)
+_CR0: Final = 0x80010033  # PG WP NE ET MP PE
+_CR4: Final = 0x00000614  # PSE TSD OSFXSR OSXMMEXCPT: time is the machine's, so RDTSC traps
 
 
-LONGEST_INSTRUCTION = 15
-_CPUID, _RDTSC = b"\x0f\xa2", b"\x0f\x31"
-_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
+LONGEST_INSTRUCTION: Final = 15
+_CPUID: Final = b"\x0f\xa2"
+_RDTSC: Final = b"\x0f\x31"
+_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
 
 
 class UserMode:

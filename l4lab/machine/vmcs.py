@@ -8,24 +8,39 @@ are plain attributes. Entering a guest is guestmode.py's, translating its exits 
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi.frame import FLAG_IF, FLAG_VM
 from l4lab.machine import engine as e
 from l4lab.machine.vtx import BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI
 
-CR0_PE, CR0_TS, CR0_ET, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 4, 1 << 16, 1 << 31
-CR4_DE, CR4_PGE, CR4_OSFXSR = 1 << 3, 1 << 7, 1 << 9
-CR4_EXISTING = 0x0000_07DF  # bits that the CPU has: there is no PAE
+CR0_PE: Final = 1
+CR0_TS: Final = 1 << 3
+CR0_ET: Final = 1 << 4
+CR0_WP: Final = 1 << 16
+CR0_PG: Final = 1 << 31
+CR4_DE: Final = 1 << 3
+CR4_PGE: Final = 1 << 7
+CR4_OSFXSR: Final = 1 << 9
+CR4_EXISTING: Final = 0x0000_07DF  # bits that the CPU has: there is no PAE
 # Fixed to one in guest mode, as VT-x fixes some bits: the engine reads 4 MB entries of the second-level tables by the
 # guest's CR4.PSE, and would take what a guest wrote for page tables if that were zero.
-CR4_PSE = 1 << 4
-SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")  # in the engine's order
-_SEGMENT_AT = {name: (e.ENV_SEGS + 24 * i) >> 2 for i, name in enumerate(SEGMENTS)}
-_TABLE_AT = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
-_DEBUG_STATUS_RESET, _DEBUG_CONTROL_RESET = 0xFFFF_0FF0, 0x400
-UNUSABLE = 1 << 16
-_ACCESSED, _BUSY, _DATA_OR_CODE, _PRESENT = 1, 2, 1 << 4, 1 << 7
-DR7_ENABLE, DR7_GENERAL_DETECT = 0xFF, 1 << 13
-_EFLAGS, _HFLAGS, _HFLAGS2 = e.ENV_EFLAGS >> 2, e.ENV_HFLAGS >> 2, e.ENV_HFLAGS2 >> 2
+CR4_PSE: Final = 1 << 4
+SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")  # in the engine's order
+_SEGMENT_AT: Final = {name: (e.ENV_SEGS + 24 * i) >> 2 for i, name in enumerate(SEGMENTS)}
+_TABLE_AT: Final = {"gdtr": e.ENV_GDT >> 2, "idtr": e.ENV_IDT >> 2}
+_DEBUG_STATUS_RESET: Final = 0xFFFF_0FF0
+_DEBUG_CONTROL_RESET: Final = 0x400
+UNUSABLE: Final = 1 << 16
+_ACCESSED: Final = 1
+_BUSY: Final = 2
+_DATA_OR_CODE: Final = 1 << 4
+_PRESENT: Final = 1 << 7
+DR7_ENABLE: Final = 0xFF
+DR7_GENERAL_DETECT: Final = 1 << 13
+_EFLAGS: Final = e.ENV_EFLAGS >> 2
+_HFLAGS: Final = e.ENV_HFLAGS >> 2
+_HFLAGS2: Final = e.ENV_HFLAGS2 >> 2
 
 
 class Vmcs:

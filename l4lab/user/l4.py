@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -33,11 +33,11 @@ from l4lab.abi.kip import Kip
 from l4lab.abi.message import IpcErrorWord, Message, MsgTag, describe_error
 from l4lab.abi.time import NEVER, ZERO, Timeouts, period, timeouts
 
-WAIT_FOREVER = timeouts(NEVER, NEVER)
-REPLY = timeouts(ZERO, NEVER)  # a server does not wait for clients that are not listening
-IPC = SystemCall.IPC
-_ERROR = 1 << 15  # of the tag
-_MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the words of the UTCB
+WAIT_FOREVER: Final = timeouts(NEVER, NEVER)
+REPLY: Final = timeouts(ZERO, NEVER)  # a server does not wait for clients that are not listening
+IPC: Final = SystemCall.IPC
+_ERROR: Final = 1 << 15  # of the tag
+_MR: Final = u.MR0_FROM_LOCATION // 4  # index of MR0 among the words of the UTCB
 
 
 class Utcb(Protocol):
@@ -361,4 +361,4 @@ class L4:
 
 
 Program = Callable[[L4], None]
-NO_WINDOW = NILPAGE
+NO_WINDOW: Final = NILPAGE

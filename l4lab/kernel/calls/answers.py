@@ -7,6 +7,8 @@ call recurs.
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.kernel.devices import interrupts
 from l4lab.kernel.ipc import faults, strings
 from l4lab.kernel.objects import waits
@@ -39,4 +41,4 @@ _NEXT: dict[Wait, Next] = {
     waits.ACKNOWLEDGEMENT: Next(interrupts.acknowledged, interrupts.unhandled),
     waits.CONSOLE: Next(_no_answer, _goes_on),
 }
-TABLE = [_NEXT[wait] for wait in WAITS]
+TABLE: Final = [_NEXT[wait] for wait in WAITS]

@@ -7,6 +7,8 @@ names; reference sections 4 and 8.
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi.calls import ErrorCode, MemoryAttribute, UnmapControl
 from l4lab.abi.fpage import Fpage, IoFpage
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
@@ -24,10 +26,10 @@ from l4lab.kernel.objects.waits import START
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual import vmthread
 
-VM = 1 << 30  # SpaceControl: this space is a virtual machine
-SHADOW = 1 << 28  # with shadow page tables rather than nested paging: an addition of ours
-MIN_AREA_LOG2 = 12
-MIN_FRAMES = 2  # page tables of the KIP; and the blocks of virtual CPUs
+VM: Final = 1 << 30  # SpaceControl: this space is a virtual machine
+SHADOW: Final = 1 << 28  # with shadow page tables rather than nested paging: an addition of ours
+MIN_AREA_LOG2: Final = 12
+MIN_FRAMES: Final = 2  # page tables of the KIP; and the blocks of virtual CPUs
 
 
 def sys_space_control(k: State, caller: Tcb) -> None:
@@ -126,7 +128,7 @@ def sys_kernel_interface(k: State, caller: Tcb) -> None:
     regs[ESI] = words[(k.kip_frame + words[k.kip_frame + KERNEL_DESC_POINTER >> 2]) >> 2]
 
 
-_ATTRIBUTES = frozenset(range(6)) | {MemoryAttribute.WRITE_PROTECTED}  # those that an IA-32 page can have
+_ATTRIBUTES: Final = frozenset(range(6)) | {MemoryAttribute.WRITE_PROTECTED}  # those that an IA-32 page can have
 
 
 def sys_memory_control(k: State, caller: Tcb) -> None:

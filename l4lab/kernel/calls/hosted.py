@@ -8,7 +8,7 @@ the results in its registers. `HostedCpu` is the program's whole world: what a C
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from l4lab.abi.calls import SystemCall
 from l4lab.errors import LabError, PartFailed
@@ -21,7 +21,7 @@ from l4lab.machine.mmu import USER, WRITE, WalkFault
 if TYPE_CHECKING:
     from l4lab.kernel.objects.thread import Tcb
 
-STEP_CYCLES = 1000  # what a hosted program's way from one kernel entry to the next takes
+STEP_CYCLES: Final = 1000  # what a hosted program's way from one kernel entry to the next takes
 
 
 class HostedCpu:

@@ -9,6 +9,7 @@ asked for, leads to the function that does it; `SYSTEM_CALLS` is the table of th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from l4lab.abi import kip
 from l4lab.abi.calls import CONVENTIONS, SystemCall
@@ -26,7 +27,7 @@ from l4lab.kernel.state import State
 from l4lab.machine import engine as e
 from l4lab.machine.mmu import WRITE, WalkFault
 
-_INT_ERROR = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
+_INT_ERROR: Final = 2  # a software interrupt without a gate is #GP with error code 8 * n + 2
 
 
 def user_trap(k: State, thread: Tcb, event: int) -> None:
@@ -125,4 +126,6 @@ SYSTEM_CALLS: dict[SystemCall, Callable[[State, Tcb], None]] = {
     SystemCall.SCHEDULE: schedule.sys_schedule,
     SystemCall.KERNEL_INTERFACE: control.sys_kernel_interface,
 }
-FUNCTIONS = {call: f"{does.__module__.rpartition('.')[2]}.{does.__name__}" for call, does in SYSTEM_CALLS.items()}
+FUNCTIONS: Final = {
+    call: f"{does.__module__.rpartition('.')[2]}.{does.__name__}" for call, does in SYSTEM_CALLS.items()
+}

@@ -9,6 +9,7 @@ where it may make a state that no CPU enters, it marks the item as unchecked, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from l4lab.abi.frame import EFLAGS, USER_EFLAGS_MASK, VM_EFLAGS_MASK
 from l4lab.abi.message import CtrlXferItem
@@ -22,16 +23,16 @@ from l4lab.machine.vmcs import CR4_EXISTING, Vmcs
 # What stays fixed: CR0.ET is one, and bits that the emulated CPU does not have are zero, among them CR4.PAE. So M0 and
 # M4, the bits that a monitor may write, are wider than the reference's: a guest has set some of the others by itself,
 # and it goes on elsewhere with what its monitor has read.
-CR0_FIXED_ONE = 1 << 4
-CR0_WRITABLE = 0xE005_003F
+CR0_FIXED_ONE: Final = 1 << 4
+CR0_WRITABLE: Final = 0xE005_003F
 # A monitor cannot clear what VMX requires (but CR3 loads and stores need not exit), nor what keeps the host in charge
 # (quirk Q16): interrupts of the host, HLT and I/O. INVLPG exits only where there are shadow tables to keep. What the
 # CPU does not have, such as bitmaps of ports and MSRs, cannot be set.
-REQUIRED_PINS = PIN_REQUIRED | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
-CR3_EXITING = 3 << 15
-REQUIRED_CPU = CPU_REQUIRED & ~CR3_EXITING | CpuControls.HLT_EXITING | CpuControls.UNCONDITIONAL_IO_EXITING
-SUPPORTED_CPU = (sum(CpuControls) | CPU_REQUIRED) & ~CpuControls.USE_IO_BITMAPS & ~CpuControls.USE_MSR_BITMAPS
-MISSING_ATTRIBUTES = ~0x1F0FF  # bits that no segment's attributes have; the entry check hears of them
+REQUIRED_PINS: Final = PIN_REQUIRED | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
+CR3_EXITING: Final = 3 << 15
+REQUIRED_CPU: Final = CPU_REQUIRED & ~CR3_EXITING | CpuControls.HLT_EXITING | CpuControls.UNCONDITIONAL_IO_EXITING
+SUPPORTED_CPU: Final = (sum(CpuControls) | CPU_REQUIRED) & ~CpuControls.USE_IO_BITMAPS & ~CpuControls.USE_MSR_BITMAPS
+MISSING_ATTRIBUTES: Final = ~0x1F0FF  # bits that no segment's attributes have; the entry check hears of them
 
 
 def encode(thread: Tcb, item: int) -> tuple[int, ...]:
@@ -108,7 +109,7 @@ def _write_cregs(v: Vmcs, index: int, value: int) -> None:
             v.paging_changed = v.shadowed
 
 
-_DEBUG_NUMBERS = (0, 1, 2, 3, 6, 7)
+_DEBUG_NUMBERS: Final = (0, 1, 2, 3, 6, 7)
 
 
 def _read_dregs(v: Vmcs) -> tuple[int, ...]:
@@ -233,7 +234,7 @@ def _xmm_writer(first: int) -> Callable[[Vmcs, int, int], None]:
     return lambda v, index, value: fpu.set_xmm(v.state, first, index, value)
 
 
-_SEGMENT_ITEMS = {
+_SEGMENT_ITEMS: Final = {
     ItemId.CS: "cs",
     ItemId.SS: "ss",
     ItemId.DS: "ds",
@@ -272,9 +273,9 @@ _WRITE: dict[int, Callable[[Vmcs, int, int], None]] = {
     ItemId.XMMLOW: _xmm_writer(0),
     ItemId.XMMHIGH: _xmm_writer(4),
 }
-GPREGS = ItemId.GPREGS
-ONLY_GPREGS = (GPREGS,)
+GPREGS: Final = ItemId.GPREGS
+ONLY_GPREGS: Final = (GPREGS,)
 _HEADERS: dict[int, int] = {
     item: int(CtrlXferItem.make(id=item, mask=(1 << len(ITEM_REGISTERS[item])) - 1)) for item in ItemId
 }
-GPREGS_HEADER = _HEADERS[ItemId.GPREGS]
+GPREGS_HEADER: Final = _HEADERS[ItemId.GPREGS]

@@ -8,6 +8,8 @@ protocol; reference section 6.5.)
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import EFLAGS, EIP, ESP, USER_EFLAGS_MASK
 from l4lab.abi.message import ACCEPT_NOTHING, Acceptor, IpcErrorCode, MsgTag
@@ -22,8 +24,9 @@ from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.objects.waits import EXCEPTION, EXCEPTION_ITEMS, PAGE, PORTS, Wait
 from l4lab.kernel.state import State
 
-READ_OR_EXECUTE, WRITE = 5, 2  # the CPU cannot tell a read from an instruction fetch
-_WRITE_BIT = 2  # of a page fault's error code
+READ_OR_EXECUTE: Final = 5  # the CPU cannot tell a read from an instruction fetch
+WRITE: Final = 2
+_WRITE_BIT: Final = 2  # of a page fault's error code
 
 
 def page_fault(k: State, thread: Tcb, address: int, write: bool) -> None:

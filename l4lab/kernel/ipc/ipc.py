@@ -36,19 +36,23 @@ from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
 from l4lab.kernel.objects.waits import ACKNOWLEDGEMENT, OWN_IPC, START, Wait
 from l4lab.kernel.state import State
 
-SEND, RECEIVE = 0, 1  # phase bit of an ErrorCode
-_ERROR = 1 << 15  # of the tag
-_NEVER = 0
-PROPAGATED, REDIRECTED = 1 << 12, 1 << 13  # of the tag
-_BY_THE_SENDER = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
-RUNNING, WAITING = ThreadState.RUNNING, ThreadState.WAITING
-POLLING, ABORTED = ThreadState.POLLING, ThreadState.ABORTED
+SEND: Final = 0  # the phase, as a bit of an ErrorCode
+RECEIVE: Final = 1
+_ERROR: Final = 1 << 15  # of the tag
+_NEVER: Final = 0
+PROPAGATED: Final = 1 << 12  # of the tag
+REDIRECTED: Final = 1 << 13
+_BY_THE_SENDER: Final = 0xFFFF0FFF  # tag bits that arrive: label and counts. The flags are the kernel's to set
+RUNNING: Final = ThreadState.RUNNING
+WAITING: Final = ThreadState.WAITING
+POLLING: Final = ThreadState.POLLING
+ABORTED: Final = ThreadState.ABORTED
 OWN_SEND: Final = int(MessageKind.SEND)
 CALL: Final = int(MessageKind.CALL)
 REPLY: Final = int(MessageKind.REPLY)
 START_MESSAGE: Final = int(MessageKind.START)
 ANSWER: Final = int(MessageKind.ANSWER)
-MR1 = MR0_FROM_LOCATION + 4
+MR1: Final = MR0_FROM_LOCATION + 4
 
 
 def sys_ipc(k: State, caller: Tcb) -> None:

@@ -13,7 +13,7 @@ accident of its guard.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.frame import ESI
@@ -26,8 +26,8 @@ from l4lab.kernel.state import State
 if TYPE_CHECKING:
     from l4lab.kernel.objects.space import Space
 
-_PROPAGATED = 1 << 12  # of the tag
-LONGEST_CHAIN = 32  # redirectors of redirectors
+_PROPAGATED: Final = 1 << 12  # of the tag
+LONGEST_CHAIN: Final = 32  # redirectors of redirectors
 
 
 def address(k: State, sender: Tcb, to: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.message import IpcErrorCode, ItemType, StringItem
@@ -25,13 +26,15 @@ from l4lab.kernel.state import State
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import USER, WRITE, WalkFault
 
-SUSPENDED = -1  # in the place of an error code: a pager has been asked, the transfer goes on when it has answered
-CYCLES_PER_US = 1000
-BYTES_PER_CYCLE = 4  # what copying takes
-TUNNELLED_IP = 0xFFFF_FFFF  # instead of an instruction pointer: the receiver's program did not touch the page itself
-_STRING_TYPES = range(ItemType.MAP)
-_BR0 = MR + u.BR0 // 4
-_XFER_TIMEOUTS = MR + u.XFER_TIMEOUTS // 4
+# In the place of an error code: a pager has been asked, and the transfer goes on when it has answered.
+SUSPENDED: Final = -1
+CYCLES_PER_US: Final = 1000
+BYTES_PER_CYCLE: Final = 4  # what copying takes
+# Instead of an instruction pointer: the receiver's program did not touch the page itself.
+TUNNELLED_IP: Final = 0xFFFF_FFFF
+_STRING_TYPES: Final = range(ItemType.MAP)
+_BR0: Final = MR + u.BR0 // 4
+_XFER_TIMEOUTS: Final = MR + u.XFER_TIMEOUTS // 4
 
 
 def begin(sender: Tcb, receiver: Tcb, words: Sequence[int]) -> Copy:

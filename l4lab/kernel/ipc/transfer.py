@@ -10,6 +10,7 @@ receiver to read, and never go into its own. (X.2 manual, section IPC; reference
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import COMPLETE_ADDRESS_SPACE, Fpage, IoFpage
@@ -24,7 +25,7 @@ from l4lab.kernel.objects.copying import Copy
 from l4lab.kernel.objects.thread import MR, Tcb
 from l4lab.kernel.state import State
 
-_TYPED = 0x3F << 6
+_TYPED: Final = 0x3F << 6
 
 
 def transfer(k: State, sender: Tcb, receiver: Tcb, words: tuple[int, ...]) -> int:
@@ -102,4 +103,5 @@ def map_item(k: State, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage, 
         k.report_changes(giver, taker, changes, grant)
 
 
-EVERYTHING = Acceptor.of(COMPLETE_ADDRESS_SPACE, ctrlxfer=True)  # what the kernel accepts for a thread that faulted
+# What the kernel accepts for a thread that faulted.
+EVERYTHING: Final = Acceptor.of(COMPLETE_ADDRESS_SPACE, ctrlxfer=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from l4lab.errors import KernelPanic
 from l4lab.kernel.memory.mappingtree import MappedSpace, Node
@@ -25,10 +25,10 @@ from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import LARGE_LOG2, LARGE_SIZE, PAGE_LOG2, A, D
 
 # Rights as in an fpage's low bits. The hardware knows only `w`: a page that is there can be read and executed.
-RIGHT_W = 2
-ALL_RIGHTS = 7
-ACCESSED = 5  # status of a page that was used: r and x ...
-DIRTY = 6  # ... and of one that was written to: r and w
+RIGHT_W: Final = 2
+ALL_RIGHTS: Final = 7
+ACCESSED: Final = 5  # status of a page that was used: r and x ...
+DIRTY: Final = 6  # ... and of one that was written to: r and w
 
 
 class Installed(NamedTuple):

@@ -8,13 +8,13 @@ map, grant and unmap, which are in mapping.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import LARGE_LOG2, PAGE_LOG2
 from l4lab.machine.pagetables import PageTables
 
-WHOLE = -1  # no physical address: where a child was that was as large as its parent
+WHOLE: Final = -1  # no physical address: where a child was that was as large as its parent
 
 
 class MappedSpace(Protocol):

@@ -10,13 +10,13 @@ instructions, which are `portio.py`. (X.2 manual, appendix IA-32, section I/O fp
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from l4lab.abi.fpage import IoFpage
 from l4lab.kernel.events import Ranges
 from l4lab.kernel.objects.space import Space
 
-PORTS = 1 << 16
+PORTS: Final = 1 << 16
 
 
 class Lost(NamedTuple):

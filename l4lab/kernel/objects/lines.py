@@ -6,14 +6,14 @@ What lives here: the record. What an interrupt does is `devices/interrupts.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from l4lab.abi.ids import ThreadId
 
 if TYPE_CHECKING:
     from l4lab.kernel.objects.thread import Tcb
 
-CASCADE = 2  # where the second controller is connected to the first
+CASCADE: Final = 2  # where the second controller is connected to the first
 
 
 class InterruptLines:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import greenlet
 
@@ -18,8 +18,9 @@ from l4lab.abi.calls import SystemCall
 from l4lab.errors import PartFailed
 from l4lab.machine.mmu import WalkFault
 
-FINISHED = "finished"
-PATIENCE = 100  # system calls that a program can make on its way out; one that makes more is left where it stands
+FINISHED: Final = "finished"
+# System calls that a program can make on its way out; one that makes more is left where it stands.
+PATIENCE: Final = 100
 
 
 class PortFault(NamedTuple):

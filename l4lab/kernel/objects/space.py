@@ -11,7 +11,7 @@ page tables are the second level of the CPU's nested paging. KIP and UTCB areas 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import NILPAGE, Fpage
@@ -23,9 +23,9 @@ from l4lab.machine.pagetables import PageTables
 if TYPE_CHECKING:
     from l4lab.kernel.objects.thread import Tcb
 
-USER_LIMIT = 0xE000_0000  # reference section 9.1: in a kernel with virtual machines
-UTCB_SLOT = 0xE600_0000
-DESCRIPTORS = 0xFF00_0000
+USER_LIMIT: Final = 0xE000_0000  # reference section 9.1: in a kernel with virtual machines
+UTCB_SLOT: Final = 0xE600_0000
+DESCRIPTORS: Final = 0xFF00_0000
 
 
 class KernelArea:

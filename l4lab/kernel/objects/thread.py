@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.ids import NIL_THREAD, ThreadId
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from l4lab.kernel.objects.space import Space
     from l4lab.kernel.objects.vcpu import Vcpu
 
-MR = u.MR0_FROM_LOCATION // 4  # index of MR0 among the 128 words of a UTCB
-TIME_SLICE = 10_000_000  # cycles: 10 ms
-NEVER_ENDS = 1 << 62  # cycles: later than any run lasts
+MR: Final = u.MR0_FROM_LOCATION // 4  # index of MR0 among the 128 words of a UTCB
+TIME_SLICE: Final = 10_000_000  # cycles: 10 ms
+NEVER_ENDS: Final = 1 << 62  # cycles: later than any run lasts
 
 
 class ThreadState(Enum):

@@ -29,8 +29,11 @@ from l4lab.kernel.processor import preemption
 from l4lab.kernel.processor.preemption import After
 from l4lab.kernel.state import State
 
-RUNNING = ThreadState.RUNNING
-HANDED, PREEMPTED, SLICE, YIELDED = Why.HANDED, Why.PREEMPTED, Why.SLICE, Why.YIELDED
+RUNNING: Final = ThreadState.RUNNING
+HANDED: Final = Why.HANDED
+PREEMPTED: Final = Why.PREEMPTED
+SLICE: Final = Why.SLICE
+YIELDED: Final = Why.YIELDED
 _IN_THE_TRACE: Final = {PREEMPTED: "priority", SLICE: "slice", YIELDED: "switch"}
 
 

@@ -22,6 +22,7 @@ runs is `dispatch.py`. (X.2 manual, sections Schedule, ThreadSwitch, Preemption 
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Final
 
 from l4lab.abi import utcb as u
 from l4lab.abi.protocols import PREEMPTION, FaultId
@@ -33,7 +34,7 @@ from l4lab.kernel.objects.thread import NEVER_ENDS, Tcb
 from l4lab.kernel.objects.waits import PREEMPTED, QUANTUM
 from l4lab.kernel.state import State
 
-_CYCLES_PER_US = 1000
+_CYCLES_PER_US: Final = 1000
 _DELAY, _SIGNAL, _PENDING = (
     int(flag) for flag in (PreemptionFlags.DELAY, PreemptionFlags.SIGNAL, PreemptionFlags.PENDING)
 )

@@ -14,7 +14,8 @@ from l4lab.kernel.objects.thread import Tcb
 from l4lab.kernel.parts import Scheduler, Why
 
 PRIORITIES: Final = 256
-HANDED, PREEMPTED = Why.HANDED, Why.PREEMPTED
+HANDED: Final = Why.HANDED
+PREEMPTED: Final = Why.PREEMPTED
 
 
 class Priorities(Scheduler):

@@ -31,10 +31,11 @@ from l4lab.machine.guestmode import Pause
 from l4lab.machine.vmcs import Vmcs
 from l4lab.machine.vtx import HARDWARE_EXCEPTION, INVLPG_EXITING
 
-FILLED, MISSING = Miss.FILLED, Miss.MISSING
-_EXCEPTION = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with an error code
-FILL_CYCLES = 100  # what the kernel takes for an exit that nobody else hears of
-MOST_ROUNDS = 64  # exits that end here, before the caller may look whether somebody wants to stop
+FILLED: Final = Miss.FILLED
+MISSING: Final = Miss.MISSING
+_EXCEPTION: Final = EVENT_VALID | EVENT_HAS_ERROR_CODE | HARDWARE_EXCEPTION << 8  # a hardware exception with a code
+FILL_CYCLES: Final = 100  # what the kernel takes for an exit that nobody else hears of
+MOST_ROUNDS: Final = 64  # exits that end here, before the caller may look whether somebody wants to stop
 
 
 def run(k: State, thread: Tcb, vcpu: Vcpu, vtlb: ShadowPaging, deadline: int) -> bool:

@@ -29,7 +29,7 @@ from l4lab.machine.vtx import HARDWARE_EXCEPTION
 _LABEL: dict[ExitReason, int] = {
     reason: label_of(reason) << 16 for reason in ExitReason if reason is not ExitReason.EPT_VIOLATION
 }
-FAULT_ID = {reason: fault_id_of(reason) for reason in ExitReason}
+FAULT_ID: Final = {reason: fault_id_of(reason) for reason in ExitReason}
 # What goes into MR3, where it is not zero.
 _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
     **dict.fromkeys(
@@ -37,9 +37,9 @@ _ADDITIONAL: dict[int, Callable[[Vmcs], int]] = {
     ),
     **dict.fromkeys(range(ExitReason.VMCALL, ExitReason.VMXON + 1), attrgetter("instruction_info")),
 }
-_REGISTERS_ONLY = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
+_REGISTERS_ONLY: Final = Acceptor.of(ctrlxfer=True)  # a reply to a VM fault cannot map (reference section 5.7)
 INTERNAL_EXIT: Final = INTERNAL << 16  # of the tag: the kernel has dealt with it, but an event's delivery was cut short
-_PAGER = MR + u.PAGER // 4
+_PAGER: Final = MR + u.PAGER // 4
 
 
 def send(k: State, thread: Tcb, vmcs: Vmcs, reason: ExitReason, internal: int = 0) -> None:

@@ -14,6 +14,8 @@ is `vmfault.py`.
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi.exceptions import DEBUG
 from l4lab.abi.frame import EFLAGS, FLAG_IF, FLAG_VM
 from l4lab.abi.protocols import FaultId
@@ -49,9 +51,9 @@ from l4lab.machine.guestmode import Pause
 from l4lab.machine.vmcs import CR0_PE, Vmcs
 from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPTION, WINDOW
 
-_DEBUG_DUE = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
-_DEBUG_STATUS = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
-FRAMES = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
+_DEBUG_DUE: Final = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
+_DEBUG_STATUS: Final = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
+FRAMES: Final = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
 
 
 def create(k: State, thread: Tcb) -> None:

@@ -50,7 +50,9 @@ _CHUNK: Final = 128  # bytes compared at once, where a table has changed
 _KEPT: Final = FRAME | PS | RW | US | P  # bits of a guest's directory entry on which a table below it depends
 
 
-FILLED, GUEST_FAULT, MISSING = Miss.FILLED, Miss.GUEST_FAULT, Miss.MISSING
+FILLED: Final = Miss.FILLED
+GUEST_FAULT: Final = Miss.GUEST_FAULT
+MISSING: Final = Miss.MISSING
 
 
 class Vtlb(ShadowPaging):

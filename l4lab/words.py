@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntFlag
+from functools import lru_cache
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 WORD_MASK = 0xFFFF_FFFF
@@ -104,6 +105,7 @@ class Word(int):
         cls.fields = cls.fields | {name: field for name, field in vars(cls).items() if isinstance(field, bits)}
         # The memo's own lookup becomes `decode`: one call into C on a hit, which system calls do several times each.
         cls.decode = _Memo(cls).__getitem__  # type: ignore[assignment, method-assign]
+        cls.make = lru_cache(MEMO_LIMIT)(cls._make)  # type: ignore[method-assign]
 
     @classmethod
     def decode(cls, value: int) -> Self:
@@ -112,7 +114,14 @@ class Word(int):
 
     @classmethod
     def make(cls, **values: int) -> Self:
-        """Build a word from named fields; fields not named are 0. ValueError if a value does not fit its field."""
+        """Build a word from named fields; fields not named are 0. ValueError if a value does not fit its field.
+
+        A word that was made before comes from a memo. Never modify it.
+        """
+        return cls._make(**values)  # each subclass replaces this by a memo of its own
+
+    @classmethod
+    def _make(cls, **values: int) -> Self:
         return cls(cls.fixed).replace(**values)
 
     def replace(self, **values: int) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import cached_property
 from typing import Final
 
 from l4lab.abi.frame import EAX, EBP, EBX, ECX, EDI, EDX, ESI
@@ -31,7 +32,7 @@ class SystemCall(IntEnum):
     SCHEDULE = 10
     KERNEL_INTERFACE = 11  # has no entry in the KIP: it is the instruction `lock; nop`, which finds the KIP
 
-    @property
+    @cached_property
     def title(self) -> str:
         """The name as the X.2 manual writes it: ThreadControl."""
         return "".join(part.capitalize() for part in self.name.split("_"))

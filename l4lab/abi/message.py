@@ -77,7 +77,7 @@ class MapItem(TypedItem):
     @classmethod
     def at(cls, base: int = 0) -> Self:
         """The item word for a send base, which is an address."""
-        return cls(base & ~0x3FF | cls.fixed)
+        return cls.decode(base & ~0x3FF | cls.fixed)
 
     @cached_property
     def base(self) -> int:

@@ -6,9 +6,11 @@ Source: X.2 manual, section ThreadControl; reference section 8.1.
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi import utcb as u
 from l4lab.abi.calls import UNCHANGED, ErrorCode
-from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, ESI, USER_EFLAGS, USER_EFLAGS_IOPL3
+from l4lab.abi.frame import EAX, ECX, EDI, EDX, EFLAGS, ESI, FRAME_WORDS, USER_EFLAGS, USER_EFLAGS_IOPL3
 from l4lab.abi.ids import SYSTEM_BASE, THREAD_BITS, USER_BASE, ThreadId
 from l4lab.errors import Refused
 from l4lab.kernel import events
@@ -16,26 +18,24 @@ from l4lab.kernel.calls.hosted import HostedCpu
 from l4lab.kernel.devices import interrupts
 from l4lab.kernel.ipc import ipc
 from l4lab.kernel.objects.space import Space
-from l4lab.kernel.objects.thread import Tcb, ThreadState
+from l4lab.kernel.objects.thread import MR, Tcb, ThreadState
 from l4lab.kernel.objects.waits import OWN_IPC, START
 from l4lab.kernel.state import State
 from l4lab.kernel.virtual import vmthread
 
 # What one call may need: directory, KIP and UTCB tables, UTCB, register frames; and a virtual CPU's.
-MOST_FRAMES = 7 + vmthread.FRAMES
+MOST_FRAMES: Final = 7 + vmthread.FRAMES
 
-# Thread control registers that are zero, nilthread or never at first.
-_FRESH = (
-    *(u.BR0, u.PROCESSOR_NO, u.USER_DEFINED_HANDLE, u.EXCEPTION_HANDLER, u.PREEMPTION_FLAGS, u.ERROR_CODE),
-    *(u.XFER_TIMEOUTS, u.INTENDED_RECEIVER, u.VIRTUAL_SENDER),
-)
+_BR0: Final = MR + u.BR0 // 4  # the thread control registers lie behind it, up to VirtualSender
+_NO_REGISTERS: Final = memoryview(bytes(4 * FRAME_WORDS)).cast("I")
 
 
 def sys_thread_control(k: State, caller: Tcb) -> None:
     """Create, modify or delete the thread `dest`. An existing thread is found by its number alone (quirk Q24)."""
     regs = caller.regs
     dest, location = ThreadId.decode(regs[EAX]), regs[EDI]
-    pager, scheduler, space_id = (k.global_id(regs[register], caller) for register in (ECX, EDX, ESI))
+    pager, scheduler = k.global_id(regs[ECX], caller), k.global_id(regs[EDX], caller)
+    space_id = k.global_id(regs[ESI], caller)
     if not caller.space.privileged:
         raise Refused(ErrorCode.NO_PRIVILEGE)
     if dest.is_nil or dest.is_local:
@@ -121,10 +121,10 @@ def _check_active(space: Space, location: int, thread: Tcb | None) -> None:
 
 def _is_free(space: Space, location: int, thread: Tcb | None) -> bool:
     """Is this a place for a UTCB that no other active thread has?"""
-    taken = any(
-        other.utcb is not None and other.utcb_location == location for other in space.threads if other is not thread
-    )
-    return space.holds_utcb(location) and not taken
+    for other in space.threads:
+        if other.utcb_location == location and other.utcb is not None and other is not thread:
+            return False
+    return space.holds_utcb(location)
 
 
 def _rename(k: State, thread: Tcb, dest: ThreadId) -> None:
@@ -159,8 +159,7 @@ def create(k: State, id_: ThreadId, space: Space) -> Tcb:
     """A thread that exists but is not active: it has a register frame and a number, no UTCB."""
     frame = k.register_frames.allocate()
     regs = k.machine.memory.register_frame(frame)
-    for i in range(10):
-        regs[i] = 0
+    regs[:] = _NO_REGISTERS
     regs[EFLAGS] = _first_flags(space)
     thread = Tcb(id_, space, frame, regs)
     k.threads[id_.thread_no] = thread
@@ -174,10 +173,9 @@ def activate(k: State, thread: Tcb, pager: ThreadId) -> None:
     assert thread.state is ThreadState.ABORTED, f"{thread!r} is active already"
     thread.utcb = thread.space.utcb_words(thread.utcb_location)
     thread.local_id = thread.utcb_location + u.MR0_FROM_LOCATION
-    for offset in _FRESH:  # another thread may have had this UTCB before
-        thread.set_tcr(offset, 0)
-    thread.set_tcr(u.MY_GLOBAL_ID, thread.id)
-    thread.set_tcr(u.PAGER, pager)
+    # BR0, MyGlobalId, ProcessorNo, UserDefinedHandle, Pager; and up to VirtualSender zero, nilthread or never, since
+    # another thread may have had this UTCB before.
+    thread.utcb.put(_BR0, (0, thread.word, 0, 0, pager, 0, 0, 0, 0, 0, 0))
     thread.fault_items.clear()
     thread.regs[EDI] = thread.local_id
     program = k.programs.pop(thread.id, None)

@@ -213,8 +213,8 @@ class State:
         now, note, granted = self.now, self.trace.append, grant and not giver.is_sigma0
         for change in changes:
             if isinstance(change, HandedOn):
-                origin, va, pa, log2, writable = change
-                note(events.Mapped(now, giver.number, origin, taker.number, va, pa, log2, writable, granted))
+                page = now, giver.number, change.origin, taker.number, change.va, change.pa, change.log2
+                note(events.Mapped(*page, change.writable, granted))
             else:
                 note(events.Unmapped(now, change.space.number, change.va, change.log2, ALL_RIGHTS))
 

@@ -70,8 +70,13 @@ class PageTables:
 
     def lookup(self, va: int) -> Mapping | None:
         """What maps the page that holds `va`."""
+        entry, log2 = self.entry(va)
+        return _mapping(va >> log2 << log2, entry, log2)
+
+    def entry(self, va: int) -> tuple[int, int]:
+        """The entry that decides about `va`, and the size of page that it maps, or would map (as a power of two)."""
         slot, log2 = self._slot(va)
-        return _mapping(va >> log2 << log2, self._memory.u32[slot], log2)
+        return self._memory.u32[slot], log2
 
     def entries(self) -> Iterator[Mapping]:
         """All present mappings, by rising address."""
@@ -104,21 +109,20 @@ class PageTables:
             entry = pa | P | TRACKED | (WRITABLE if writable else 0)
         else:
             entry = pa | P | (RW if writable else 0) | (US if user else 0) | (G if global_ else 0)
-        u32 = self._memory.u32
         slot, found = self._slot(va)
-        if u32[slot] & P and found != log2:
-            raise KernelPanic(f"{va:#x}: a page of size 2^{found} is in the way of one of 2^{log2}")
-        if log2 == LARGE_LOG2:
-            if found != LARGE_LOG2:
+        present = self._memory.u32[slot] & P
+        if found != log2:
+            if present:
+                raise KernelPanic(f"{va:#x}: a page of size 2^{found} is in the way of one of 2^{log2}")
+            if log2 == LARGE_LOG2:
                 raise KernelPanic(f"{va:#x}: a table of small pages is in the way of a page of 4 MB")
-            entry |= PS
-        elif found == LARGE_LOG2:
             # Rights are the last level's business: a PDE that points to a table allows everything.
-            self._memory.set_word(slot, self._allocate() | P | RW | US)
-            slot, _ = self._slot(va)
-        if u32[slot] & P:
+            table = self._allocate()
+            self._memory.set_word(slot, table | P | RW | US)
+            slot = (table >> 2) + (va >> 12 & 0x3FF)
+        elif present:
             self.generation += 1
-        self._memory.set_word(slot, entry)
+        self._memory.set_word(slot, entry | PS if log2 == LARGE_LOG2 else entry)
 
     def protect(self, va: int, writable: bool) -> None:
         """Make the page at `va` writable or read-only. Its A and D bits stay."""
@@ -208,10 +212,18 @@ class PageTables:
         return slot
 
 
+def frame_of(entry: int, log2: int) -> int:
+    """The physical address of the page of this size that a present entry maps."""
+    return entry & (FRAME if log2 == PAGE_LOG2 else LARGE_FRAME)
+
+
+def is_writable(entry: int) -> bool:
+    """May the page that a present entry maps be written to?"""
+    return bool(entry & (WRITABLE if entry & TRACKED else RW))
+
+
 def _mapping(va: int, entry: int, log2: int) -> Mapping | None:
     if not entry & P:
         return None
-    frame = entry & (FRAME if log2 == PAGE_LOG2 else LARGE_FRAME)
-    tracked = entry & TRACKED
-    writable, user = entry & (WRITABLE if tracked else RW), entry & (TRACKED | US)
-    return Mapping(va, frame, log2, bool(writable), bool(user), bool(entry & A), bool(entry & D))
+    user, used, written = bool(entry & (TRACKED | US)), bool(entry & A), bool(entry & D)
+    return Mapping(va, frame_of(entry, log2), log2, is_writable(entry), user, used, written)

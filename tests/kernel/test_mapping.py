@@ -3,33 +3,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l4lab.abi.fpage import Fpage
+from l4lab.abi.message import GrantItem, MapItem
 from l4lab.errors import Refused
-from l4lab.kernel.memory.mapping import Installed, MappingDatabase, Revoked, send_window
+from l4lab.kernel.memory.mapping import Change, HandedOn, MappingDatabase, send_window
 from l4lab.kernel.objects.frames import FrameAllocator
+from l4lab.kernel.objects.space import MappedSpace
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
 from l4lab.machine.pagetables import PageTables
+from l4lab.words import Rights
 
 MB4 = 1 << 22
 RWX, RX = 7, 5
 
 
-@dataclass(eq=False)
-class FakeSpace:
-    """As much of an address space as the database looks at."""
+Page = tuple[int, int, int]  # address, physical address, log2 of the size
 
-    name: str
-    tables: PageTables
-    is_sigma0: bool = False
-    user_limit: int = 0xC0000000
-    large_pages: bool = True
-    reserved: list[tuple[int, int]] = field(default_factory=list)
+
+class FakeSpace(MappedSpace):
+    """An address space whose reserved areas a test chooses."""
+
+    def __init__(self, name: str, tables: PageTables, is_sigma0: bool = False) -> None:
+        super().__init__(0, name, tables)
+        self.is_sigma0 = is_sigma0
+        self.user_limit = 0xC0000000
+        self.reserved: list[tuple[int, int]] = []
 
     def is_reserved(self, va: int, size: int) -> bool:
         return any(va < start + length and start < va + size for start, length in self.reserved)
@@ -50,9 +53,14 @@ class World:
 
     def give(
         self, src: FakeSpace, va: int, dst: FakeSpace, to: int, rights: int = RWX, log2: int = 12, grant: bool = False
-    ) -> list[Installed]:
-        """Map the page at `va` to `to`."""
-        return self.db.map(src, va, log2, 0, rights, dst, to, log2, grant)
+    ) -> list[Page]:
+        """Map the page at `va` to `to`. The pages that the taker got, or got more rights to."""
+        return self.map(src, Fpage.at(va, log2, Rights(rights)), 0, dst, Fpage.at(to, log2), grant)
+
+    def map(self, src: FakeSpace, fpage: Fpage, base: int, dst: FakeSpace, window: Fpage, grant: bool) -> list[Page]:
+        changes: list[Change] = []
+        self.db.map(src, (GrantItem if grant else MapItem).at(base), fpage, dst, window, changes)
+        return [(page.va, page.pa, page.log2) for page in changes if isinstance(page, HandedOn)]
 
     def take(self, space: FakeSpace, va: int, rights: int = RWX, log2: int = 12, flush: bool = False) -> int:
         return self.db.unmap(space, va, log2, rights, flush).status
@@ -88,7 +96,7 @@ def test_send_base_picks_the_part_of_the_larger(s: int, r: int, send: int, windo
 
 def test_sigma0_owns_all_memory_idempotently(world: World) -> None:
     """Mapping from sigma0 needs nothing in its page table: address = physical address."""
-    assert [Installed(0x8000, 0x5000, 12)] == world.give(world.sigma0, 0x5000, world.a, 0x8000)
+    assert [(0x8000, 0x5000, 12)] == world.give(world.sigma0, 0x5000, world.a, 0x8000)
     assert 0x5123 == world.touch(world.a, 0x8123, write=True)
 
 
@@ -99,7 +107,7 @@ def test_of_what_reaches_beyond_sigma0s_memory_the_rest_is_mapped(world: World) 
     installed = world.give(world.sigma0, 0, world.a, 0, log2=24)
 
     assert {(0, 22), (MB4, 22)} | {(2 * MB4 + n, 12) for n in range(0, 0x3000, 0x1000)} == {
-        (page.pa, page.log2) for page in installed
+        (pa, log2) for _, pa, log2 in installed
     }
     assert [] == world.give(world.sigma0, end, world.b, 0)
 
@@ -117,7 +125,7 @@ def test_same_frame_again_extends_rights(world: World) -> None:
     """A page mapped r-x and then rwx is rwx, and r-x afterwards takes nothing away."""
     world.give(world.sigma0, 0x5000, world.a, 0x8000, RX)
 
-    assert [Installed(0x8000, 0x5000, 12)] == world.give(world.sigma0, 0x5000, world.a, 0x8000, RWX)
+    assert [(0x8000, 0x5000, 12)] == world.give(world.sigma0, 0x5000, world.a, 0x8000, RWX)
     assert [] == world.give(world.sigma0, 0x5000, world.a, 0x8000, RX)
     assert world.can(world.a, 0x8000, write=True)
 
@@ -134,7 +142,7 @@ def test_another_frame_replaces_and_flushes(world: World) -> None:
 
 def test_large_page_in_small_pieces(world: World) -> None:
     """A 4 MB page is mapped on in 4 KB pieces, and each piece is taken back alone."""
-    assert [Installed(MB4, 2 * MB4, 22)] == world.give(world.sigma0, 2 * MB4, world.a, MB4, log2=22)
+    assert [(MB4, 2 * MB4, 22)] == world.give(world.sigma0, 2 * MB4, world.a, MB4, log2=22)
     world.give(world.a, MB4 + 0x3000, world.b, 0x3000)
     world.give(world.a, MB4 + 0x4000, world.b, 0x4000)
     world.take(world.a, MB4 + 0x3000)
@@ -150,7 +158,7 @@ def test_large_request_copies_small_entries(world: World) -> None:
         world.give(world.sigma0, 0x100000 + page * 4096, world.a, MB4 + page * 4096)
 
     installed = world.give(world.a, MB4, world.b, 3 * MB4, log2=22)
-    assert [3 * MB4, 3 * MB4 + 0x5000, 3 * MB4 + 0x3FF000] == [page.va for page in installed]
+    assert [3 * MB4, 3 * MB4 + 0x5000, 3 * MB4 + 0x3FF000] == [va for va, _, _ in installed]
     assert not world.can(world.b, 3 * MB4 + 0x1000)
 
 
@@ -192,7 +200,7 @@ def test_kernel_area_is_no_target(world: World) -> None:
     world.a.user_limit = 2 * MB4
 
     assert [] == world.give(world.sigma0, 0x5000, world.a, 2 * MB4)
-    assert [0, MB4] == [page.va for page in world.give(world.sigma0, 0, world.a, 0, log2=24)]
+    assert [0, MB4] == [va for va, _, _ in world.give(world.sigma0, 0, world.a, 0, log2=24)]
 
 
 def test_grant_moves_the_page(world: World) -> None:
@@ -235,9 +243,9 @@ def test_granting_more_than_the_window_flushes_the_rest(world: World) -> None:
     """Four pages granted into a window of one: one arrives, the granter keeps none."""
     for page in range(4):
         world.give(world.sigma0, 0x10000 + page * 4096, world.a, 0x8000 + page * 4096)
-    installed = world.db.map(world.a, 0x8000, 14, 0x2000, RWX, world.b, 0x9000, 12, grant=True)
+    installed = world.map(world.a, Fpage.at(0x8000, 14), 0x2000, world.b, Fpage.at(0x9000), grant=True)
 
-    assert [Installed(0x9000, 0x12000, 12)] == installed
+    assert [(0x9000, 0x12000, 12)] == installed
     assert [] == world.db.nodes(world.a)
 
 
@@ -246,8 +254,10 @@ def test_unmap_takes_from_others_and_flush_also_from_me(world: World) -> None:
     world.give(world.sigma0, 0x5000, world.a, 0x8000)
     world.give(world.a, 0x8000, world.b, 0x9000)
 
-    assert [Revoked(world.b, 0x9000, 0x5000, 12)] == world.db.unmap(world.a, 0x8000, 12, RWX, flush=False).pages
-    assert [Revoked(world.a, 0x8000, 0x5000, 12)] == world.db.unmap(world.a, 0x8000, 12, RWX, flush=True).pages
+    (theirs,) = world.db.unmap(world.a, 0x8000, 12, RWX, flush=False).pages
+    (mine,) = world.db.unmap(world.a, 0x8000, 12, RWX, flush=True).pages
+    assert (world.b, 0x9000, 0x5000, 12) == (theirs.space, theirs.va, theirs.pa, theirs.log2)
+    assert (world.a, 0x8000, 0x5000, 12) == (mine.space, mine.va, mine.pa, mine.log2)
 
 
 def test_revoking_write_leaves_the_page(world: World) -> None:

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from l4lab.abi.fpage import Fpage
 from l4lab.kernel.memory.mapping import MappingDatabase, send_window
 from l4lab.kernel.memory.mappingtree import Node
 from l4lab.machine.mmu import USER, WRITE, WalkFault, walk
@@ -190,7 +191,8 @@ class MappingMachine(RuleBasedStateMachine):
         source, target = self.pick(src), self.pick(dst)
         send, window = region << 22 | page << 12, to << 22 | to_page << 12
         start, at, log2 = send_window(send, send_log2, base, window, win_log2)
-        self.db.map(source, send, send_log2, base, rights, target, window, win_log2, grant)
+        fpage = Fpage.make(b=send >> 10, s=send_log2, rights=rights)
+        self.world.map(source, fpage, base, target, Fpage.make(b=window >> 10, s=win_log2), grant)
         self.model.map(source, start, 1 << log2, rights, target, at, grant)
         if grant and send_log2 > win_log2 and not source.is_sigma0:
             self.model.unmap(source, send >> send_log2 << send_log2, 1 << send_log2, 7, flush=True)

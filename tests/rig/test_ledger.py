@@ -14,6 +14,7 @@ import l4lab.kernel
 from l4lab.abi.calls import ExregsControl, SpaceControlBits
 from l4lab.abi.fpage import Fpage
 from l4lab.abi.ids import NIL_THREAD, ThreadId, interrupt_id
+from l4lab.abi.message import MapItem
 from l4lab.abi.protocols import thread_start
 from l4lab.abi.time import ZERO, timeouts
 from l4lab.errors import KernelPanic
@@ -130,7 +131,7 @@ def test_an_auditor_finds_what_the_kernel_did_not_tell() -> None:
     auditor = Auditor(system.kernel)
     auditor.audit(system.trace.events)
     sigma0, root = system.kernel.spaces
-    system.kernel.mappings.map(sigma0, MEMORY.base, 12, 0, 7, root, 0x7000_0000, 12)
+    system.kernel.mappings.map(sigma0, MapItem.at(), Fpage.at(MEMORY.base), root, Fpage.at(0x7000_0000), [])
 
     with pytest.raises(KernelPanic, match="page of <space root> 0x70000000 is not there"):
         auditor.audit([])

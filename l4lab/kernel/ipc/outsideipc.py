@@ -23,7 +23,9 @@ from l4lab.kernel.objects.waits import OWN_IPC
 from l4lab.kernel.parts import IpcHooks, Rendezvous
 from l4lab.kernel.state import IpcPath, State
 
-WAITING, POLLING, ABORTED = ThreadState.WAITING, ThreadState.POLLING, ThreadState.ABORTED
+WAITING: Final = ThreadState.WAITING
+POLLING: Final = ThreadState.POLLING
+ABORTED: Final = ThreadState.ABORTED
 MOST_CALLS: Final = 1000  # of hooks in one call of the part's, and besides ...
 MOST_CALLS_EACH: Final = 100  # ... for each thread that there is
 

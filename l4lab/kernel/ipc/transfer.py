@@ -91,16 +91,12 @@ def map_item(k: State, sender: Tcb, receiver: Tcb, item: MapItem, fpage: Fpage, 
             numbers = sender.space.number, receiver.space.number
             k.trace.append(events.PortsMapped(k.now, *numbers, ranges(moved), granted))
         return
-    grant = isinstance(item, GrantItem)
     giver, taker = sender.space, receiver.space
     changes: list[Change] = []
     try:
-        k.mappings.map(
-            *(giver, fpage.base, fpage.log2, item.base, fpage.rights),
-            *(taker, window.base, window.log2, grant, changes),
-        )
+        k.mappings.map(giver, item, fpage, taker, window, changes)
     finally:
-        k.report_changes(giver, taker, changes, grant)
+        k.report_changes(giver, taker, changes, isinstance(item, GrantItem))
 
 
 # What the kernel accepts for a thread that faulted.

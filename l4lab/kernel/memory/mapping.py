@@ -19,10 +19,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from l4lab.abi.fpage import Fpage
+from l4lab.abi.message import GrantItem, MapItem
 from l4lab.errors import KernelPanic
-from l4lab.kernel.memory.mappingtree import MappedSpace, Node
+from l4lab.kernel.memory.mappingtree import Node
+from l4lab.kernel.objects.space import MappedSpace
 from l4lab.machine.memory import PAGE_SIZE
-from l4lab.machine.mmu import LARGE_LOG2, LARGE_SIZE, PAGE_LOG2, A, D
+from l4lab.machine.mmu import LARGE_LOG2, LARGE_SIZE, PAGE_LOG2, A, D, P
+from l4lab.machine.pagetables import frame_of, is_writable
 
 # Rights as in an fpage's low bits. The hardware knows only `w`: a page that is there can be read and executed.
 RIGHT_W: Final = 2
@@ -31,31 +35,25 @@ ACCESSED: Final = 5  # status of a page that was used: r and x ...
 DIRTY: Final = 6  # ... and of one that was written to: r and w
 
 
-class Installed(NamedTuple):
-    """A page that a map or grant put into the receiver's page table, or gave more rights there."""
+class HandedOn:
+    """A page that a map or grant put into the taker's page table, or gave more rights there."""
 
-    va: int
-    pa: int
-    log2: int
-
-
-class HandedOn(NamedTuple):
-    """The same, and where it came from: what a map or grant did, for who keeps track of it."""
-
-    origin: int  # its address in the giver's space
-    va: int
-    pa: int
-    log2: int
-    writable: bool
+    def __init__(self, origin: int, va: int, pa: int, log2: int, writable: bool) -> None:
+        self.origin = origin  # its address in the giver's space
+        self.va = va
+        self.pa = pa
+        self.log2 = log2
+        self.writable = writable
 
 
-class Revoked(NamedTuple):
-    """A page that an unmap took out of a page table, or made read-only there."""
+class Revoked:
+    """A page that was taken out of a page table, or made read-only there."""
 
-    space: MappedSpace
-    va: int
-    pa: int
-    log2: int
+    def __init__(self, space: MappedSpace, va: int, pa: int, log2: int) -> None:
+        self.space = space
+        self.va = va
+        self.pa = pa
+        self.log2 = log2
 
 
 Change = HandedOn | Revoked
@@ -68,13 +66,14 @@ class Revocation(NamedTuple):
     pages: list[Revoked]
 
 
-class _Piece(NamedTuple):
-    """A page of the sender, or a 4 KB piece of a large one, about to be handed on."""
+class _Piece:
+    """A page of the giver, or a 4 KB piece of a large one, about to be handed on."""
 
-    node: Node  # the page it is, or is a piece of
-    va: int
-    pa: int
-    log2: int
+    def __init__(self, node: Node, va: int, pa: int, log2: int) -> None:
+        self.node = node  # the page it is, or is a piece of
+        self.va = va
+        self.pa = pa
+        self.log2 = log2
 
     @property
     def is_whole(self) -> bool:
@@ -105,24 +104,23 @@ class Mappings(ABC):
         """From whom the space has the page at `va`; None if from nobody, or if it has none."""
 
     @abstractmethod
-    def own_page(self, sigma0: MappedSpace, va: int) -> Installed:
+    def own_page(self, sigma0: MappedSpace, va: int) -> HandedOn:
         """Answer a page fault of sigma0: it has whatever it touches, at virtual address = physical address."""
 
     @abstractmethod
     def map(
         self,
-        src: MappedSpace,
-        src_base: int,
-        src_log2: int,
-        send_base: int,
-        rights: int,
-        dst: MappedSpace,
-        win_base: int,
-        win_log2: int,
-        grant: bool = False,
-        changes: list[Change] | None = None,
-    ) -> list[Installed]:
-        """Map or grant the send fpage of `src` into the receive window of `dst`; `changes` is told what was done."""
+        giver: MappedSpace,
+        item: MapItem,
+        fpage: Fpage,
+        taker: MappedSpace,
+        window: Fpage,
+        changes: list[Change],
+    ) -> None:
+        """Map the giver's fpage into the taker's window, or grant it, as the item says.
+
+        `changes` is told what was done, page by page, also if frames for tables run out in the midst of it.
+        """
 
     @abstractmethod
     def unmap(self, space: MappedSpace, base: int, log2: int, rights: int, flush: bool) -> Revocation:
@@ -145,7 +143,9 @@ class MappingDatabase(Mappings):
 
     def node(self, space: MappedSpace, va: int) -> Node | None:
         """The node of the page that holds `va`."""
-        nodes = self._nodes.get(space, {})
+        nodes = self._nodes.get(space)
+        if nodes is None:
+            return None
         node = nodes.get(va >> PAGE_LOG2 << PAGE_LOG2)
         if node is None:
             node = nodes.get(va >> LARGE_LOG2 << LARGE_LOG2)
@@ -167,56 +167,44 @@ class MappingDatabase(Mappings):
 
     # Map and grant
 
-    def own_page(self, sigma0: MappedSpace, va: int) -> Installed:
+    def own_page(self, sigma0: MappedSpace, va: int) -> HandedOn:
         assert sigma0.is_sigma0, f"{sigma0.name} owns nothing by nature"
         page = va >> PAGE_LOG2 << PAGE_LOG2
         sigma0.tables.map(page, page, PAGE_LOG2, writable=True)
-        return Installed(page, page, PAGE_LOG2)
+        return HandedOn(page, page, page, PAGE_LOG2, True)
 
     def map(
         self,
-        src: MappedSpace,
-        src_base: int,
-        src_log2: int,
-        send_base: int,
-        rights: int,
-        dst: MappedSpace,
-        win_base: int,
-        win_log2: int,
-        grant: bool = False,
-        changes: list[Change] | None = None,
-    ) -> list[Installed]:
-        """Map or grant the send fpage of `src` into the receive window of `dst`; holes are skipped silently.
+        giver: MappedSpace,
+        item: MapItem,
+        fpage: Fpage,
+        taker: MappedSpace,
+        window: Fpage,
+        changes: list[Change],
+    ) -> None:
+        """Map the giver's fpage into the taker's window, or grant it, as the item says; holes are skipped silently.
 
-        What arrives has the rights that both the source page and the send fpage have. A target page that maps the
+        What arrives has the rights that both the giver's page and the fpage have. A page of the taker that maps the
         same frame already has its rights extended and stays where it is in its tree; any other mapping there is
         flushed first, except that a 4 MB page stands: nothing smaller goes into it. A granted page takes its children
         along; granting pieces of a 4 MB page costs the granter all of it. Sigma0 owns everything by nature: it is
-        never a target, and a grant from it is a map.
-
-        `changes` is told what was handed on and what was taken, in this order, also if frames for tables run out in
-        the midst of it.
+        never a taker, and a grant from it is a map.
         """
-        changes = [] if changes is None else changes
-        start, target, log2 = send_window(src_base, src_log2, send_base, win_base, win_log2)
-        if log2 < PAGE_LOG2 or dst.is_sigma0:
-            return []
-        grant = grant and not src.is_sigma0
-        installed: list[Installed] = []
+        start, target, log2 = send_window(fpage.base, fpage.log2, item.base, window.base, window.log2)
+        if log2 < PAGE_LOG2 or taker.is_sigma0:
+            return
+        grant = isinstance(item, GrantItem) and not giver.is_sigma0
+        writable = bool(fpage & RIGHT_W)
         broken: dict[Node, None] = {}  # large pages of which pieces were granted
-        for piece in self._pieces(src, start, start + (1 << log2)):
-            for part, va in _parts(piece, dst, target + piece.va - start):
-                if not self._place(part, dst, va, bool(rights & RIGHT_W), grant, changes):
-                    continue
-                installed.append(Installed(va, part.pa, part.log2))
-                if grant and not part.is_whole:
+        for piece in self._pieces(giver, start, start + (1 << log2)):
+            for part, va in _parts(piece, taker, target + piece.va - start):
+                if self._place(part, taker, va, writable, grant, changes) and grant and not part.is_whole:
                     broken[part.node] = None
         for node in broken:
-            if self._is_alive(node, src):
+            if self._is_alive(node, giver):
                 self._take(node, changes)
-        if grant and src_log2 > win_log2:
-            changes.extend(self.unmap(src, src_base, src_log2, ALL_RIGHTS, flush=True).pages)
-        return installed
+        if grant and fpage.log2 > window.log2:
+            changes.extend(self.unmap(giver, fpage.base, fpage.log2, ALL_RIGHTS, flush=True).pages)
 
     def _pieces(self, src: MappedSpace, lo: int, hi: int) -> Iterator[_Piece]:
         """What `src` has to give between `lo` and `hi`, which are aligned to their distance."""
@@ -255,7 +243,7 @@ class MappingDatabase(Mappings):
             assert node.parent is not None, "sigma0 grants nothing"
             parent = node.parent
 
-        if existing is not None and (existing.pa, existing.log2) == (part.pa, part.log2):
+        if existing is not None and existing.pa == part.pa and existing.log2 == part.log2:
             extended = writable and not _is_writable(existing)
             if not grant:
                 if extended:
@@ -274,9 +262,12 @@ class MappingDatabase(Mappings):
             node.remembered |= self._drop(node)
             node.space, node.va = dst, va
         else:
-            node = Node(dst, va, part.pa, part.log2, None)
+            node = Node(dst, va, part.pa, part.log2)
             parent.adopt(node)
-        self._nodes.setdefault(dst, {})[va] = node
+        nodes = self._nodes.get(dst)
+        if nodes is None:
+            nodes = self._nodes[dst] = {}
+        nodes[va] = node
         changes.append(HandedOn(part.va, va, part.pa, part.log2, writable))
         return True
 
@@ -382,11 +373,14 @@ class MappingDatabase(Mappings):
         base = va >> LARGE_LOG2 << LARGE_LOG2
         roots = self._nodes.setdefault(sigma0, {})
         if base not in roots:
-            roots[base] = Node(sigma0, base, base, LARGE_LOG2, None)
+            roots[base] = Node(sigma0, base, base, LARGE_LOG2)
         return roots[base]
 
     def _nodes_in(self, space: MappedSpace, lo: int, hi: int) -> list[Node]:
         """The nodes of pages that overlap `lo .. hi`, by rising address."""
+        if hi - lo == PAGE_SIZE:
+            node = self.node(space, lo)
+            return [] if node is None else [node]
         nodes = self._nodes.get(space, {})
         if (hi - lo) // PAGE_SIZE <= len(nodes):
             found = [nodes[va] for va in range(lo, hi, PAGE_SIZE) if va in nodes]
@@ -430,10 +424,11 @@ def _parts(piece: _Piece, dst: MappedSpace, va: int) -> list[tuple[_Piece, int]]
 
 
 def _is_writable(node: Node) -> bool:
-    page = node.space.tables.lookup(node.va)
-    if page is None or (page.pa, page.log2) != (node.pa, node.log2):
-        raise KernelPanic(f"{node.space.name}: the page table does not show {node.va:#x} -> {node.pa:#x}, but {page}")
-    return page.writable
+    entry, log2 = node.space.tables.entry(node.va)
+    if not entry & P or log2 != node.log2 or frame_of(entry, log2) != node.pa:
+        shown = node.space.tables.lookup(node.va)
+        raise KernelPanic(f"{node.space.name}: the page table does not show {node.va:#x} -> {node.pa:#x}, but {shown}")
+    return is_writable(entry)
 
 
 def status_of(bits: int) -> int:

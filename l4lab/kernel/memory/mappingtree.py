@@ -7,57 +7,36 @@ map, grant and unmap, which are in mapping.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
+from l4lab.kernel.objects.space import MappedSpace
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import LARGE_LOG2, PAGE_LOG2
-from l4lab.machine.pagetables import PageTables
 
 WHOLE: Final = -1  # no physical address: where a child was that was as large as its parent
 
 
-class MappedSpace(Protocol):
-    """What the mapping database needs to know of an address space."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def tables(self) -> PageTables: ...
-    @property
-    def user_limit(self) -> int:
-        """First address that users cannot map to; a multiple of 4 MB."""
-
-    @property
-    def is_sigma0(self) -> bool: ...
-    @property
-    def large_pages(self) -> bool:
-        """May its tables hold pages of 4 MB? Not where they translate for a guest: see `mmu.walk_nested`."""
-
-    def is_reserved(self, va: int, size: int) -> bool:
-        """Is some of `va .. va + size` in the KIP or UTCB area?"""
-
-
-@dataclass(slots=True, eq=False)
 class Node:
     """One page in one space. Whether it is writable, accessed, dirty: see the page table of `space`."""
 
-    space: MappedSpace
-    va: int
-    pa: int
-    log2: int  # 12 or 22
-    parent: Node | None  # None: a root, that is sigma0's
-    # By physical address, so that a piece of a 4 MB page finds its own children. A dict serves as an ordered set.
-    children: dict[int, dict[Node, None]] = field(default_factory=dict)
-    remembered: int = 0  # status of derived pages, reported to an unmapper but not yet to the one above it
-    gone: dict[int, int] | None = None  # where -> status of derived pages that went without this node's being asked
+    def __init__(self, space: MappedSpace, va: int, pa: int, log2: int) -> None:
+        self.space = space
+        self.va = va
+        self.pa = pa
+        self.log2 = log2  # 12 or 22
+        self.parent: Node | None = None  # None: a root, that is sigma0's; else see `adopt`
+        # By physical address, so that a piece of a 4 MB page finds its own children. A dict serves as an ordered set.
+        self.children: dict[int, dict[Node, None]] = {}
+        self.remembered = 0  # status of derived pages, reported to an unmapper but not yet to the one above it
+        self.gone: dict[int, int] | None = None  # where -> status of derived pages that went without its being asked
 
     def adopt(self, child: Node) -> None:
         """Take in a page that was mapped from this one."""
         child.parent = self
-        self.children.setdefault(child.pa, {})[child] = None
+        siblings = self.children.get(child.pa)
+        if siblings is None:
+            siblings = self.children[child.pa] = {}
+        siblings[child] = None
 
     def leave(self) -> None:
         """Take this node out of its parent's children."""
@@ -86,6 +65,8 @@ class Node:
 
     def children_in(self, pa: int, log2: int) -> list[Node]:
         """The children that reach into the physical piece of size `log2` at `pa`."""
+        if not self.children:
+            return []
         if log2 >= self.log2:
             return [child for siblings in self.children.values() for child in siblings]
         large = [child for child in self.children.get(self.pa, ()) if child.log2 == LARGE_LOG2]

@@ -7,20 +7,21 @@ page tables, checked. The kernel's own, which has large pages too, is `mapping.p
 
 from __future__ import annotations
 
+from l4lab.abi.fpage import Fpage
+from l4lab.abi.message import GrantItem, MapItem
 from l4lab.kernel.memory.mapping import (
     ALL_RIGHTS,
     RIGHT_W,
     Change,
     HandedOn,
-    Installed,
     Mappings,
     Revocation,
     Revoked,
     send_window,
     status_of,
 )
-from l4lab.kernel.memory.mappingtree import MappedSpace
 from l4lab.kernel.objects.outside import OutsidePart
+from l4lab.kernel.objects.space import MappedSpace
 from l4lab.kernel.parts import PageHooks
 from l4lab.machine.memory import PAGE_SIZE
 from l4lab.machine.mmu import PAGE_LOG2
@@ -95,58 +96,50 @@ class SmallPages(Mappings):
         self._part = part
         self._hooks = hooks
         hooks.part = part
-        self._givers: dict[
-            MappedSpace, dict[int, MappedSpace]
-        ] = {}  # for pictures: from whom a space has each of its pages
+        # For pictures: from whom a space has each of its pages.
+        self._givers: dict[MappedSpace, dict[int, MappedSpace]] = {}
 
     def giver(self, space: MappedSpace, va: int) -> MappedSpace | None:
         givers = self._givers.get(space)
         return givers.get(va & -PAGE_SIZE) if givers else None
 
-    def own_page(self, sigma0: MappedSpace, va: int) -> Installed:
+    def own_page(self, sigma0: MappedSpace, va: int) -> HandedOn:
         page = va & -PAGE_SIZE
         sigma0.tables.map(page, page, PAGE_LOG2, writable=True)
-        return Installed(page, page, PAGE_LOG2)
+        return HandedOn(page, page, page, PAGE_LOG2, True)
 
     def map(
         self,
-        src: MappedSpace,
-        src_base: int,
-        src_log2: int,
-        send_base: int,
-        rights: int,
-        dst: MappedSpace,
-        win_base: int,
-        win_log2: int,
-        grant: bool = False,
-        changes: list[Change] | None = None,
-    ) -> list[Installed]:
-        changes = [] if changes is None else changes
-        start, target, log2 = send_window(src_base, src_log2, send_base, win_base, win_log2)
-        if log2 < PAGE_LOG2 or dst.is_sigma0:
-            return []
-        grant = grant and not src.is_sigma0
-        given: list[Installed] = []
+        giver: MappedSpace,
+        item: MapItem,
+        fpage: Fpage,
+        taker: MappedSpace,
+        window: Fpage,
+        changes: list[Change],
+    ) -> None:
+        start, target, log2 = send_window(fpage.base, fpage.log2, item.base, window.base, window.log2)
+        if log2 < PAGE_LOG2 or taker.is_sigma0:
+            return
+        grant = isinstance(item, GrantItem) and not giver.is_sigma0
+        writable = bool(fpage & RIGHT_W)
         for offset in range(0, 1 << log2, PAGE_SIZE):
             va, to = start + offset, target + offset
-            if to + PAGE_SIZE > dst.user_limit or dst.is_reserved(to, PAGE_SIZE):
+            if to + PAGE_SIZE > taker.user_limit or taker.is_reserved(to, PAGE_SIZE):
                 continue
-            if src.is_sigma0:
-                if va >= self._hooks.kernel_memory or src.is_reserved(va, PAGE_SIZE):
+            if giver.is_sigma0:
+                if va >= self._hooks.kernel_memory or giver.is_reserved(va, PAGE_SIZE):
                     continue
-                self._part.ask("own", src, va, va)
-            elif src.tables.lookup(va) is None:
+                self._part.ask("own", giver, va, va)
+            elif giver.tables.lookup(va) is None:
                 continue
-            changed = self._part.ask("map", src, va, dst, to, bool(rights & RIGHT_W), grant)
+            changed = self._part.ask("map", giver, va, taker, to, writable, grant)
             if not isinstance(changed, bool):
                 raise self._part.failed(f".map() returned {changed!r}, which is neither True nor False.")
             self._report(changes)
-            for space, at, pa, writable in self._hooks.installed:
-                changes.append(HandedOn(va, at, pa, PAGE_LOG2, writable))
-                self._givers.setdefault(space, {})[at] = src
-                given.append(Installed(at, pa, PAGE_LOG2))
+            for space, at, pa, granted in self._hooks.installed:
+                changes.append(HandedOn(va, at, pa, PAGE_LOG2, granted))
+                self._givers.setdefault(space, {})[at] = giver
             self._hooks.installed.clear()
-        return given
 
     def unmap(self, space: MappedSpace, base: int, log2: int, rights: int, flush: bool) -> Revocation:
         size = 1 << max(log2, PAGE_LOG2)

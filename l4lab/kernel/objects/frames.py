@@ -7,10 +7,13 @@ list of that range. What does not: memory of the users, which sigma0 hands out a
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.errors import KernelPanic, Refused
 from l4lab.machine.memory import PAGE_SIZE, Memory
 
-OUT_OF_MEMORY = 8  # X.2 error code: the kernel has no memory left for what was asked
+OUT_OF_MEMORY: Final = 8  # X.2 error code: the kernel has no memory left for what was asked
+_ZEROS: Final = bytes(PAGE_SIZE)
 
 
 class FrameAllocator:
@@ -53,7 +56,7 @@ class FrameAllocator:
             raise Refused(OUT_OF_MEMORY, f"all {self.size // PAGE_SIZE} frames of the kernel are in use")
         pa = self._free.pop()
         self._used.add(pa)
-        self._memory.fill(pa, PAGE_SIZE)
+        self._memory.write(pa, _ZEROS)
         return pa
 
     def free(self, pa: int) -> None:

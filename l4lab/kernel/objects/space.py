@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import mypyc_attr
+
 from l4lab.abi import utcb as u
 from l4lab.abi.fpage import NILPAGE, Fpage
 from l4lab.abi.ids import NIL_THREAD
@@ -56,35 +58,49 @@ class KernelArea:
             memory.set_word((directory >> 2) + index, 0)
 
 
-class Space:
-    """One address space."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class MappedSpace:
+    """As much of an address space as the mapping database looks at."""
 
-    user_limit = USER_LIMIT
-    large_pages = True  # also under a guest: guestmode.py keeps the real CR4.PSE set, on which the engine's walk relies
-
-    def __init__(self, number: int, name: str, memory: Memory, frames: FrameAllocator, area: KernelArea) -> None:
+    def __init__(self, number: int, name: str, tables: PageTables) -> None:
         self.number = number  # by which the trace knows it; never used again in a run
         self.name = name
+        self.tables = tables
+        self.is_sigma0 = False
+        self.user_limit = USER_LIMIT  # the first address that users cannot map to; a multiple of 4 MB
+        # May its tables hold pages of 4 MB? Also under a guest: guestmode.py keeps the real CR4.PSE set, on which the
+        # engine's walk relies.
+        self.large_pages = True
+
+    def __repr__(self) -> str:
+        return f"<space {self.name}>"
+
+    def is_reserved(self, va: int, size: int) -> bool:
+        """Is some of `va .. va + size` kept from mappings?"""
+        return False
+
+
+class Space(MappedSpace):
+    """One address space."""
+
+    def __init__(self, number: int, name: str, memory: Memory, frames: FrameAllocator, area: KernelArea) -> None:
+        super().__init__(number, name, PageTables(memory, frames.allocate, frames.free))
         self._memory = memory
         self._frames = frames
         self._area = area
-        self.tables = PageTables(memory, frames.allocate, frames.free)
         area.install(memory, self.tables.cr3)
         self.kip_area: Fpage = NILPAGE  # nil: not initialised by SpaceControl yet
         self.utcb_area: Fpage = NILPAGE
+        self._kip = self._utcbs = (0, 0)  # the same: where they begin and end
         self.is_vm = False
         self.shadow_paging = False  # of a virtual machine: the CPU does not walk the space's tables itself
         self.machine = 0  # its number among the virtual machines, once it has had a virtual CPU; vmthread.py writes it
-        self.is_sigma0 = False
         self.privileged = False
         self.ports: dict[int, Space] = {}  # I/O ports that its programs may use -> from whom; written by ports.py only
         self.io_privileged = False  # its programs run at I/O privilege level 3: all ports are theirs, without asking
         self.redirector = NIL_THREAD  # who gets messages that would leave the space; nobody: whoever they are for
         self.threads: list[Tcb] = []
         self._utcb_frames: dict[int, int] = {}  # page in the UTCB area -> frame
-
-    def __repr__(self) -> str:
-        return f"<space {self.name}>"
 
     @property
     def initialised(self) -> bool:
@@ -102,6 +118,8 @@ class Space:
                 self.tables.unmap(va, 12)
         self._free_utcbs()
         self.kip_area, self.utcb_area = kip_area, utcb_area
+        self._kip = kip_area.base, kip_area.base + kip_area.size
+        self._utcbs = utcb_area.base, utcb_area.base + utcb_area.size
         if not self.is_vm:
             self.tables.map(kip_area.base, kip_frame, 12, writable=False)
 
@@ -119,9 +137,8 @@ class Space:
 
     def is_reserved(self, va: int, size: int) -> bool:
         """Does some of `va .. va + size` belong to the KIP or UTCB area?"""
-        return any(
-            area.base < va + size and va < area.base + area.size for area in (self.kip_area, self.utcb_area) if area
-        )
+        end = va + size
+        return (self._kip[0] < end and va < self._kip[1]) or (self._utcbs[0] < end and va < self._utcbs[1])
 
     def holds_utcb(self, location: int) -> bool:
         """Is this a legal place for a UTCB?"""

@@ -7,6 +7,8 @@ once; the others become faults to the monitor or the pager. What the tables are 
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.abi.exceptions import PAGE_FAULT, SHUTDOWN, escalated
 from l4lab.abi.frame import EIP
 from l4lab.abi.protocols import FaultId

@@ -34,7 +34,7 @@ KERNEL = {
     "ipc": "ctrlxfer faults ipc outsideipc propagation strings transfer",
     "processor": "dispatch preemption",
     "virtual": "entering filling shadowed shadowtables vmfault vmthread vtlb",
-    "calls": "answers control hosted traps",
+    "calls": "answers control hosted threadcontrol traps",
     ".": "kernel parts state",
 }
 COMPILED = [

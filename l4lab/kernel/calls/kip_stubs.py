@@ -9,9 +9,12 @@ which the kernel tells apart by where the trap came from. SystemClock needs no k
 
 from __future__ import annotations
 
+from typing import Final
+
 from l4lab.machine.board import FREQUENCY_KHZ
 
-IPC_VECTOR, CALL_VECTOR = 0x30, 0x31
+IPC_VECTOR: Final = 0x30
+CALL_VECTOR: Final = 0x31
 
 _RET = b"\xc3"
 # test r32, 0x3f with the shortest encoding; mov r32, [r32 - 60]

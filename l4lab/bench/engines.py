@@ -27,7 +27,7 @@ from l4lab.user.guests.workloads import BEGIN, END
 QEMU: Final = "qemu-system-i386"
 
 
-class Run(NamedTuple):
+class Timed(NamedTuple):
     """What one run of a workload took, and what came out of it."""
 
     seconds: float
@@ -53,14 +53,14 @@ class _Line:
         elif self.done:
             self._ended = self._clock()
 
-    def run(self, who: str) -> Run:
+    def run(self, who: str) -> Timed:
         """What there is to tell when it is over."""
         if not self.done:
             raise LabError(f"{who} ended before its work: it printed {self._text!r}. Try to run it by hand")
-        return Run(self._ended - self._began, self._text.decode("latin-1").strip(">\r\n"))
+        return Timed(self._ended - self._began, self._text.decode("latin-1").strip(">\r\n"))
 
 
-def in_the_lab(guest: FlatGuest) -> Run:
+def in_the_lab(guest: FlatGuest) -> Timed:
     """As a guest of our kernel, in a virtual machine with nested paging."""
     line = _Line(time.process_time)
     with Rig.for_flat_guest(guest) as rig:
@@ -69,14 +69,14 @@ def in_the_lab(guest: FlatGuest) -> Run:
     return line.run("the lab's guest")
 
 
-def on_the_bare_engine(guest: FlatGuest) -> Run:
+def on_the_bare_engine(guest: FlatGuest) -> Timed:
     """In Unicorn, without a line of ours: it counts nothing, and nobody could stop it."""
     line = _Line(time.process_time)
     baseline.run_guest(guest.pieces, guest.entry, line)
     return line.run("the bare engine")
 
 
-def in_qemu(guest: FlatGuest) -> Run:
+def in_qemu(guest: FlatGuest) -> Timed:
     """On QEMU's PC, whose CPU is emulated as well."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "guest"

@@ -5,53 +5,57 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from l4lab.bench import engines, operations, programs, virtualization
-from l4lab.bench.figures import MORE, Figure, Measurement, Report, ratio, ratio_of, single
+from l4lab.bench.figures import Figure, Measurement, Report, ratio, ratio_of, single
 from l4lab.errors import LabError
 from l4lab.guests import guest
-from l4lab.machine import baseline
 from l4lab.user.guests import loops
 from l4lab.user.guests.workloads import WORKLOADS, Workload
 
-WORK, EXITS, OPERATIONS, SHADOW, START, LINUX = (
-    *("Workloads", "Virtual machines and messages", "Operations of the kernel", "Shadow paging"),
+OVER_QEMU, OVER_BARE, EXITS, OPERATIONS, SHADOW, START, LINUX = (
+    *(
+        "Workloads, over QEMU",
+        "Workloads, over the bare engine",
+        "Virtual machines and messages",
+        "Operations of the kernel",
+        "Shadow paging",
+    ),
     *("Start and memory", "Linux"),
 )
+PROMPT: Final = b"/ # "
 LAB: Final = (sys.executable, "-m", "l4lab")
 # What the lab may cost over QEMU. Nothing is wanted where QEMU has the advantage by design: after each operation of
 # SSE2 the lab's engine calls the C library to classify the result, which QEMU's build does inline.
-OVER_QEMU: Final = 1.3
+MOST_OVER_QEMU: Final = 1.3
 SLOWER_BY_DESIGN: Final = ("SSE2 floating point",)
 
 
-def measure(
-    rounds: int, with_linux: bool, report: Report, only: Sequence[str] = (), workloads: Sequence[Workload] = WORKLOADS
-) -> Iterator[Figure]:
+def measure(rounds: int, with_linux: bool, report: Report, only: Sequence[str] = ()) -> Iterator[Figure]:
     """Measure everything, or what has one of these texts in its name, saying what is being done.
 
     `rounds`: runs of each side for a figure.
     """
     chosen = [
         measurement
-        for measurement in _measurements(with_linux, report, workloads)
+        for measurement in measurements(with_linux, report)
         if not only or any(text.lower() in name.lower() for text in only for name in measurement.names)
     ]
     if not chosen:
-        raise LabError(f"no figure has {' or '.join(map(repr, only))} in its name; see their names by: l4lab bench")
+        raise LabError(f"no figure has {' or '.join(map(repr, only))} in its name; the names are in docs/bench.md")
     for measurement in chosen:
         yield from measurement.take(rounds, report)
 
 
-def _measurements(with_linux: bool, report: Report, workloads: Sequence[Workload]) -> Iterator[Measurement]:
-    yield from map(_workload, workloads)
+def measurements(with_linux: bool, report: Report) -> Iterator[Measurement]:
+    """All there are, with the names of what they give; nothing is measured before it is asked for."""
+    yield from map(_workload, WORKLOADS)
     yield ratio(EXITS, "VM exit round trip / bare stop", 4, lambda: programs.vm_exit(3000), programs.bare_stop)
     yield ratio(
         EXITS,
@@ -60,18 +64,10 @@ def _measurements(with_linux: bool, report: Report, workloads: Sequence[Workload
         lambda: programs.native_ipc(3000),
         lambda: 2 * programs.bare_stop(),
     )
-    yield ratio(
-        EXITS,
-        "compute loop, bare engine / guest with virtual time",
-        0.5,
-        lambda: baseline.run_to_halt(*programs.compute_code()),
-        programs.guest_compute,
-        MORE,
-    )
     yield from _operations()
     yield from _shadow_paging()
     yield single(START, "import l4lab, CPU", 0.05, "s", _import_cpu)
-    yield single(START, "l4lab demo to its first line, CPU", 0.5, "s", lambda: _cpu_until((*LAB, "demo"), b"\n"))
+    yield single(START, "l4lab demo to its first line, CPU", 0.5, "s", lambda: _until((*LAB, "demo"), b"\n").cpu)
     yield single(START, "new machine with 64 MiB", 50, "ms", programs.new_machine_ms)
     yield single(START, "process with a dashboard over tinyos", 250, "MiB", _notebook_rss, lambda rounds: 1)
     if with_linux:
@@ -82,11 +78,11 @@ def _workload(workload: Workload) -> Measurement:
     """What the lab takes for it over what QEMU and the bare engine take. All have to come to the same checksum."""
     ours = f"{workload.name}: "
     names = (f"{ours}lab / QEMU", f"{ours}lab / bare engine")
-    wanted = (None if workload.name in SLOWER_BY_DESIGN else OVER_QEMU, None)
+    wanted = (None if workload.name in SLOWER_BY_DESIGN else MOST_OVER_QEMU, None)
 
     def take(rounds: int, report: Report) -> Iterator[Figure]:
         program = workload.build()
-        others: dict[str, Callable[[], engines.Run]] = {names[1]: lambda: engines.on_the_bare_engine(program)}
+        others: dict[str, Callable[[], engines.Timed]] = {names[1]: lambda: engines.on_the_bare_engine(program)}
         if engines.have_qemu():
             others = {names[0]: lambda: engines.in_qemu(program)} | others
         else:
@@ -107,9 +103,9 @@ def _workload(workload: Workload) -> Measurement:
                 "wrongly. Please report it; to measure the rest, name it by --only"
             )
         (checksum,) = checksums
-        for name, target in zip(names, wanted, strict=True):
+        for group, name, target in zip((OVER_QEMU, OVER_BARE), names, wanted, strict=True):
             if name in pairs:
-                yield ratio_of(WORK, name, target, pairs[name], checksum=checksum)
+                yield ratio_of(group, name, target, pairs[name], checksum=checksum)
 
     return Measurement(names, take)
 
@@ -184,7 +180,7 @@ def _shadow_paging() -> Iterator[Measurement]:
 
 
 def _linux(report: Report) -> Iterator[Measurement]:
-    """Whole processes: CPU time to Linux's first message, wall time to the shell prompt."""
+    """Whole processes: CPU time to Linux's first message, wall and CPU time to the shell prompt."""
     found: list[guest.Guest] = []
 
     def linux() -> guest.Guest:
@@ -197,23 +193,15 @@ def _linux(report: Report) -> Iterator[Measurement]:
         files = ("boot", str(here.kernel), "--initrd", str(here.initrd), "--append", here.append + append)
         return [*LAB, *files, "--memory", "128", *options]
 
-    def to_the_prompt(paging: str) -> float:
-        command = boot("--paging", paging, "--until", programs.PROMPT, "--timeout", "300")
-        start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        return time.perf_counter() - start
-
     yield single(
         LINUX,
         "l4lab boot of Linux to its first message, CPU",
         0.6,
         "s",
-        lambda: _cpu_until(boot(append=" earlyprintk=ttyS0"), b"Linux version"),
+        lambda: _until(boot(append=" earlyprintk=ttyS0"), b"Linux version").cpu,
     )
     for paging, most in (("nested", 1.0), ("shadow", 1.25)):
-        name = f"Linux to the shell prompt, {paging} paging / qemu-system-i386 -accel tcg"
-        ours = partial(to_the_prompt, paging)
-        yield ratio(LINUX, name, most, ours, lambda: _qemu_to_the_prompt(linux()), fewer=_few)
+        yield _to_the_prompt(paging, most, partial(boot, "--paging", paging), lambda: _qemu_command(linux()))
     yield ratio(
         LINUX,
         "fork-heavy shell loop, shadow / nested paging",
@@ -224,50 +212,62 @@ def _linux(report: Report) -> Iterator[Measurement]:
     )
 
 
+def _to_the_prompt(
+    paging: str, most: float, ours: Callable[[], list[str]], theirs: Callable[[], list[str]]
+) -> Measurement:
+    """From the start of a process to the prompt of Linux's shell, in the lab and in QEMU."""
+    name = f"Linux to the shell prompt, {paging} paging / QEMU"
+    names = (name, f"{name}, CPU")
+
+    def take(rounds: int, report: Report) -> Iterator[Figure]:
+        pairs = []
+        for number in range(_few(rounds)):
+            report(f"{name}: round {number + 1} of {_few(rounds)}")
+            pairs.append((_until(ours(), PROMPT), _until(theirs(), PROMPT)))
+        yield ratio_of(LINUX, names[0], most, [(one.wall, other.wall) for one, other in pairs])
+        yield ratio_of(LINUX, names[1], most, [(one.cpu, other.cpu) for one, other in pairs])
+
+    return Measurement(names, take)
+
+
 def _few(rounds: int) -> int:
     """How often what takes seconds is done."""
     return rounds if rounds < 3 else max(3, rounds // 2)
 
 
-def _qemu_to_the_prompt(linux: guest.Guest) -> float:
-    """Seconds from QEMU's start to the prompt of the shell."""
-    if shutil.which(engines.QEMU) is None:
+def _qemu_command(linux: guest.Guest) -> list[str]:
+    if not engines.have_qemu():
         raise LabError(
             f"{engines.QEMU} is not installed, to which the boot is compared. Try: --no-linux, or install it"
         )
-    command = [
+    return [
         *(engines.QEMU, "-accel", "tcg", "-m", "128", "-kernel", str(linux.kernel), "-initrd", str(linux.initrd)),
         *("-append", linux.append, "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"),
     ]
+
+
+class _Took(NamedTuple):
+    """Seconds since a process was started."""
+
+    wall: float
+    cpu: float
+
+
+def _until(command: Sequence[str], text: bytes) -> _Took:
+    """What a process takes from its start to this text in its output. Its input stays open, and nothing comes by it."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as qemu:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
-            _read_until(qemu, b"/ # ", engines.QEMU)
-            return time.perf_counter() - start
-        finally:
-            qemu.kill()
-
-
-def _cpu_until(command: Sequence[str], text: bytes) -> float:
-    """CPU seconds of a process, from its start to the text in its output."""
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-    ) as process:
-        try:
-            _read_until(process, text, " ".join(command[2:4]))
-            return engines.cpu_of(process.pid)
+            assert process.stdout is not None
+            seen = b""
+            while text not in seen:
+                piece = os.read(process.stdout.fileno(), 4096)
+                if not piece:
+                    raise LabError(f"{' '.join(command)} ended before it said {text.decode()!r}. Try it by hand")
+                seen = (seen + piece)[-8192:]
+            return _Took(time.perf_counter() - start, engines.cpu_of(process.pid))
         finally:
             process.kill()
-
-
-def _read_until(process: subprocess.Popen[bytes], text: bytes, who: str) -> None:
-    assert process.stdout is not None
-    seen = b""
-    while text not in seen:
-        piece = os.read(process.stdout.fileno(), 4096)
-        if not piece:
-            raise LabError(f"{who} ended before it said {text.decode()!r}. Try to run it by hand")
-        seen = (seen + piece)[-4096:]
 
 
 def _import_cpu() -> float:

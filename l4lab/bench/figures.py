@@ -13,6 +13,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from l4lab.errors import LabError
+
 Report = Callable[[str], None]
 LESS: Final = "less"
 MORE: Final = "more"
@@ -96,6 +98,10 @@ def ratio_of(
     checksum: str = "",
 ) -> Figure:
     """The figure of pairs of times, ours and theirs."""
+    if any(theirs <= 0 for _, theirs in pairs):
+        raise LabError(
+            f"{name}: the other side took no time that could be measured; try when the computer is less busy"
+        )
     value = statistics.median(a / b for a, b in pairs)
     our_median, their_median = (statistics.median(times) for times in zip(*pairs, strict=True))
     return Figure(name, group, round(value, 3), "ratio", better, wanted, our_median, their_median, len(pairs), checksum)

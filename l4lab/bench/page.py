@@ -12,20 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from l4lab.bench.figures import Figure
-from l4lab.bench.saved import TOLERANCE, Change, Run
+from l4lab.bench.saved import TOLERANCE, Change, SavedRun
 from l4lab.views.svg import BLUE, INK, ORANGE, RULE, Markup, element, group, label, line, picture, table
 
-WIDTH, ROW, MARGIN = 760, 38, 14  # pixels
+WIDTH, ROW, MARGIN = 860, 38, 14  # pixels
 TRACK = 25  # from a row's top to its marks; the words are above
 RADIUS = 5
 AXIS = 34  # below the rows
+_HALO: Final = "paint-order: stroke; stroke: Canvas; stroke-width: 5px"  # keeps the grid's lines off the letters
 _STYLE: Final = Markup(
     """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 860px; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin: 2.2rem 0 .4rem; font-size: 1.2rem; }
-svg { display: block; max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
+svg { display: block; max-width: 100%; min-width: 640px; height: auto; }
+section, .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
 caption { text-align: left; padding: .4rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #8884; }
@@ -33,12 +34,12 @@ th:first-child { text-align: left; font-weight: normal; }
 thead th, thead th:first-child { font-weight: bold; }
 td { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .key { display: flex; flex-wrap: wrap; gap: 0 1.5rem; padding: 0; margin: .4rem 0; list-style: none; }
-.key svg { display: inline; vertical-align: -3px; }
+.key svg { display: inline; min-width: 0; vertical-align: -3px; }
 """
 )
 
 
-def draw(run: Run, changes: Sequence[Change] | None = None) -> str:
+def draw(run: SavedRun, changes: Sequence[Change] | None = None) -> str:
     """The page, as text. `changes`: against an earlier run, if it is compared with one."""
     earlier = {change.now.name: change for change in changes or ()}
     computer = f"{run.machine.system}, {run.machine.cpus} CPUs, Python {run.machine.python}"
@@ -116,8 +117,8 @@ def _chart(figures: Sequence[Figure], earlier: dict[str, Change], axis: str, uni
     drawn = [scale.grid(bottom, axis)]
     for index, (figure, value, wanted, was, change) in enumerate(rows):
         y = index * ROW
-        drawn.append(label(MARGIN, y + 14, figure.name))
-        drawn.append(label(WIDTH - MARGIN, y + 14, _words(figure, change), anchor="end"))
+        words = label(WIDTH - MARGIN, y + 14, _words(figure, change), anchor="end")
+        drawn.append(group(label(MARGIN, y + 14, figure.name), words, style=_HALO))
         drawn.append(line(MARGIN, y + TRACK, WIDTH - MARGIN, y + TRACK, dash="1 4"))
         if wanted is not None:
             drawn.append(_bar(scale(wanted), y + TRACK))
@@ -131,12 +132,9 @@ def _chart(figures: Sequence[Figure], earlier: dict[str, Change], axis: str, uni
 
 def _words(figure: Figure, change: Change | None) -> str:
     """What the marks of a row say."""
-    told = [figure.told]
-    if figure.target:
-        told.append(f"wanted {figure.target}" + ("" if figure.met else ", NOT MET"))
-    if change:
-        told.append(f"was {change.before.told}" + (", WORSE" if change.worse else ""))
-    return " · ".join(told)
+    wanted = f" ({figure.target}){'' if figure.met else ': NOT MET'}" if figure.target else ""
+    was = f" · was {change.before.told}{': WORSE' if change.worse else ''}" if change else ""
+    return figure.told + wanted + was
 
 
 class _Scale:
@@ -169,7 +167,7 @@ def _dot(x: float, y: float) -> Markup:
 
 
 def _ring(x: float, y: float) -> Markup:
-    return element("circle", cx=x, cy=y, r=RADIUS, style=f"fill: none; stroke: {ORANGE}; stroke-width: 2")
+    return element("circle", cx=x, cy=y, r=RADIUS + 2, style=f"fill: none; stroke: {ORANGE}; stroke-width: 2")
 
 
 def _bar(x: float, y: float) -> Markup:

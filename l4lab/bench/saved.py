@@ -40,7 +40,7 @@ class Computer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Computer(os.cpu_count() or 1, platform.python_version(), platform.platform())
 
 
-class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SavedRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All the figures of one run."""
 
     machine: Computer
@@ -55,12 +55,12 @@ class _Any(msgspec.Struct):
     format: int = 1
 
 
-def write(path: Path, run: Run) -> None:
+def write(path: Path, run: SavedRun) -> None:
     """Save a run."""
     files.write(path, [msgspec.json.format(msgspec.json.encode(run), indent=2), b"\n"])
 
 
-def read(path: Path) -> Run:
+def read(path: Path) -> SavedRun:
     """A run that was saved; one line says why if there is none."""
     data = files.read(path, _INSTEAD)
     try:
@@ -69,7 +69,7 @@ def read(path: Path) -> Run:
             raise LabError(f"{path} was written by an older lab, which measured otherwise; measure again, or {_GIVE}")
         if known > FORMAT:
             raise LabError(f"{path} was written by a newer lab (format {known}, this one knows {FORMAT}); {_GIVE}")
-        run = msgspec.json.decode(data, type=Run)
+        run = msgspec.json.decode(data, type=SavedRun)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LabError(f"{path} holds no figures of the bench, or is damaged ({error}); {_GIVE}") from error
     if any(not math.isfinite(figure.value) for figure in run.figures):

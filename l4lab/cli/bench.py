@@ -59,7 +59,7 @@ def bench(
         for figure in measure(rounds, linux, say, only or ()):
             figures.append(figure)
             _print(figure)
-        run = runs.Run(runs.Computer.this(), tuple(figures))
+        run = runs.SavedRun(runs.Computer.this(), tuple(figures))
     changes = None if before is None else runs.compare(before.figures, run.figures)
     if json is not None:
         runs.write(json, run)

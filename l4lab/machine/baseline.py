@@ -28,26 +28,16 @@ def _bare(code: bytes) -> Any:
 
 
 def stop_and_resume(count: int) -> float:
-    """Seconds for one bare stop: INT in a loop, a Python INTR hook that calls emu_stop, emu_start again."""
+    """CPU seconds for one bare stop: INT in a loop, a Python INTR hook that calls emu_stop, emu_start again."""
     from unicorn import UC_HOOK_INTR
 
     uc = _bare(b"\xcd\x30\xeb\xfc")  # again: int 0x30; jmp again
     uc.hook_add(UC_HOOK_INTR, lambda engine, number, data: engine.emu_stop())
     uc.emu_start(_CODE, 0)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(count):
         uc.emu_start(_CODE, 0)
-    return (time.perf_counter() - start) / count
-
-
-def run_to_halt(code: bytes, origin: int, end: int) -> float:
-    """Seconds for code that runs from `origin` up to address `end`, in the bare engine without any hook."""
-    uc = _bare(b"")
-    uc.mem_write(origin, code)
-    uc.ctl_set_exits([end])
-    start = time.perf_counter()
-    uc.emu_start(origin, end)
-    return time.perf_counter() - start
+    return (time.process_time() - start) / count
 
 
 def run_guest(pieces: Iterable[tuple[int, bytes]], entry: int, output: Callable[[int], None]) -> None:

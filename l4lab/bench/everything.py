@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Final, NamedTuple
 
 from l4lab.bench import engines, operations, programs, virtualization
@@ -49,6 +50,8 @@ def measure(rounds: int, with_linux: bool, report: Report, only: Sequence[str] =
     ]
     if not chosen:
         raise LabError(f"no figure has {' or '.join(map(repr, only))} in its name; the names are in docs/bench.md")
+    for measurement in chosen:
+        measurement.prepare()
     for measurement in chosen:
         yield from measurement.take(rounds, report)
 
@@ -181,28 +184,28 @@ def _shadow_paging() -> Iterator[Measurement]:
 
 def _linux(report: Report) -> Iterator[Measurement]:
     """Whole processes: CPU time to Linux's first message, wall and CPU time to the shell prompt."""
-    found: list[guest.Guest] = []
 
+    @cache
     def linux() -> guest.Guest:
-        if not found:
-            found.append(guest.get("linux", report=report))
-        return found[0]
+        return guest.get("linux", report=report)
 
     def boot(*options: str, append: str = "") -> list[str]:
         here = linux()
         files = ("boot", str(here.kernel), "--initrd", str(here.initrd), "--append", here.append + append)
         return [*LAB, *files, "--memory", "128", *options]
 
-    yield single(
+    first_message = single(
         LINUX,
         "l4lab boot of Linux to its first message, CPU",
         0.6,
         "s",
         lambda: _until(boot(append=" earlyprintk=ttyS0"), b"Linux version").cpu,
     )
-    for paging, most in (("nested", 1.0), ("shadow", 1.25)):
-        yield _to_the_prompt(paging, most, partial(boot, "--paging", paging), lambda: _qemu_command(linux()))
-    yield ratio(
+    to_the_prompt = [
+        _to_the_prompt(paging, most, partial(boot, "--paging", paging), lambda: _qemu_command(linux()))
+        for paging, most in (("nested", 1.0), ("shadow", 1.25))
+    ]
+    shell_loop = ratio(
         LINUX,
         "fork-heavy shell loop, shadow / nested paging",
         3.0,
@@ -210,6 +213,8 @@ def _linux(report: Report) -> Iterator[Measurement]:
         lambda: virtualization.shell_loop(linux(), False),
         fewer=_few,
     )
+    for measurement in (first_message, *to_the_prompt, shell_loop):
+        yield replace(measurement, prepare=linux)
 
 
 def _to_the_prompt(
@@ -220,6 +225,9 @@ def _to_the_prompt(
     names = (name, f"{name}, CPU")
 
     def take(rounds: int, report: Report) -> Iterator[Figure]:
+        if not engines.have_qemu():
+            report(f"{engines.QEMU} is not installed: {name} is left out")
+            return
         pairs = []
         for number in range(_few(rounds)):
             report(f"{name}: round {number + 1} of {_few(rounds)}")

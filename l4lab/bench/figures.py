@@ -66,6 +66,7 @@ class Measurement:
 
     names: tuple[str, ...]  # of the figures
     take: Callable[[int, Report], Iterator[Figure]]  # with so many rounds
+    prepare: Callable[[], object] = lambda: None  # obtain what it needs, before anything is measured
 
 
 def ratio(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from l4lab.bench.figures import Figure
-from l4lab.bench.saved import TOLERANCE, Change, SavedRun
+from l4lab.bench.runs import TOLERANCE, Change, SavedRun
 from l4lab.views.svg import BLUE, INK, ORANGE, RULE, Markup, element, group, label, line, picture, table
 
 WIDTH, ROW, MARGIN = 860, 38, 14  # pixels

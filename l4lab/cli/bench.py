@@ -15,7 +15,7 @@ from l4lab.errors import LabError
 
 if TYPE_CHECKING:
     from l4lab.bench.figures import Figure
-    from l4lab.bench.saved import Change
+    from l4lab.bench.runs import Change
 
 WORSE = 1  # exit status
 
@@ -42,7 +42,7 @@ def bench(
     Exit status: 0 measured, and nothing is worse; 1 something is worse than in the run it was compared with;
     2 unusable arguments or files.
     """
-    from l4lab.bench import saved as runs
+    from l4lab.bench import runs
 
     files.check_writable(json, html)
     before = None if compare is None else runs.read(compare)
@@ -82,7 +82,7 @@ def _print(figure: Figure) -> None:
 
 def _told(changes: Sequence[Change], missing: int) -> bool:
     """Name what became worse; is there anything?"""
-    from l4lab.bench.saved import TOLERANCE
+    from l4lab.bench.runs import TOLERANCE
 
     worse = [change for change in changes if change.worse]
     print()

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import sync_playwright
 
-from l4lab.bench import page, saved
+from l4lab.bench import page, runs
 from l4lab.bench.everything import measurements
 from l4lab.bench.figures import LESS, MORE, Figure
 
-COMPUTER = saved.Computer(2, "3.11.0", "Linux")
+COMPUTER = runs.Computer(2, "3.11.0", "Linux")
 EMPTY_ELEMENTS = {"meta"}
 
 
@@ -86,8 +86,8 @@ figures = st.builds(
 @given(st.lists(figures, max_size=6, unique_by=lambda figure: figure.name), st.booleans())
 def test_any_run_is_a_whole_page(found: list[Figure], compared: bool) -> None:
     """Whatever the figures are and are called, the page is well-formed and shows all of them with their values."""
-    changes = [saved.Change(msgspec.structs.replace(f, value=f.value * 2), f) for f in found] if compared else None
-    text = page.draw(saved.SavedRun(COMPUTER, tuple(found)), changes)
+    changes = [runs.Change(msgspec.structs.replace(f, value=f.value * 2), f) for f in found] if compared else None
+    text = page.draw(runs.SavedRun(COMPUTER, tuple(found)), changes)
     read = Checked(text)
 
     shown = {row[0]: row[1] for row in read.rows[1:]}
@@ -102,7 +102,7 @@ def test_a_chart_shows_what_its_table_says() -> None:
     """Each figure has a row in a chart with its name, its value, what is wanted, and whether that is met."""
     found = every_figure()
     missed = msgspec.structs.replace(found[1], value=20.0)
-    read = Checked(page.draw(saved.SavedRun(COMPUTER, (found[0], missed, *found[2:]))))
+    read = Checked(page.draw(runs.SavedRun(COMPUTER, (found[0], missed, *found[2:]))))
 
     assert [] == [figure.name for figure in found if figure.name not in read.said]
     assert "20 (at most 12.75): NOT MET" in read.said
@@ -111,7 +111,7 @@ def test_a_chart_shows_what_its_table_says() -> None:
 def test_what_became_worse_is_said() -> None:
     """A page of a comparison names what became worse, before any chart."""
     before, now = (msgspec.structs.replace(every_figure()[1], value=value) for value in (1.0, 1.5))
-    text = page.draw(saved.SavedRun(COMPUTER, (now,)), [saved.Change(before, now)])
+    text = page.draw(runs.SavedRun(COMPUTER, (now,)), [runs.Change(before, now)])
 
     assert f"{now.name}: 1.5, was 1 (50% worse)" in text.partition("<section>")[0]
     assert "was 1: WORSE" in text
@@ -121,8 +121,8 @@ def test_what_became_worse_is_said() -> None:
 def test_it_can_be_read(tmp_path: Path) -> None:
     """In a browser no two texts of a chart touch, none leaves its picture, and letters stand out in both themes."""
     found = every_figure(123456.789)
-    changes = [saved.Change(msgspec.structs.replace(figure, value=98765.4), figure) for figure in found]
-    (tmp_path / "page.html").write_text(page.draw(saved.SavedRun(COMPUTER, found), changes))
+    changes = [runs.Change(msgspec.structs.replace(figure, value=98765.4), figure) for figure in found]
+    (tmp_path / "page.html").write_text(page.draw(runs.SavedRun(COMPUTER, found), changes))
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium is not None, "this test needs a browser; on Debian: apt install chromium"
     with sync_playwright() as playwright:

@@ -19,14 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lab.bench import saved
+from l4lab.bench import runs
 from l4lab.bench.figures import LESS, MORE, Figure
 from l4lab.cli import main
 
 COST = Figure("a cost", "Group", 4.0, "ratio", LESS, 5.0, 0.4, 0.1, 5)
 SPEED = Figure("a speed", "Group", 0.8, "ratio", MORE, 0.5, 0.8, 1.0, 5)
 SIZE = Figure("a size", "Group", 40.0, "MiB", LESS, 50.0, rounds=1)
-RUN = saved.SavedRun(saved.Computer(2, "3.11.0", "Linux"), (COST, SPEED, SIZE))
+RUN = runs.SavedRun(runs.Computer(2, "3.11.0", "Linux"), (COST, SPEED, SIZE))
 
 
 class Done(NamedTuple):
@@ -46,7 +46,7 @@ def bench(*arguments: str | Path) -> Done:
     return Done(int(ended.value.code or 0), said.getvalue(), complained.getvalue())
 
 
-def with_value(name: str, value: float) -> saved.SavedRun:
+def with_value(name: str, value: float) -> runs.SavedRun:
     """The run with another value for one figure."""
     changed = (msgspec.structs.replace(f, value=value) if f.name == name else f for f in RUN.figures)
     return msgspec.structs.replace(RUN, figures=tuple(changed))
@@ -55,20 +55,20 @@ def with_value(name: str, value: float) -> saved.SavedRun:
 @pytest.fixture
 def before(tmp_path: Path) -> Path:
     """A run that was saved."""
-    saved.write(tmp_path / "before.json", RUN)
+    runs.write(tmp_path / "before.json", RUN)
     return tmp_path / "before.json"
 
 
-def compared(before: Path, run: saved.SavedRun) -> Done:
+def compared(before: Path, run: runs.SavedRun) -> Done:
     """Compare a run with the one before."""
     now = before.parent / "now.json"
-    saved.write(now, run)
+    runs.write(now, run)
     return bench("--saved", now, "--compare", before)
 
 
 def test_what_is_saved_is_read(before: Path) -> None:
     """A run comes back from its file as it was."""
-    assert saved.read(before) == RUN
+    assert runs.read(before) == RUN
 
 
 def test_equal_runs(before: Path) -> None:
@@ -112,8 +112,8 @@ def test_one_of_two_is_worse_at_most(one: float, other: float, better: Any) -> N
     """If a run is worse than another, that one is not worse than it, and no figure is worse than itself."""
     figures = [msgspec.structs.replace(COST, value=value, better=better) for value in (one, other)]
 
-    assert not (saved.Change(*figures).worse and saved.Change(*reversed(figures)).worse)
-    assert not saved.Change(figures[0], figures[0]).worse
+    assert not (runs.Change(*figures).worse and runs.Change(*reversed(figures)).worse)
+    assert not runs.Change(figures[0], figures[0]).worse
 
 
 def test_figures_that_only_one_run_has(before: Path) -> None:
@@ -190,7 +190,7 @@ def test_measured_saved_drawn_and_compared(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stderr
-    figures = saved.read(run).figures
+    figures = runs.read(run).figures
     assert ["x87 floating point: lab / QEMU", "x87 floating point: lab / bare engine"] == [f.name for f in figures]
     assert 1 == len({figure.checksum for figure in figures})
     assert all(figure.value > 0 and figure.ours > 0 and figure.theirs > 0 for figure in figures)

@@ -11,7 +11,7 @@ SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4l
     l4lab/machine/*.py \
     l4lab/user/l4.py l4lab/user/monitor/*.py)
 
-.PHONY: lab test check campaign test-env lint format clean
+.PHONY: lab test check campaign bench-compare test-env lint format clean
 .DELETE_ON_ERROR:
 
 lab: $(VENV)/.lab
@@ -30,6 +30,11 @@ check: lint
 MINUTES ?= 10
 campaign: $(VENV)/.test
 	$(BIN)/python -m tests.kernel.campaign --minutes $(MINUTES)
+
+# Measures for some minutes, and names what is worse than in a saved run: l4lab bench --json bench.json saves one.
+SAVED ?= bench.json
+bench-compare: $(VENV)/.lab
+	$(BIN)/l4lab bench --compare $(SAVED)
 
 test-env: $(VENV)/.test
 

@@ -45,3 +45,18 @@ def test_a_system_runs_without_jupyter() -> None:
     loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
 
     assert set() == {"IPython", "anywidget", "ipywidgets", "jupyterlab"} & set(loaded.split())
+
+
+def test_the_command_loads_only_what_it_runs() -> None:
+    """Help loads no machine, and the demo, which is no ELF file, loads no reader of them, of packages or notebooks."""
+    check = (
+        "import sys\nfrom l4lab.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+
+    def loaded(argument: str) -> set[str]:
+        done = subprocess.run([sys.executable, "-c", check, argument], capture_output=True, text=True, check=True)
+        return set(done.stderr.split())
+
+    assert set() == {"unicorn", "l4lab.rig", "l4lab.machine", "l4lab.kernel", "l4lab.guests"} & loaded("--help")
+    assert set() == {"elftools", "l4lab.guests", "graphviz", "IPython"} & loaded("demo")

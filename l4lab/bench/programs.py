@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs that are measured: each returns seconds for one round trip, or for one run."""
+"""The programs that are measured: each returns CPU seconds of this process for one round trip, or for one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from l4lab.user.guests import loops
 from l4lab.user.l4 import L4
 
 PROMPT = r"/ # "
-COMPUTE_ITERATIONS = 6_000_000
 STOPS = 20_000
 _CODE, _STACKS = 0x0040_0000, 0x0040_8000  # where the native threads' code and stacks are
 _UTCBS = 0xBF00_0000
@@ -63,18 +62,18 @@ def vm_exit(count: int) -> float:
     """Seconds for one VM exit: guest CPUID, IPC to the hosted monitor, its reply, VM entry."""
     rig = Rig.for_flat_guest(loops.cpuid(count))
     rig.run_until(1 << 60, lambda: rig.kernel.counters.exit_count > count // 10)  # past the start
-    before, start = rig.kernel.counters.exit_count, time.perf_counter()
+    before, start = rig.kernel.counters.exit_count, time.process_time()
     rig.run()
-    return (time.perf_counter() - start) / (rig.kernel.counters.exit_count - before)
+    return (time.process_time() - start) / (rig.kernel.counters.exit_count - before)
 
 
 def native_ipc(count: int) -> float:
     """Seconds for one call and reply between two native threads of one space."""
     rig = Rig(_ping_pong, 32 << 20)
     rig.run_until(1 << 60, lambda: rig.kernel.counters.ipc_messages > 200)
-    before, start = rig.kernel.counters.ipc_messages, time.perf_counter()
+    before, start = rig.kernel.counters.ipc_messages, time.process_time()
     rig.run_until(1 << 60, lambda: rig.kernel.counters.ipc_messages - before >= 2 * count)
-    return (time.perf_counter() - start) / count
+    return (time.process_time() - start) / count
 
 
 def _ping_pong(l4: L4) -> None:
@@ -94,25 +93,8 @@ def _ping_pong(l4: L4) -> None:
         l4.wait()
 
 
-def compute_code() -> tuple[bytes, int, int]:
-    """The compute loop's code, where it lies, and the address at which it is done."""
-    guest = loops.compute(COMPUTE_ITERATIONS)
-    ((origin, code),) = guest.pieces
-    return code, origin, guest.symbols["done"]
-
-
-def guest_compute() -> float:
-    """Seconds for the compute loop as a guest, with virtual time and preemption."""
-    rig = Rig.for_flat_guest(loops.compute(COMPUTE_ITERATIONS))
-    guest = rig.kernel
-    rig.run_until(1 << 60, lambda: guest.counters.page_faults > 0)
-    start = time.perf_counter()
-    rig.run()
-    return time.perf_counter() - start
-
-
 def new_machine_ms() -> float:
     """Milliseconds to make a machine with 64 MiB."""
-    start = time.perf_counter()
+    start = time.process_time()
     Machine(64 << 20, lambda byte: None)
-    return (time.perf_counter() - start) * 1000
+    return (time.process_time() - start) * 1000

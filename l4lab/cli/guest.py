@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from l4lab.cli.streams import say
-from l4lab.guests import guest as guests
-from l4lab.guests import packaged
 
 app = typer.Typer(help="Operating systems to run as guests.", no_args_is_help=True)
 
 
 def _names() -> list[str]:
+    from l4lab.guests import guest as guests
+    from l4lab.guests import packaged
+
     return [guest.name for guest in guests.listed()] + list(packaged.NAMES)
 
 
@@ -26,6 +27,8 @@ def get(
 
     Takes the network and some seconds the first time, and nothing later. Needs apt, but neither root nor a PC.
     """
+    from l4lab.guests import guest as guests
+    from l4lab.guests import packaged
 
     def report(line: str) -> None:
         say(line)
@@ -46,6 +49,9 @@ def get(
 @app.command("list")
 def list_() -> None:
     """List the guests, and which of them are here."""
+    from l4lab.guests import guest as guests
+    from l4lab.guests import packaged
+
     for guest in guests.listed():
         _show(guest.name, guest.description, guest.here.version if guest.here else None)
     for other in packaged.PACKAGED:

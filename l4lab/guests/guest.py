@@ -12,8 +12,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from l4lab import cache
 from l4lab.errors import LabError
-from l4lab.guests import cache, packaged
+from l4lab.guests import packaged
 from l4lab.guests.debian import Archive, Report
 from l4lab.guests.drivers import disk_archive
 from l4lab.guests.initrd import linux_initrd, recipe

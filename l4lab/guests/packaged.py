@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from l4lab import cache
 from l4lab.errors import LabError
-from l4lab.guests import cache
 from l4lab.guests.debian import Archive, Report
 
 ARCHITECTURE: Final = "i386"

@@ -11,11 +11,6 @@ import io
 from dataclasses import dataclass
 from typing import Final
 
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-from elftools.elf.constants import P_FLAGS
-from elftools.elf.elffile import ELFFile
-
 from l4lab.errors import LabError
 from l4lab.words import PAddr, VAddr
 
@@ -48,6 +43,11 @@ class Executable:
 
 def load(data: bytes, name: str = "the program") -> Executable:
     """The loadable segments and the entry point of a 32-bit x86 executable."""
+    from elftools.common.exceptions import ELFError  # here, because they cost 15 ms, which not every machine needs
+    from elftools.construct import ConstructError
+    from elftools.elf.constants import P_FLAGS
+    from elftools.elf.elffile import ELFFile
+
     try:
         file = ELFFile(io.BytesIO(data))
         kind = (file.elfclass, file["e_machine"], file["e_type"])

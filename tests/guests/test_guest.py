@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from l4lab import cache
 from l4lab.errors import LabError
-from l4lab.guests import cache, guest
+from l4lab.guests import guest
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,8 @@ from l4lab.machine.vtx import ACTIVE, BLOCKED_BY_MOV_SS, HALTED, HARDWARE_EXCEPT
 
 _DEBUG_DUE: Final = entrycheck.SINGLE_STEP | 1 << 12  # what makes pending debug exceptions be delivered
 _DEBUG_STATUS: Final = entrycheck.SINGLE_STEP | 15  # what DR6 is then told
-FRAMES: Final[int] = 2 + RESERVE  # what a virtual CPU takes at most: control block, first shadow directory, the vTLB's own
+# What a virtual CPU takes at most: control block, first shadow directory, the vTLB's own.
+FRAMES: Final[int] = 2 + RESERVE
 
 
 def create(k: State, thread: Tcb) -> None:

@@ -7,14 +7,18 @@ a system that others wrote, a browser or patience is left to `make test`, which 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import shutil
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from l4lab.testing import System
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 EXAMPLES = 5  # of a property, with --quick
 # What a test needs is told by its fixtures, or by a mark of its own.
@@ -51,6 +55,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _try_few(getattr(item, "obj", None), getattr(item, "cls", None))
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, without a window: one for all tests, since a second one cannot be driven beside it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium is not None, "these tests need a browser; on Debian: apt install chromium"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from l4lab.bench import page, runs
 from l4lab.bench.everything import measurements
@@ -117,22 +115,17 @@ def test_what_became_worse_is_said() -> None:
     assert "was 1: WORSE" in text
 
 
-@pytest.mark.browser
-def test_it_can_be_read(tmp_path: Path) -> None:
+def test_it_can_be_read(tmp_path: Path, browser: Browser) -> None:
     """In a browser no two texts of a chart touch, none leaves its picture, and letters stand out in both themes."""
     found = every_figure(123456.789)
     changes = [runs.Change(msgspec.structs.replace(figure, value=98765.4), figure) for figure in found]
     (tmp_path / "page.html").write_text(page.draw(runs.SavedRun(COMPUTER, found), changes))
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert chromium is not None, "this test needs a browser; on Debian: apt install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
-        shown.goto(f"file://{tmp_path / 'page.html'}")
-        faults, light = shown.evaluate(_FAULTS), shown.evaluate(_COLOURS)
-        shown.emulate_media(color_scheme="dark")
-        dark = shown.evaluate(_COLOURS)
-        browser.close()
+    shown = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
+    shown.goto(f"file://{tmp_path / 'page.html'}")
+    faults, light = shown.evaluate(_FAULTS), shown.evaluate(_COLOURS)
+    shown.emulate_media(color_scheme="dark")
+    dark = shown.evaluate(_COLOURS)
+    shown.close()
 
     assert [] == faults
     (ink, paper), (other_ink, other_paper) = light, dark  # sums of red, green and blue

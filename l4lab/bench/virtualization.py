@@ -16,6 +16,7 @@ from l4lab.guests.guest import Guest
 from l4lab.kernel.boot import KERNEL_MEMORY
 from l4lab.rig.rig import SPARE_MEMORY, Rig
 from l4lab.rig.session import ENTER, Script, Session, Status
+from l4lab.rig.trace import Trace
 from l4lab.user.guests import loops, tinyos
 from l4lab.user.guests.flat import RAM_SIZE
 from l4lab.user.host import Host, VmPlan
@@ -27,6 +28,7 @@ _FORKS: Final = 150
 _MANY: Final = 5
 _WAITING: Final = b"5 system calls\r\n"  # what comes right before the prompt
 _A_WHILE: Final = 50_000_000  # cycles
+_LOG: Final = 64 << 10  # bytes
 SHELL_LOOP: Final = f"i=0; while [ $i -lt {_FORKS} ]; do /bin/true; i=$((i+1)); done; echo all $i done"
 
 
@@ -67,10 +69,11 @@ def _in_use(count: int, shadow_paging: bool) -> int:
 
 
 def bytes_in_use(count: int, shadow_paging: bool) -> int:
-    """Bytes of this process and of the kernel's frames, with so many guests. The machine's RAM is not among them."""
+    """Bytes of this process and of the kernel's frames, with so many guests. The machine's RAM is not among them, nor
+    is the log of the run but for its end: it is as long as the run."""
     guest = tinyos.build(interactive=True)
     host = Host([[VmPlan.flat(f"vm{number}", guest, shadow_paging)] for number in range(count)])
-    rig = Rig(host, (_MANY + 1) * (RAM_SIZE + SPARE_MEMORY) + KERNEL_MEMORY)
+    rig = Rig(host, (_MANY + 1) * (RAM_SIZE + SPARE_MEMORY) + KERNEL_MEMORY, trace=Trace(_LOG))
     while bytes(rig.console).count(_WAITING) < count:
         if rig.run(_A_WHILE).finished:
             raise RuntimeError("the guests ended before their prompts")

@@ -89,6 +89,7 @@ class Trace:
         self._entries = 0  # kernel entries up to their end, those that were dropped included
         self._since = 0  # events since the last of them
         self._recent: list[Event] = []
+        self._buffer = bytearray()  # where a chunk is packed
         self._unpacked: OrderedDict[int, list[AnyEvent]] = OrderedDict()
         # Take note of an event: the kernel does so several times in each entry.
         self.append: Callable[[Event], object] = self._recent.append
@@ -99,7 +100,9 @@ class Trace:
         while len(self._recent) >= CHUNK:
             oldest = self._recent[:CHUNK]
             del self._recent[:CHUNK]
-            self._keep(Chunk(self._packed_end, CHUNK, oldest[0].at, oldest[-1].at, _ENCODER.encode(oldest)))
+            # Packed into a buffer first: what `encode` returns occupies up to half as much again as it holds.
+            _ENCODER.encode_into(oldest, self._buffer)
+            self._keep(Chunk(self._packed_end, CHUNK, oldest[0].at, oldest[-1].at, bytes(self._buffer)))
 
     def _keep(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)

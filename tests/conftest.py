@@ -57,9 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window: one for all tests, since a second one cannot be driven beside it."""
+    """The system's Chromium, without a window: for one module, since no other loop of asyncio can run beside it."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium is not None, "these tests need a browser; on Debian: apt install chromium"
     from playwright.sync_api import sync_playwright

@@ -74,7 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait(20)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(lab: str, browser: Browser) -> Page:
     """The notebook, open in JupyterLab, its cell executed: the dashboard stands below."""
     page = browser.new_page(viewport={"width": 1280, "height": 1400})

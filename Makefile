@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What is compiled at installation, with the file that says so.
-SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/_core.c l4lab/kernel/*.py l4lab/kernel/*/*.py \
+SOURCES_OF_SETUP := pyproject.toml setup.py $(wildcard l4lab/machine/core/* l4lab/kernel/*.py l4lab/kernel/*/*.py \
     l4lab/machine/*.py \
     l4lab/user/l4.py l4lab/user/monitor/*.py)
 

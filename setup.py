@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Builds what is faster in C, where a C compiler is at hand; everything else is in pyproject.toml.
 
-Two things: the native half of the engine (`_core.c`), and the modules that every system call and VM exit passes
+Two things: the native half of the engine (`machine/core/`), and the modules that every system call and VM exit passes
 through, compiled from their Python source by mypyc (see `l4lab/_compiled.py`). Without either the lab runs the same
 instructions and writes the same trace, only several times slower. So a missing compiler is a loud warning here and not
 the end of the installation.
@@ -109,9 +109,10 @@ class BuildWhatCanBeBuilt(build_ext):
 
 core = Extension(
     CORE,
-    sources=["l4lab/machine/_core.c"],
+    sources=sorted(map(str, Path("l4lab/machine/core").glob("*.c"))),
+    depends=["l4lab/machine/core/core.h"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],  # one binary for 3.11 and all that follow
-    extra_compile_args=["-O2"] if sys.platform != "win32" else [],
+    extra_compile_args=["-O2", "-fvisibility=hidden"] if sys.platform != "win32" else [],
     py_limited_api=True,
     optional=True,
 )

@@ -7,6 +7,7 @@ Decoding itself is Capstone's; here its answer is put into the terms of the exit
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -138,17 +139,33 @@ def accesses(code: bytes, bits: int) -> tuple[Access, ...]:
 
 _PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
 _OPERAND_SIZE = 0x66
+CMPXCHG8B = b"\x0f\xc7"
 
 
-def special_instructions(code: bytes, bits: int, v8086: bool) -> list[int]:
-    """Where in a block of code there is INS, IRET, or a far jump or call; in virtual-8086 mode, PUSHFD."""
+def _instructions(code: bytes, bits: int) -> Iterator[tuple[int, bytes]]:
+    """Each with where it begins, as the engine takes them: it minds no prefix that the instruction cannot have."""
+    begin = at = 0
+    while at < len(code):
+        for offset, size, _, _ in _disassembler(bits).disasm_lite(code[at:], at):
+            yield begin, code[begin : offset + size]
+            begin = at = offset + size
+        if code[at : at + 1] not in (bytes([prefix]) for prefix in _PREFIXES):
+            return
+        at += 1
+
+
+def special_instructions(code: bytes, bits: int, guest: bool, v8086: bool) -> list[int]:
+    """Where in a block of code there is CMPXCHG8B; of a guest's, also INS, IRET, and far jumps and calls.
+
+    In virtual-8086 mode, PUSHFD too.
+    """
     found = []
-    for at, size, _, _ in _disassembler(bits).disasm_lite(code, 0):
-        whole = code[at : at + size]
+    for at, whole in _instructions(code, bits):
         instruction = whole.lstrip(_PREFIXES)
         far = len(instruction) > 1 and instruction[0] == 0xFF and instruction[1] >> 3 & 7 in (3, 5)
         pushes_flags = v8086 and instruction == b"\x9c" and _OPERAND_SIZE in whole
-        if far or pushes_flags or instruction[:1] in (b"\x6c", b"\x6d", b"\x9a", b"\xea", b"\xcf"):
+        stops = far or pushes_flags or instruction[:1] in (b"\x6c", b"\x6d", b"\x9a", b"\xea", b"\xcf")
+        if (stops and guest) or instruction[:2] == CMPXCHG8B:
             found.append(at)
     return found
 

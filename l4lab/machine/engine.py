@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The CPU engine: Unicorn, driven so that every run is exact and repeatable.
 
-This is the only file that imports `unicorn`, and with its two cores (`_core.c`; `pycore.py` where no compiler was at
-hand) the only one that knows its private structures. What the rest of the machine sees is small: load the CPU from a
+This is the only file that imports `unicorn`, and with its two cores (`core/`, in C; `pycore.py` where no compiler was
+at hand) the only one that knows its private structures. What the rest of the machine sees is small: load the CPU from a
 register frame, run at most so many instructions, store it back, say what happened. Which addresses are mapped, what an
 exit means and who runs next are decided elsewhere.
 
@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 from l4lab.errors import LabError
 from l4lab.machine.memory import Memory
 
-# What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in _core.c.
+# What run() returns beside exceptions (0..255) and VM exits (256 + AMD exit code). The same numbers as in core/core.h.
 EVENT_BUDGET: Final = -1  # the deadline is reached, to the instruction; or the run has taken long
 EVENT_ERROR: Final = -2  # the engine gave up; `info` has its error number
 EVENT_WINDOW: Final = -3  # an interrupt could be taken now (asked for by set_window)
@@ -66,14 +66,33 @@ ENV_X87_STATUS, ENV_SSE_STATUS, ENV_MXCSR, ENV_XMM = 776, 808, 816, 824
 ENV_INTERCEPT_EXCEPTIONS, ENV_NESTED_CR3, ENV_RETURN_ADDRESS = 5536, 5544, 5560
 ENV_SIZE = 5568
 UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS = 440, 35408, 24, 28, 33184, 33200
-TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT = 0, 20, 22, 24, 32, 40, 72, 192
+TB_PC, TB_CS_BASE, TB_FLAGS, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE = 0, 8, 16, 20, 22, 24, 32, 40
+TB_PAGES, TB_STRUCT = 72, 192
 UC_COUNTER = 1368  # instructions begun in this run, from the engine's handle; kept up where a run has a count
-TCG_TEMPORARIES, TCG_OPERATIONS = 0x30, 0x38  # of the translator's state: how many the block has so far
 TLB_TABLES = 64  # bytes in front of CPUX86State: mask and address of each TLB
+# Counting in translated code: the credit, in front of CPUX86State, and where the CPU points to it. The engine has it
+# for QEMU's -icount, which it does not offer. Behind it the structure is padded: there goes the block that began last.
+CREDIT, CPU_CREDIT_POINTER, LAST_BLOCK = 16, 304, 8
+# The translator's state, TCGContext: the address of the instruction in translation, the CPU's state as an operand, the
+# engine's handle, the table of operations, and how many the block has.
+UC_TRANSLATOR, TCG_PC_START, TCG_ENV, TCG_UC, TCG_DEFINITIONS, TCG_OPERATIONS = (
+    768,
+    0xA650,
+    0x98F0,
+    0x9970,
+    0x9968,
+    0x38,
+)
+
+TEMPORARY_NAME, DEFINITION_SIZE = 32, 32  # of its temporaries and its operations, whose numbers core/translation.c uses
+OPERATIONS = {1: "set_label", 2: "call", 6: "movi_i32", 13: "ld_i32", 16: "st_i32", 18: "sub_i32", 64: "movi_i64"}
+OPERATIONS |= {77: "st_i64"}
 
 HF_CPL, HF_INHIBIT_IRQ, HF_TS, HF_GUEST = 3, 1 << 3, 1 << 11, 1 << 21
 HF2_NMI, HF2_NESTED = 1 << 2, 1 << 6  # NMIs are blocked until IRET; the CPU walks the second-level tables
 
+# The cores: native with translated code that counts for itself; native, called back from each block; in Python.
+KINDS = ("native", "callback", "python")
 _EVERYWHERE = 1, 0  # bounds of a hook: begin > end
 _FUNCTIONS = (
     "uc_emu_start",
@@ -87,7 +106,21 @@ _FUNCTIONS = (
     "tlb_reset_dirty_x86_64",
     "tlb_flush_page_x86_64",
     "cpu_ldl_mmuidx_ra_x86_64",
+    "gen_intermediate_code_x86_64",
+    "tcg_func_start_x86_64",
+    "cpu_ldub_code_x86_64",
+    "cpu_lduw_code_x86_64",
+    "cpu_ldl_code_x86_64",
+    "tcg_gen_code_x86_64",
+    "tcg_gen_callN_x86_64",
+    "check_exit_request_x86_64",
+    "helper_check_exit_request_x86_64",
+    "tcg_gen_exit_tb_x86_64",
+    "tcg_emit_op_x86_64",
+    "tcg_gen_brcondi_i32_x86_64",
+    "gen_new_label_x86_64",
     "tcg_temp_new_internal_x86_64",
+    "tcg_temp_free_internal_x86_64",
 )
 
 
@@ -102,7 +135,7 @@ class Engine:
     """One emulated CPU over a given RAM. All addresses are physical, all registers as the CPU's manual names them."""
 
     def __init__(self, ram: Memory, kind: str | None = None) -> None:
-        """`kind`: native or python; by default the native core if it was built."""
+        """`kind`: native, callback or python; by default the native core if it was built."""
         self.kind = _kind_of_core() if kind is None else kind
         if kind is None:
             _probe(self.kind)
@@ -154,11 +187,6 @@ class Engine:
     def cycles(self) -> int:
         """The machine's clock: instructions retired, events delivered, and what was charged."""
         return int(self._core.cycles)
-
-    @property
-    def temporaries(self) -> int:
-        """The most that the translator needed for a block (native core; see there)."""
-        return int(self._core.temporaries)
 
     @property
     def pending_injection(self) -> int:
@@ -222,6 +250,7 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         UC_HOOK_INSN,
         UC_HOOK_INSN_INVALID,
         UC_HOOK_INTR,
+        UC_HOOK_MEM_UNMAPPED,
     )
     from unicorn.unicorn_py3.unicorn import uclib
     from unicorn.x86_const import UC_X86_INS_CPUID, UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSENTER
@@ -246,17 +275,17 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
                 f"unicorn refused a hook (error {status}). Try: pip install --force-reinstall unicorn==2.1.4"
             )
 
-    if kind == "native":
+    if kind != "python":
         native = _native_core()
         assert native is not None
         addresses = handle_of(uc), ram.address, ram.size, ram.code_address
-        core = native(*addresses, tuple(functions.values()), _offsets(), uc)
+        core = native(*addresses, tuple(functions.values()), _offsets(), uc, kind == "native")
     else:
         from l4lab.machine.pycore import PyCore
 
         core = PyCore(handle_of(uc), ram, functions, functools.partial(add_hook, UC_HOOK_CODE), uc)
         add_hook(UC_HOOK_EDGE_GENERATED, core.on_new_block, *_EVERYWHERE)
-    _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter, on_cpuid = core.callbacks
+    _, on_block, on_interrupt, on_invalid, on_in, on_out, on_sysenter, on_cpuid, on_unmapped = core.callbacks
     for event, callback, instruction in (
         (UC_HOOK_BLOCK, on_block, None),
         (UC_HOOK_INTR, on_interrupt, None),
@@ -265,8 +294,9 @@ def _attach_core(uc: Any, ram: Memory, kind: str) -> Any:
         (UC_HOOK_INSN, on_out, UC_X86_INS_OUT),
         (UC_HOOK_INSN, on_sysenter, UC_X86_INS_SYSENTER),
         (UC_HOOK_INSN, on_cpuid, UC_X86_INS_CPUID),
+        (UC_HOOK_MEM_UNMAPPED, on_unmapped, None),
     ):
-        if callback:  # the core in Python counts by other means
+        if callback:  # only one kind of core counts by a call from each block
             add_hook(event, callback, *_EVERYWHERE, *(() if instruction is None else (ctypes.c_int(instruction),)))
     return core
 
@@ -280,23 +310,15 @@ def handle_of(uc: Any) -> int:
 def _offsets() -> tuple[int, ...]:
     """What the native core needs to know, in the order of its own list."""
     return (
-        *(UC_CPU, CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
-        *(
-            ENV_EIP,
-            ENV_EFLAGS,
-            ENV_HFLAGS,
-            ENV_SEGS,
-            ENV_CR,
-            ENV_ERROR_CODE,
-            ENV_IS_INT,
-            ENV_NEXT_EIP,
-            ENV_OLD_EXCEPTION,
-        ),
+        *(UC_CPU, UC_TRANSLATOR),
+        *(CPU_ENV, CPU_CFLAGS, CPU_INTERRUPT_REQUEST, CPU_EXCEPTION_INDEX, CPU_CLASS),
+        *(ENV_EIP, ENV_EFLAGS, ENV_HFLAGS, ENV_SEGS, ENV_CR),
+        *(ENV_ERROR_CODE, ENV_IS_INT, ENV_NEXT_EIP, ENV_OLD_EXCEPTION),
         *(ENV_TR, ENV_VM_VMCB, ENV_IDT, ENV_DIRECTION),
         ENV_SIZE,
-        *(TB_PC, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
-        TLB_TABLES,
-        *(TCG_TEMPORARIES, TCG_OPERATIONS),
+        *(TB_PC, TB_CS_BASE, TB_FLAGS, TB_SIZE, TB_ICOUNT, TB_CFLAGS, TB_CODE, TB_CODE_SIZE, TB_PAGES, TB_STRUCT),
+        *(TLB_TABLES, CREDIT, LAST_BLOCK),
+        *(TCG_PC_START, TCG_ENV),
     )
 
 
@@ -330,11 +352,11 @@ _HOW_TO_BUILD = (
 def _kind_of_core() -> str:
     """Native or python, as L4LAB_ENGINE says, else as there is."""
     wanted = os.environ.get("L4LAB_ENGINE", "")
-    if wanted not in ("", "native", "python"):
+    if wanted not in ("", *KINDS):
         raise LabError(f"L4LAB_ENGINE is {wanted!r}. Set it to native or python, or unset it.")
-    if wanted == "native" and _native_core() is None:
+    if wanted in ("native", "callback") and _native_core() is None:
         raise LabError(
-            f"L4LAB_ENGINE=native, but the native core was not built. {_HOW_TO_BUILD}; or unset L4LAB_ENGINE."
+            f"L4LAB_ENGINE={wanted}, but the native core was not built. {_HOW_TO_BUILD}; or unset L4LAB_ENGINE."
         )
     if not wanted and _native_core() is None:
         _warn_slow()

@@ -11,6 +11,7 @@ it does not hold.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import struct
@@ -30,13 +31,17 @@ from l4lab.machine.probebench import (
 )
 from l4lab.machine.probechecks import CHECKS
 
+_MODE_BITS, _MODE = 0x3FFFF, 0xF0  # of a block of flat 32-bit code in ring 0, as the engine comes up
+
 
 def probe(kind: str) -> None:
     """Check all that the core of this kind (native, python) relies on; LabError if something does not hold."""
     what: Callable[..., None] = _pointers
     try:
         _pointers()
-        if kind == "native":
+        what = _translator
+        _translator(kind)
+        if kind != "python":
             what = _blocks
             _blocks()
         bench = Bench(kind)
@@ -46,7 +51,7 @@ def probe(kind: str) -> None:
     except (Wrong, RuntimeError) as wrong:
         import unicorn
 
-        other = ", or L4LAB_ENGINE=python, which relies on less" if kind == "native" else ""
+        other = ", or L4LAB_ENGINE=python, which relies on less" if kind != "python" else ""
         raise LabError(
             f"this build of unicorn ({unicorn.__version__}, {platform.system()} {platform.machine()}) is not the one "
             f"that l4lab's {kind} core knows. It relies on this: {what.__doc__} But {wrong}. "
@@ -77,6 +82,45 @@ def _pointers() -> None:
     expect("interrupt_request", 0, struct.unpack("<I", peek(cpu + e.CPU_INTERRUPT_REQUEST, 4))[0])
 
 
+def _translator(kind: str) -> None:
+    """The engine's handle leads to its translator, whose state and numbers of operations are those we know."""
+    import unicorn
+
+    uc = e.new_unicorn()
+    uc.mem_map(0, SIZE)
+    uc.mem_write(CODE, b"\x40\x41\xcd\x30")  # inc eax, inc ecx, int 30h
+    with contextlib.suppress(unicorn.UcError):
+        uc.emu_start(CODE, 0)
+    handle = e.handle_of(uc)
+    (translator,) = struct.unpack("<Q", peek(handle + e.UC_TRANSLATOR, 8))
+    expect("the translator's engine", handle, struct.unpack("<Q", peek(translator + e.TCG_UC, 8))[0])
+    expect("where it was last", CODE + 2, struct.unpack("<Q", peek(translator + e.TCG_PC_START, 8))[0])
+    if kind == "python":  # it writes there
+        functions, names = e.function_addresses(), ("tcg_func_start_x86_64", "tcg_emit_op_x86_64")
+        begin, emit = (ctypes.PYFUNCTYPE(ctypes.c_void_p, *[ctypes.c_void_p] * 2)(functions[name]) for name in names)
+        begin(translator, None)
+        for count in range(3):
+            at = translator + e.TCG_OPERATIONS
+            expect("the number of operations", count, struct.unpack("<I", peek(at, 4))[0])
+            emit(translator, None)
+        return
+    (state,) = struct.unpack("<Q", peek(translator + e.TCG_ENV, 8))
+    expect("the name of the CPU's state", b"env", _text(translator + state + e.TEMPORARY_NAME))
+    (definitions,) = struct.unpack("<Q", peek(translator + e.TCG_DEFINITIONS, 8))
+    for number, name in e.OPERATIONS.items():
+        expect(f"operation {number}", name.encode(), _text(definitions + e.DEFINITION_SIZE * number))
+    (cpu,) = struct.unpack("<Q", peek(handle + e.UC_CPU, 8))
+    (credit,) = struct.unpack("<Q", peek(cpu + e.CPU_CREDIT_POINTER, 8))
+    expect("where the credit is", cpu + e.CPU_ENV - e.CREDIT, credit)
+    expect("the credit and what is behind it", bytes(e.CREDIT), peek(credit, e.CREDIT))
+
+
+def _text(pointer: int) -> bytes:
+    """The string to which a pointer at this address leads."""
+    (address,) = struct.unpack("<Q", peek(pointer, 8))
+    return peek(address, 16).split(b"\0")[0]
+
+
 def _blocks() -> None:
     """The engine describes a block of code directly in front of its translation, and its CPU notes an exception."""
     import unicorn
@@ -98,6 +142,8 @@ def _blocks() -> None:
     expect("the number of blocks", 1, len(blocks))
     block, at = blocks[0], blocks[0] + e.TB_STRUCT
     expect("a block's PC", CODE, struct.unpack("<Q", peek(block + e.TB_PC, 8))[0])
+    expect("a block's CS base", 0, struct.unpack("<Q", peek(block + e.TB_CS_BASE, 8))[0])
+    expect("a block's mode", _MODE, struct.unpack("<I", peek(block + e.TB_FLAGS, 4))[0] & _MODE_BITS)
     expect("a block's size", len(code), struct.unpack("<H", peek(block + e.TB_SIZE, 2))[0])
     expect("a block's instructions", 4, struct.unpack("<H", peek(block + e.TB_ICOUNT, 2))[0])
     expect("a block's cflags", 0xFF000000, struct.unpack("<I", peek(block + e.TB_CFLAGS, 4))[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's core in Python: the same interface and the same results as `_core.c`, for where no compiler was at hand.
+"""The engine's core in Python: the same interface and the same results as `core/`, for where no compiler was at hand.
 
 Instructions are counted by the engine itself: `uc_emu_start` takes a count, and the engine calls a function of its own
 before each instruction, which stops the run when the count is used up. That costs speed, and it is exact once one
@@ -13,9 +13,10 @@ takes one off where the instruction at EIP has begun and not retired:
     a store into its own block          begun twice                the second time is taken off when it begins
 
 A Python function that the engine calls must return to it: it cannot leave by longjmp as the native core does. So events
-of a guest are delivered between two runs, by `delivery.py`, and a port instruction is undone after it has happened.
-Known gap: nothing limits here what the engine's translator takes for a block (see `limited_new_temporary` in _core.c),
-so a guest that means it harm can end the process.
+of a guest are delivered between two runs, by `delivery.py`, and a port instruction is undone after it has happened;
+likewise a store to where no RAM is.
+
+Where a block of code ends is the native core's rule: see `blockends.py`.
 This file does not import `unicorn`; it is handed the addresses of its functions.
 """
 
@@ -29,26 +30,31 @@ from l4lab.abi.exceptions import BREAKPOINT, DEBUG, GENERAL_PROTECTION, OVERFLOW
 from l4lab.abi.frame import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM
 from l4lab.machine import engine as e
 from l4lab.machine import svm
-from l4lab.machine.decode import MAX_LENGTH, special_instructions
+from l4lab.machine.blockends import BlockEnds
+from l4lab.machine.decode import CMPXCHG8B, MAX_LENGTH, special_instructions
 from l4lab.machine.delivery import KINDS, Delivery, EventKind, GuestEvent, TaskSwitchNeeded
 from l4lab.machine.memory import Memory
 from l4lab.machine.mmu import NestedPageFault, WalkFault
 from l4lab.machine.ring0 import Ring0Fault, RingZero
+from l4lab.machine.vmcs import CR0_PG
 
 _EXIT_RDTSC = e.VM_EXIT + svm.RDTSC
 _EXIT_EXCEPTION = e.VM_EXIT + svm.EXCEPTION
 _PAGE_FAULTS = frozenset((PAGE_FAULT, _EXIT_EXCEPTION + PAGE_FAULT, e.VM_EXIT + svm.NESTED_FAULT))
 _SINGLE_STEPS = frozenset((DEBUG, _EXIT_EXCEPTION + DEBUG))
-_ARITHMETIC = 0x8D5  # OF SF ZF AF PF CF
+_ARITHMETIC, _DF = 0x8D5, 0x400  # OF SF ZF AF PF CF; DF
 _REQUEST = 1 << 11  # of CPUState.interrupt_request: one that the engine itself never sets
 _NO_ORDER = 0xFFFFFFFF  # in CPUState.cflags_next_tb: the next block is translated as any other
 _NONE = 0xFFFFFFFF
-_TRANSLATE_AGAIN = -99  # an event of our own: the next block has been thrown away
+# Events of our own: the next block has been thrown away; what comes next is to be the first instruction of a run.
+_TRANSLATE_AGAIN, _BEGIN_AGAIN = -99, -98
 _CODE_IS_32_BITS_WIDE = 1 << 4
-_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\x9c\xea\xcf\xff")  # without one of these a block has no such instruction
+_SPECIAL_BYTES = frozenset(b"\x6c\x6d\x9a\x9c\xc7\xea\xcf\xff")  # without one of these a block has no such instruction
 _STOPPED_FOR_NOTHING = 0xFFFE  # in INFO_UC_ERROR: the engine came back of its own accord
 _CLASS_WORDS = 64  # of the engine's table of functions that we look through
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+_READ_UNMAPPED, _FETCH_UNMAPPED = 19, 21  # UC_MEM_...: what was tried where no RAM is
+_ERROR_READ_UNMAPPED = 6  # UC_ERR_...: numbers in the same order
 _EAX, _ECX, _EDX, _ESI, _EDI = (2 * n for n in (0, 1, 2, 6, 7))  # words of the CPU state
 _EIP, _EFLAGS, _HFLAGS, _DR6 = (at >> 2 for at in (e.ENV_EIP, e.ENV_EFLAGS, e.ENV_HFLAGS, e.ENV_DR + 48))
 _IS_INT, _ERROR_CODE = e.ENV_IS_INT >> 2, e.ENV_ERROR_CODE >> 2
@@ -66,6 +72,7 @@ _ON_IN = ctypes.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
 _ON_OUT = ctypes.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
 _ON_SYSENTER = ctypes.CFUNCTYPE(None, _P, _P)
 _ON_CPUID = ctypes.CFUNCTYPE(_INT, _P, _P)
+_ON_UNMAPPED = ctypes.CFUNCTYPE(ctypes.c_bool, _P, _INT, ctypes.c_uint64, _INT, ctypes.c_int64, _P)
 _ON_CODE = ctypes.CFUNCTYPE(None, _P, ctypes.c_uint64, _U32, _P)
 
 
@@ -127,19 +134,23 @@ class PyCore:
             _ON_OUT(self._on_out),
             _ON_SYSENTER(self._on_sysenter),
             _ON_CPUID(self._on_cpuid),
+            _ON_UNMAPPED(self._on_unmapped),
         )
         self._on_new_block = _ON_NEW_BLOCK(self._find_special)
         self._on_special = _ON_CODE(self._stop_before)
         self.on_new_block = ctypes.cast(self._on_new_block, _P).value or 0
         self._ring0 = RingZero(memory, self._env)
         self._delivery = Delivery(memory, self._env, self._ring0)
+        self._ends = BlockEnds(handle, functions["check_exit_request_x86_64"], self._code, self._code_bits)
         # of the current run of the engine
         self._number: int | None = None  # what was noted: exception, VM exit, or one of our events
         self._direct = False  # it is for our caller, whatever mode the CPU is in
         self._watching = False  # stop as soon as IF is set
         self._executed = 0  # instructions retired when it was noted
+        self._resuming = 0  # RF as it was at the beginning
         self._count = 0  # instructions that it may execute
         self._port_state: list[int] | None = None
+        self._whole_state: bytes | None = None  # to be put back
         # of all runs
         self.retired = 0
         self._charged = 0
@@ -154,7 +165,7 @@ class PyCore:
 
     @property
     def callbacks(self) -> tuple[int, ...]:
-        """What to register: opaque, block (none), interrupt, invalid instruction, in, out, SYSENTER, CPUID."""
+        """What to register: opaque, block (none), interrupt, invalid instruction, in, out, SYSENTER, CPUID, no RAM."""
         return 0, 0, *(ctypes.cast(callback, _P).value or 0 for callback in self._callbacks)
 
     @property
@@ -171,6 +182,7 @@ class PyCore:
 
     def close(self) -> None:
         """Nothing runs any more; the engine is freed once nobody has a view on its state."""
+        self._ends.close()
         self._env.release()
         self.env.release()
         self._call_before = _closed
@@ -239,8 +251,7 @@ class PyCore:
         if number >= e.VM_EXIT:
             env[_IS_INT] = 0
         fetch = number in _PAGE_FAULTS and not env[_RETURN_ADDRESS] and not env[_RETURN_ADDRESS + 1]
-        stepped = number in _SINGLE_STEPS and env[_EFLAGS] & FLAG_TF
-        self._note(number, retired=bool(env[_IS_INT] or fetch or stepped))
+        self._note(number, retired=bool(env[_IS_INT] or fetch or number in _SINGLE_STEPS))
 
     def _on_invalid(self, uc: int, opaque: int) -> bool:
         """#UD. In guest mode too it is for our caller: VMX instructions, which the engine does not know, are exits.
@@ -286,18 +297,41 @@ class PyCore:
         env = self._env
         self._port_state = [env[at] for at in (*_PORT_STATE, _EFLAGS, _CC_SRC, _HFLAGS)]
 
-    def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
-        """A block of a guest is about to run for the first time. Does it hold what the engine does not do as we need?
+    def _on_unmapped(self, uc: int, kind: int, address: int, size: int, value: int, opaque: int) -> bool:
+        """An access to where no RAM is. The instruction may go on for a while: what that does to the CPU is undone."""
+        if self._number is None:
+            self._note(e.EVENT_ERROR, retired=kind == _FETCH_UNMAPPED)
+            self._direct = True
+            self._info[e.INFO_UC_ERROR] = kind - _READ_UNMAPPED + _ERROR_READ_UNMAPPED
+            self._whole_state = bytes(self.env)
+        return False
 
-        That is INS, which writes before it asks for the port, task switches, which should be exits, and PUSHFD, which
-        stores EFLAGS.VM. They are to be stopped before; the block is translated again, with a call in front of each.
-        """
+    def _code(self, linear: int, size: int) -> bytes:
+        """What is at a linear address, shorter where a page is missing."""
+        if self._translates():
+            return self._ring0.peek(linear, size)
+        return bytes(self._memory.u8[linear : linear + size])
+
+    def _where(self, linear: int) -> int:
+        return self._ring0.where(linear) if self._translates() else linear
+
+    def _translates(self) -> bool:
         env = self._env
-        if not env[_HFLAGS] & e.HF_GUEST:
-            return
+        return bool(env[_HFLAGS] & e.HF_GUEST or env[e.ENV_CR >> 2] & CR0_PG)
+
+    def _code_bits(self) -> int:
+        return 32 if self._env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16
+
+    def _find_special(self, uc: int, block: Any, previous: Any, opaque: int) -> None:
+        """A block is about to run for the first time. Does it hold what the engine does not do as we need?
+
+        In a guest that is INS, which writes before it asks for the port, task switches, which should be exits, and
+        PUSHFD, which stores EFLAGS.VM. They are to be stopped before. Everywhere it is CMPXCHG8B, which leaves right
+        flags only where a run begins with it. The block is translated again, with a call in front of each.
+        """
         linear = block[0].pc
         size = min(block[0].size, MAX_LENGTH * block[0].instructions)  # the size of one that faults may be anything
-        code = self._ring0.peek(linear, size)
+        code = self._code(linear, size)
         if _SPECIAL_BYTES.isdisjoint(code):
             return
         found = self._special_in(code)
@@ -307,7 +341,7 @@ class PyCore:
             self._call_before(ctypes.cast(self._on_special, _P).value or 0, at, at)
         if new:
             for at in new:
-                physical = self._ring0.where(at)
+                physical = self._where(at)
                 self.forget_code(physical, physical + 1)
             if self._number is None:
                 self._note(_TRANSLATE_AGAIN, retired=True)
@@ -315,27 +349,31 @@ class PyCore:
     def _stop_before(self, uc: int, linear: int, size: int, opaque: int) -> None:
         """One of those instructions is next."""
         env = self._env
-        if self._number is not None or not env[_HFLAGS] & e.HF_GUEST:
+        if self._number is not None:
             return
-        if self._go_on:
-            self._go_on = False
-            return
-        code = self._ring0.peek(linear, min(size, MAX_LENGTH))
+        code = self._code(linear, min(size, MAX_LENGTH))
         if self._special_in(code) != [0]:
             return  # another program has been here, or another page
+        if code.lstrip(bytes(_PREFIXES))[:2] == CMPXCHG8B:
+            if self._counter.value > 1:
+                self._note(_BEGIN_AGAIN, retired=False)
+            return
         opcode = code.lstrip(bytes(_PREFIXES))[:1]
         if opcode not in (b"\x6c", b"\x6d", b"\x9c"):
             if not env[e.ENV_CR >> 2] & 1 or env[_EFLAGS] & FLAG_VM:
                 return
             if opcode == b"\xcf" and not env[_EFLAGS] & FLAG_NT:
                 return
+        if self._go_on:
+            self._go_on = False
+            return
         self._note(e.EVENT_BEFORE, retired=False)
         self._direct = True
 
     def _special_in(self, code: bytes) -> list[int]:
         env = self._env
-        bits = 32 if env[_HFLAGS] & _CODE_IS_32_BITS_WIDE else 16
-        return special_instructions(code, bits, bool(env[_EFLAGS] & FLAG_VM))
+        guest, v8086 = bool(env[_HFLAGS] & e.HF_GUEST), bool(env[_EFLAGS] & FLAG_VM)
+        return special_instructions(code, self._code_bits(), guest, v8086)
 
     def _note(self, number: int, retired: bool) -> None:
         self._number = number
@@ -344,6 +382,8 @@ class PyCore:
             # The engine computed the flags when it counted this instruction, and then went back to the instruction's
             # record of how to compute them, which is from before.
             self._env[_CC_OP] = _FLAGS_ARE_READY
+        elif not self._counter.value:  # the very first could not even be fetched
+            self._env[_EFLAGS] |= self._resuming
         self._emu_stop(self._uc)
 
     def _between_blocks(self, cpu: int, request: int) -> bool:
@@ -352,7 +392,7 @@ class PyCore:
             # The last block overwrote itself: the engine left it at the store, which will begin once more, alone.
             self._counter.value -= 1
             self._env[_CC_OP] = _FLAGS_ARE_READY  # see _note
-        if self._counter.value < self._count:
+        if self._counter.value < self._count and self._number is None:
             self._env[_EFLAGS] &= ~FLAG_RF  # the engine would keep it, and PUSHF store it, to the end of some block
         if self._watching and self._number is None and self._env[_EFLAGS] & FLAG_IF:
             self._note(e.EVENT_WINDOW, retired=True)
@@ -398,8 +438,9 @@ class PyCore:
         if self._window and env[_EFLAGS] & FLAG_IF:  # in the shadow of STI or MOV SS: it ends with the next instruction
             self._watching = False
             count = 1
-        self._number, self._direct, self._port_state = None, False, None
+        self._number, self._direct, self._port_state, self._whole_state = None, False, None, None
         self._count = count
+        self._resuming = env[_EFLAGS] & FLAG_RF
         self._order.value = _NO_ORDER
         self._request.value |= _REQUEST
         error = self._emu_start(self._uc, env[_EIP], 0, 0, count)
@@ -411,14 +452,18 @@ class PyCore:
                 return None
             error = _STOPPED_FOR_NOTHING
         if number is None:
-            self.retired += max(self._counter.value - 1, 0)
+            self.retired += self._counter.value if error == _STOPPED_FOR_NOTHING else max(self._counter.value - 1, 0)
             self._info[e.INFO_UC_ERROR] = error
             return e.EVENT_ERROR
         self.retired += self._executed
-        if number in (e.EVENT_WINDOW, _TRANSLATE_AGAIN):
+        if number in (e.EVENT_WINDOW, _TRANSLATE_AGAIN, _BEGIN_AGAIN):
             return None
         if self._port_state is not None:
             self._undo(self._port_state)
+        if self._whole_state is not None:
+            self.env[:] = self._whole_state
+            env[_EFLAGS] &= ~(_ARITHMETIC | _DF)
+            env[_EFLAGS] |= env[_CC_SRC] & _ARITHMETIC | env[e.ENV_DIRECTION >> 2] & _DF
         return self._happened(number)
 
     def _happened(self, number: int) -> int | None:
@@ -500,8 +545,8 @@ class PyCore:
 
     def _before_software_interrupt(self, vector: int, behind: int) -> int:
         """Where the INT, INT3 or INTO that ends at `behind` begins; a prefix in front of it is not seen."""
-        short = {BREAKPOINT: 0xCC, OVERFLOW: 0xCE}.get(vector)
-        length = 1 if short == self._ring0.read(self._env[_CS_BASE] + behind - 1, 1) else 2
+        short = {BREAKPOINT: b"\xcc", OVERFLOW: b"\xce"}.get(vector)
+        length = 1 if short == self._ring0.peek(self._env[_CS_BASE] + behind - 1, 1) else 2
         return behind - length & 0xFFFFFFFF
 
     # -- the register frame --------------------------------------------------------------------------------------------

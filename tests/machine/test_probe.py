@@ -44,10 +44,12 @@ print(json.dumps(outcomes))
 """
 # Not offsets: how much of the state is copied, which may be more than needed.
 _LENGTHS = {"ENV_SIZE"}
-_OFFSETS = {name for name in vars(e) if name.startswith(("ENV_", "CPU_", "UC_", "TB_", "TLB_"))} - _LENGTHS
+_NAMES = ("ENV_", "CPU_", "UC_", "TB_", "TLB_", "TCG_", "CREDIT")
+_OFFSETS = {name for name in vars(e) if name.startswith(_NAMES)} - _LENGTHS
 _OF_ONE_CORE = {
-    "native": {name for name in _OFFSETS if name.startswith("TB_")} | {"CPU_EXCEPTION_INDEX"},
-    "python": {"UC_COUNTER", "ENV_CC_SRC", "ENV_CC_OP"},
+    "native": {name for name in _OFFSETS if name.startswith("TB_")}
+    | {"CPU_EXCEPTION_INDEX", "CREDIT", "CPU_CREDIT_POINTER", "TCG_ENV", "TCG_DEFINITIONS"},
+    "python": {"UC_COUNTER", "ENV_CC_SRC", "ENV_CC_OP", "TCG_OPERATIONS"},
 }
 _CASES = [
     (kind, name, delta)

@@ -28,7 +28,7 @@ PAGES = 0x20  # of the guest's memory, mapped to themselves
 ABSENT = 0x3FF000  # no page there, and no RAM
 CODE_0, DATA_0, USER_CODE, USER_DATA = 8, 16, 0x18 | 3, 0x20 | 3
 MODES = ("flat", "paged", "nested", "nested paged", "real", "shadow")  # the first two: a program in ring 3
-STATE = (slice(0, e.ENV_EFLAGS + 8), slice(e.ENV_HFLAGS, e.ENV_HFLAGS + 4), slice(e.ENV_SEGS, e.ENV_CR + 40))
+STATE = (slice(0, e.ENV_EFLAGS), slice(e.ENV_HFLAGS, e.ENV_HFLAGS + 4), slice(e.ENV_SEGS, e.ENV_CR + 40))
 CR4_TSD = 1 << 2
 
 

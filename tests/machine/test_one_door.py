@@ -31,6 +31,7 @@ REGISTER_FRAMES = {
 RAW = {
     "_compiled.py": "seals the classes of compiled modules",
     "machine/pycore.py": "the engine's own structures",
+    "machine/blockends.py": "the engine's own structures",
     "machine/probebench.py": "the engine's own structures",
     "machine/probechecks.py": "the engine's own structures",
     "abi/kip_build.py": "a page that is built in a bytearray",

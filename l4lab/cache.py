@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from l4lab import files
 from l4lab.errors import LabError
 
 LARGEST: Final = 256 << 20  # bytes of all the files that `keep` leaves in one directory
@@ -57,17 +58,8 @@ def new_directory(final: Path) -> Iterator[Path]:
 
 
 def write(file: Path, data: bytes) -> None:
-    """Write a file so that readers see all of it or none of it."""
-    with tempfile.NamedTemporaryFile(prefix=f".{file.name}-", dir=file.parent, delete=False) as draft:
-        written = Path(draft.name)
-        try:
-            draft.write(data)
-            draft.flush()
-            written.chmod(0o644)
-            written.rename(file)
-        except BaseException:
-            written.unlink(missing_ok=True)
-            raise
+    """Write a file so that readers see all of it or none of it, whoever they are."""
+    files.replace(file, [data], 0o644)
 
 
 # -- what can be made again --------------------------------------------------------------------------------------------
@@ -103,13 +95,13 @@ def keep(kind: str, name: str, data: bytes, largest: int = LARGEST) -> None:
 
 def _make_room(directory: Path, largest: int) -> None:
     """Remove the files that were used least recently, until those that stay have at most so many bytes."""
-    files = []
+    found = []
     for file in directory.iterdir():  # drafts of processes that were killed are among them
         with contextlib.suppress(FileNotFoundError):  # another process makes room as well
             status = file.stat()
-            files.append((status.st_mtime_ns, status.st_size, file))
+            found.append((status.st_mtime_ns, status.st_size, file))
     room = largest
-    for _, size, file in sorted(files, reverse=True):
+    for _, size, file in sorted(found, reverse=True):
         room -= size
         if room < 0:
             file.unlink(missing_ok=True)

@@ -77,16 +77,21 @@ def _write(path: Path, pieces: Iterable[bytes]) -> None:
         return
     if mode is not None and not os.access(path, os.W_OK):
         raise PermissionError(0, "permission denied")  # renaming would not ask
+    replace(target, pieces, None if mode is None else stat.S_IMODE(mode))
+
+
+def replace(target: Path, pieces: Iterable[bytes], mode: int | None = None) -> None:
+    """Put a file in its place, by its real name, as a whole or not at all; OSError. `mode`: rights, if not usual."""
     beside = target.parent / f".l4lab-{secrets.token_hex(8)}"
     try:
         with open(beside, "xb") as file:
             if mode is not None:
-                os.fchmod(file.fileno(), stat.S_IMODE(mode))
+                os.fchmod(file.fileno(), mode)
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())  # a full disk may be noticed no sooner
         os.replace(beside, target)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too
         beside.unlink(missing_ok=True)
         raise
 

@@ -45,11 +45,12 @@ void settle(Core *c)
         settle_with(c, CREDIT_LOW(c));
 }
 
-/* Nothing is left to translated code where something may have to be done between any two blocks. */
+/* Nothing is left to translated code where something may have to be done between any two blocks. That is not so already
+ * when somebody waits for a window: while interrupts are off none opens, and what turns them on leaves translated code. */
 static void grant(Core *c)
 {
     int64_t most = c->left < c->until_look ? c->left : c->until_look;
-    if (most < 0 || c->window)
+    if (most < 0 || (c->window && (ENV(c, O_EFLAGS, uint64_t) & IF_MASK)))
         most = 0;
     c->granted = most;
     CREDIT_LOW(c) = (uint16_t)most;
